@@ -1,0 +1,205 @@
+"""The training recipe, one for every strategy: Adam from scratch, then settled batch statistics.
+
+On 50 to 200 labels a network reaches 99% training accuracy long before the running statistics of its
+BatchNorm layers have settled; evaluated with them it guesses, and its gradients, taken in eval mode, are
+as wrong. So training takes at least ``min_steps`` steps, and the running mean and variance are estimated
+again afterwards, as averages over the labelled set read through the evaluation transform.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+Labelled = Dataset[tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train.
+
+    Attributes:
+        learning_rate: Of Adam.
+        batch_size: Samples of an optimiser step.
+        target_accuracy: Training accuracy, over an epoch in train mode, that ends training.
+        max_epochs: Epochs that end training whatever the accuracy.
+        min_steps: Optimiser steps before either of them may end it.
+    """
+
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    target_accuracy: float = 0.99
+    max_epochs: int = 200
+    min_steps: int = 200
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
+        if not 0 < self.target_accuracy <= 1:
+            raise ValueError(f"target_accuracy must be in (0, 1]; got {self.target_accuracy}")
+        for name in ("batch_size", "max_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.min_steps < 0:
+            raise ValueError(f"min_steps must not be negative; got {self.min_steps}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training came to: epochs, optimiser steps, and the last epoch's accuracy and loss."""
+
+    epochs: int
+    steps: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy and mean cross-entropy on a test set; ``class_accuracy`` is NaN for absent classes."""
+
+    accuracy: float
+    loss: float
+    class_accuracy: list[float]
+
+
+def train_model(
+    model: nn.Module,
+    training_set: Labelled,
+    settling_set: Labelled,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+) -> Training:
+    """Train in place, on the device where the model is, and leave the model in eval mode.
+
+    Args:
+        model: From a batch of images to logits (N, C).
+        training_set: Labelled images through the training transform.
+        settling_set: The same images through the evaluation transform.
+        recipe: When to stop.
+        seed: Of the order of samples, augmentation and dropout; the global random state is
+            left as it was.
+
+    Returns:
+        Epochs, steps, and the last epoch's accuracy and loss.
+
+    Raises:
+        ValueError: There are fewer than two samples, which BatchNorm cannot train on.
+    """
+    n_samples = len(training_set)  # type: ignore[arg-type]
+    if n_samples < 2:
+        raise ValueError(f"training needs at least 2 labelled samples; got {n_samples}")
+    device = next(model.parameters()).device
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    epochs = steps = 0
+    accuracy = loss = math.nan
+    with _seeded(seed, device):
+        model.train()
+        while (
+            steps < recipe.min_steps
+            or (accuracy < recipe.target_accuracy and epochs < recipe.max_epochs)
+            or epochs == 0
+        ):
+            n_correct, loss_sum = 0, 0.0
+            for batch in _batches(torch.randperm(n_samples), recipe.batch_size):
+                images, labels = _read(training_set, batch, device)
+                logits = model(images)
+                batch_loss = nn.functional.cross_entropy(logits, labels)
+                optimizer.zero_grad(set_to_none=True)
+                batch_loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                n_correct += int((logits.argmax(1) == labels).sum())
+                loss_sum += batch_loss.item() * len(batch)
+                steps += 1
+            epochs += 1
+            accuracy, loss = n_correct / n_samples, loss_sum / n_samples
+        settle_batch_norm(model, settling_set)
+    model.eval()
+    return Training(epochs, steps, accuracy, loss)
+
+
+def settle_batch_norm(model: nn.Module, data: Labelled, batch_size: int = 256) -> None:
+    """Estimate the running statistics of BatchNorm again, as averages over ``data``.
+
+    Batches are as even as they can be, since the averages give each batch the same weight.
+
+    Args:
+        model: Changed in place; a network without BatchNorm is left alone.
+        data: At least two samples, read through the evaluation transform.
+        batch_size: Largest batch.
+    """
+    device = next(model.parameters()).device
+    n_samples = len(data)  # type: ignore[arg-type]
+    parts = torch.arange(n_samples).tensor_split(math.ceil(n_samples / batch_size))
+    batches = (_read(data, part, device)[0] for part in parts)
+    torch.optim.swa_utils.update_bn(batches, model)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, data: Labelled, n_classes: int, *, batch_size: int = 256
+) -> Evaluation:
+    """Accuracy of a model in eval mode, over all samples and for each class.
+
+    Args:
+        model: From a batch of images to logits (N, n_classes); its mode is restored.
+        data: Labelled images through the evaluation transform.
+        n_classes: Number of classes.
+        batch_size: Images read at once.
+
+    Returns:
+        Accuracy, mean cross-entropy, and accuracy by class.
+    """
+    device = next(model.parameters()).device
+    n_samples = len(data)  # type: ignore[arg-type]
+    counts = torch.zeros(2, n_classes, dtype=torch.float64)
+    loss_sum = 0.0
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in torch.arange(n_samples).split(batch_size):
+            images, labels = _read(data, batch, device)
+            logits = model(images)
+            loss_sum += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            correct = (logits.argmax(1) == labels).cpu()
+            counts[0] += torch.bincount(labels.cpu()[correct], minlength=n_classes)
+            counts[1] += torch.bincount(labels.cpu(), minlength=n_classes)
+    finally:
+        model.train(was_training)
+    by_class = (counts[0] / counts[1]).tolist()
+    return Evaluation(float(counts[0].sum() / n_samples), loss_sum / n_samples, by_class)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    cuda = device.type == "cuda"
+    deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with torch.random.fork_rng(devices=[device] if cuda else []), deterministic:
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Consecutive pieces of ``order``; one sample left over joins the batch before it.
+
+    BatchNorm cannot train on a single sample whose map is 1 x 1.
+    """
+    batches = list(order.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def _read(data: Labelled, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*(data[i] for i in indices.tolist()), strict=True)
+    return torch.stack(images).to(device), torch.tensor(labels).to(device)
