@@ -1,0 +1,118 @@
+"""What every fast path must equal: each formula written out in plain torch, at any floating dtype.
+
+The selection picks, n_select times, the unpicked sample x with the largest
+
+    score(x) = tr( V_x M^-1 F M^-1 V_x^T A_x^-1 ),   A_x = I + V_x M^-1 V_x^T
+
+and adds its V_x^T V_x to M. Nothing is carried from one pick to the next but M^-1, and nothing
+here is meant to be quick.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def initial_precision(
+    fisher: Tensor,  # (k, k)
+    labeled_fisher: Tensor | None,  # (k, k)
+    n_select: int,
+    lamb: float,
+    n_labeled: int,
+) -> Tensor:
+    """M^-1 before the first pick, M = lamb I + F_L n_L / (n_L + K), as (k, k)."""
+    m = lamb * torch.eye(fisher.shape[0], dtype=fisher.dtype, device=fisher.device)
+    if labeled_fisher is not None:
+        m = m + labeled_fisher * (n_labeled / (n_labeled + n_select))
+    return torch.linalg.inv(m)
+
+
+def scores(
+    gradients: Tensor,  # (N, r, k)
+    precision: Tensor,  # (k, k) M^-1
+    fisher: Tensor,  # (k, k)
+    sign: int = 1,
+    chunk_size: int = 200,
+) -> Tensor:
+    """How much tr(M^-1 F) changes with each sample, (N,).
+
+    sign = 1: the decrease when the sample is added, tr(B (I + V M^-1 V^T)^-1);
+    sign = -1: the increase when it is removed, tr(B (I - V M^-1 V^T)^-1).
+    """
+    g = precision @ fisher @ precision
+    eye = torch.eye(gradients.shape[1], dtype=gradients.dtype, device=gradients.device)
+    out = []
+    for v in gradients.split(chunk_size):
+        a = eye + sign * (v @ precision @ v.mT)
+        b = v @ g @ v.mT
+        out.append(torch.linalg.solve(a, b).diagonal(dim1=-2, dim2=-1).sum(-1))
+    return torch.cat(out)
+
+
+def change_precision(precision: Tensor, v: Tensor, sign: int = 1) -> Tensor:
+    """M^-1 after V^T V has been added to M (sign = 1) or taken from it (sign = -1), by Woodbury."""
+    left = precision @ v.mT
+    eye = torch.eye(v.shape[0], dtype=v.dtype, device=v.device)
+    return precision - sign * left @ torch.linalg.solve(eye + sign * (v @ left), left.mT)
+
+
+def select(
+    gradients: Tensor,  # (N, r, k)
+    n_select: int,
+    fisher: Tensor | None = None,  # (k, k)
+    labeled_fisher: Tensor | None = None,  # (k, k)
+    *,
+    lamb: float = 1.0,
+    n_labeled: int = 0,
+    backward_steps: int = 0,
+    chunk_size: int = 200,
+) -> tuple[list[int], list[float]]:
+    """The published selection: recomputes every score at every pick (FisherMask, BAIT).
+
+    Runs in the dtype of `gradients`. Returns the picked indices in order (with backward steps the
+    survivors) and the scores of the forward picks.
+    """
+    dtype = gradients.dtype
+    if fisher is None:
+        fisher = torch.einsum("nrk,nrl->kl", gradients, gradients) / len(gradients)
+    fisher = fisher.to(dtype)
+    labeled = None if labeled_fisher is None else labeled_fisher.to(dtype)
+    precision = initial_precision(fisher, labeled, n_select, lamb, n_labeled)
+    v = gradients * (n_select / (n_labeled + n_select)) ** 0.5
+
+    picked: list[int] = []
+    values: list[float] = []
+    for _ in range(min((1 + backward_steps) * n_select, len(v))):
+        score = scores(v, precision, fisher, chunk_size=chunk_size)
+        score[picked] = -torch.inf
+        best = int(score.argmax())
+        picked.append(best)
+        values.append(float(score[best]))
+        precision = change_precision(precision, v[best])
+    while len(picked) > n_select:
+        increase = scores(v[picked], precision, fisher, sign=-1, chunk_size=chunk_size)
+        dropped = picked.pop(int(increase.argmin()))
+        precision = change_precision(precision, v[dropped], sign=-1)
+    return picked, values
+
+
+def score_update(
+    gradients: Tensor,  # (n, r, k)
+    updates: list[tuple[Tensor, Tensor]],  # T pairs U, W of (k, q_t)
+    a: Tensor,  # (n, r, r)
+    b: Tensor,  # (n, r, r)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """T rank updates of A and B in order; the scores before each of them and after the last.
+
+    P = V U, R = V W;  A <- A - P P^T;  B <- B - P R^T - R P^T;  score = tr(A^-1 B).
+
+    Returns A, B and scores (T + 1, n).
+    """
+    history = [torch.linalg.solve(a, b).diagonal(dim1=-2, dim2=-1).sum(-1)]
+    for u, w in updates:
+        p, r = gradients @ u, gradients @ w
+        a = a - p @ p.mT
+        b = b - p @ r.mT - r @ p.mT
+        history.append(torch.linalg.solve(a, b).diagonal(dim1=-2, dim2=-1).sum(-1))
+    return a, b, torch.stack(history)
