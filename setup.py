@@ -1,0 +1,264 @@
+"""Builds the compiled ops: ``_C`` always, ``_C_cuda`` where torch has CUDA and nvcc is found.
+
+Read from the environment: FISHERMASK_CUDA=auto|0|1 (FORCE_CUDA=1 means 1), CUDA_HOME,
+TORCH_CUDA_ARCH_LIST, MAX_JOBS and CXX. Both modules use the stable ABI only, so that what is
+built against one torch >= 2.11 serves all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+MINIMUM_TORCH = (2, 11)
+MINIMUM_NVCC = (12, 0)
+# Used where no GPU is seen: the Ampere and Hopper families, and PTX for what came after them.
+DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+
+ROOT = Path(__file__).resolve().parent
+CXX_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wno-psabi",
+]
+NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
+CXX20_PROBE = """
+#include <concepts>
+#include <span>
+template <std::floating_point T> T first(std::span<const T> values) { return values[0]; }
+template float first<float>(std::span<const float>);
+"""
+
+
+class BuildError(SystemExit):
+    """Ends the build with a message for the person who started it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"fishermask-fast: {message}")
+
+
+def import_torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise BuildError(
+            f"building needs torch >= {version_name(MINIMUM_TORCH)} where it builds; importing it "
+            f"failed: {error}. Install it, or build without --no-build-isolation."
+        ) from error
+    if version_tuple(torch.__version__) < MINIMUM_TORCH:
+        raise BuildError(
+            f"building needs torch >= {version_name(MINIMUM_TORCH)}; got {torch.__version__}."
+        )
+    return torch
+
+
+def version_tuple(text: str) -> tuple[int, int]:
+    major, minor = re.match(r"(\d+)\.(\d+)", text).groups()
+    return int(major), int(minor)
+
+
+def version_name(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
+
+
+def check_compiler() -> None:
+    """Stops where no C++20 compiler or no Python header is found."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(
+            f"building needs a C++20 compiler (GCC >= 10 or Clang >= 12); {compiler[0]!r} was not "
+            "found. Install one, or name it in the environment variable CXX."
+        )
+    probe = subprocess.run(
+        [*compiler, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"],
+        input=CXX20_PROBE,
+        capture_output=True,
+        text=True,
+    )
+    if probe.returncode != 0:
+        version = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
+        name = (version.stdout.splitlines() or [compiler[0]])[0]
+        raise BuildError(
+            "building needs a C++20 compiler (GCC >= 10 or Clang >= 12); "
+            f"{shlex.join(compiler)!r} ({name}) does not compile C++20:\n{probe.stderr}"
+        )
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.exists():
+        raise BuildError(f"building needs Python's headers (python3-dev); {header} was not found.")
+
+
+def cuda_choice() -> str:
+    """'auto', '0' or '1'."""
+    choice = os.environ.get("FISHERMASK_CUDA", "").lower()
+    if not choice:
+        return "1" if os.environ.get("FORCE_CUDA") == "1" else "auto"
+    if choice not in ("auto", "0", "1"):
+        raise BuildError(f"FISHERMASK_CUDA must be auto, 0 or 1; got {choice!r}.")
+    return choice
+
+
+def find_cuda_home() -> Path | None:
+    """The folder with bin/nvcc, include and lib64; the nvcc on PATH may be a wrapper elsewhere."""
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if named:
+        return Path(named) if (Path(named) / "bin" / "nvcc").exists() else None
+    candidates = [Path("/usr/local/cuda")]
+    nvcc = shutil.which("nvcc")
+    if nvcc is not None:
+        dry_run = subprocess.run(
+            [nvcc, "--dryrun", "-c", "none.cu"], capture_output=True, text=True
+        )
+        here = re.search(r"_HERE_=(.+)", dry_run.stdout + dry_run.stderr)
+        folder = Path(here.group(1).strip()) if here else Path(nvcc).resolve().parent
+        candidates.insert(0, folder.parent)
+    for home in candidates:
+        if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists():
+            return home
+    return None
+
+
+def why_no_cuda(torch, home: Path | None) -> str | None:
+    """What stands in the way of building for CUDA; None where nothing does."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    if home is None:
+        named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+        where = f"in CUDA_HOME={named}" if named else "on PATH or in /usr/local/cuda"
+        return f"no nvcc was found {where}; CUDA_HOME must hold bin/nvcc, include and lib64"
+    nvcc = home / "bin" / "nvcc"
+    output = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+\.\d+)", output)
+    if release is None:
+        return f"{nvcc} --version does not say its release: {output!r}"
+    version = version_tuple(release.group(1))
+    if version < MINIMUM_NVCC:
+        return f"nvcc must be >= {version_name(MINIMUM_NVCC)}; {nvcc} is {version_name(version)}"
+    if version[0] != version_tuple(torch.version.cuda)[0]:
+        return (
+            f"nvcc must be of the same major version as torch's CUDA, {torch.version.cuda}; "
+            f"{nvcc} is {version_name(version)}"
+        )
+    return why_nvcc_fails(nvcc)
+
+
+def why_nvcc_fails(nvcc: Path) -> str | None:
+    """Compiles an empty kernel: whether nvcc takes this host compiler shows only so."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cu"
+        source.write_text("__global__ void probe() {}\n")
+        host = ["-ccbin", os.environ["CC"]] if "CC" in os.environ else []
+        command = [str(nvcc), *host, "-std=c++20", "-c", str(source), "-o", f"{source}.o"]
+        probe = subprocess.run(command, capture_output=True, text=True)
+    return None if probe.returncode == 0 else f"{shlex.join(command)} failed:\n{probe.stderr}"
+
+
+def sources(*patterns: str) -> list[str]:
+    return sorted(
+        str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)
+    )
+
+
+def extension(factory, name: str, sources: list[str], flags: dict, **options) -> Extension:
+    """An extension on the stable ABI, linked with none of the libraries that change with torch."""
+    import pybind11
+
+    target = f"-DTORCH_TARGET_VERSION=0x{MINIMUM_TORCH[0]:02x}{MINIMUM_TORCH[1]:02x}000000000000"
+    built = factory(
+        name,
+        sources,
+        include_dirs=[pybind11.get_include(), str(ROOT / "csrc")],
+        extra_compile_args={language: [*given, target] for language, given in flags.items()},
+        depends=headers(),
+        **options,
+    )
+    unstable = {"c10", "c10_cuda", "torch_python"}
+    built.libraries = [library for library in built.libraries if library not in unstable]
+    return built
+
+
+def headers() -> list[str]:
+    return sources("csrc/**/*.h", "csrc/**/*.inl", "csrc/**/*.cuh")
+
+
+def cuda_extension(torch, cuda_sources: list[str], warn) -> Extension | None:
+    choice = cuda_choice()
+    if choice == "0" or not any(source.endswith(".cu") for source in cuda_sources):
+        return None
+    home = find_cuda_home()
+    obstacle = why_no_cuda(torch, home)
+    if obstacle is not None:
+        if choice == "1":
+            raise BuildError(f"FISHERMASK_CUDA=1 asks for the CUDA ops, but {obstacle}.")
+        if torch.version.cuda is not None:
+            warn(f"building without the CUDA ops: {obstacle}")
+        return None
+    os.environ["CUDA_HOME"] = str(home)
+    if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
+        os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHITECTURES
+    from torch.utils import cpp_extension
+
+    cpp_extension.CUDA_HOME = str(home)
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "of this machine")
+    define = ("FISHERMASK_CUDA_ARCHITECTURES", f'"{architectures}"')
+    built = extension(
+        cpp_extension.CUDAExtension,
+        "fishermask_fast._C_cuda",
+        cuda_sources,
+        {"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": [*NVCC_FLAGS, "-DUSE_CUDA"]},
+        define_macros=[define],
+    )
+    # A toolkit without the libraries' headers (cuBLAS, cuSPARSE) is completed by the pip wheels'.
+    wheels = Path(torch.__file__).parents[1] / "nvidia" / f"cu{torch.version.cuda.split('.')[0]}"
+    built.include_dirs.append(str(wheels / "include"))
+    return built
+
+
+def build_command(torch):
+    from torch.utils.cpp_extension import BuildExtension
+
+    class BuildOps(BuildExtension):
+        """Keeps the objects of an editable install: a second build compiles only what changed."""
+
+        def finalize_options(self) -> None:
+            found = cuda_extension(torch, sources("csrc/cuda/*.cu", "csrc/cuda/*.cpp"), self.warn)
+            if found is not None:
+                self.distribution.ext_modules.append(found)
+            super().finalize_options()
+            tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+            self.build_temp = str(ROOT / "build" / f"ops-{tag}-torch{torch.__version__}")
+
+        def run(self) -> None:
+            check_compiler()
+            super().run()
+
+    return BuildOps
+
+
+def main() -> None:
+    torch = import_torch()
+    from torch.utils.cpp_extension import CppExtension
+
+    cpu = extension(
+        CppExtension,
+        "fishermask_fast._C",
+        sources("csrc/*.cpp", "csrc/cpu/*.cpp"),
+        {"cxx": CXX_FLAGS},
+    )
+    setup(ext_modules=[cpu], cmdclass={"build_ext": build_command(torch)})
+
+
+main()
