@@ -1,7 +1,7 @@
-"""Images for the loop: scikit-learn's digits, torchvision's sets by name, and any folder of images.
+"""Images for the loop: digits, torchvision's sets by name, any folder of images.
 
-Images are kept as they are stored (uint8) and transformed when read. Gradients, masks and accuracies
-read them through the evaluation transform; only training sees the training transform.
+Images are kept as they are stored (uint8) and transformed when read. Gradients, masks and
+accuracies read them through the evaluation transform; only training sees the training transform.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The training recipe, one for every strategy: Adam from scratch, then settled batch statistics.
 
-On 50 to 200 labels a network reaches 99% training accuracy long before the running statistics of its
-BatchNorm layers have settled; evaluated with them it guesses, and its gradients, taken in eval mode, are
-as wrong. So training takes at least ``min_steps`` steps, and the running mean and variance are estimated
-again afterwards, as averages over the labelled set read through the evaluation transform.
+On 50 to 200 labels a network reaches 99% training accuracy long before the running statistics of
+its BatchNorm layers have settled; evaluated with them it guesses, and its gradients, taken in
+eval mode, are as wrong. So training takes at least ``min_steps`` steps, and the running mean and
+variance are estimated again afterwards, as averages over the labelled set read through the
+evaluation transform.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy and mean cross-entropy on a test set; ``class_accuracy`` is NaN for absent classes."""
+    """Accuracy and mean cross-entropy on a test set; NaN for classes that it does not hold."""
 
     accuracy: float
     loss: float

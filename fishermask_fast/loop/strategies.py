@@ -1,0 +1,106 @@
+"""Who picks the next batch: functions of (model, pool, labelled, n, seed) that return pool indices.
+
+``fishermask`` and ``bait`` are one engine with two masks; ``random`` is what every strategy has
+to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fishermask_fast.selector import FisherMaskSelector
+
+Pool = Dataset[Any]
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Pool indices in the order picked, int64 (n,), and what the strategy tells of them."""
+
+    indices: Tensor
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QueryOptions:
+    """What the strategies may need beyond their five arguments; see ``FisherMaskSelector``."""
+
+    fraction: float = 0.002
+    mask: str = "global"
+    weighting: str = "fisher"
+    lamb: float = 1.0
+    fisher_samples: int = 1024
+    rank: int | None = None
+    batch_size: int | None = None
+    progress: bool = False
+
+
+Strategy = Callable[[nn.Module, Pool, Pool, int, int, QueryOptions], Picks]
+
+
+def fishermask(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information."""
+    selector = FisherMaskSelector(
+        model,
+        fraction=options.fraction,
+        mask=options.mask,
+        weighting=options.weighting,
+        lamb=options.lamb,
+        fisher_samples=options.fisher_samples,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+    return _query(selector, pool, labelled, n, options)
+
+
+def bait(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """BAIT (Ash et al. 2021): the same on the head alone, 2n picked and n of them dropped again."""
+    selector = FisherMaskSelector(
+        model,
+        mask="head",
+        backward_steps=1,
+        weighting=options.weighting,
+        lamb=options.lamb,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+    return _query(selector, pool, labelled, n, options)
+
+
+def random(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """Uniform without replacement."""
+    size = len(pool)  # type: ignore[arg-type]
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    return Picks(order[:n])
+
+
+STRATEGIES: dict[str, Strategy] = {"fishermask": fishermask, "bait": bait, "random": random}
+
+
+def _query(
+    selector: FisherMaskSelector, pool: Pool, labelled: Pool, n: int, options: QueryOptions
+) -> Picks:
+    selection = selector.query(pool, n, labelled, progress=options.progress)
+    return Picks(
+        selection.indices.cpu(),
+        {
+            "scores": selection.scores.tolist(),
+            "objective": selection.objective.tolist(),
+            "mask": selector.mask_.profile(),
+            "seconds": selector.seconds_,
+        },
+    )

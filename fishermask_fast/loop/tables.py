@@ -1,0 +1,55 @@
+"""A run as text: one row of accuracies per round, and what each strategy came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fishermask_fast.loop.records import Round
+
+WIDTH = 12
+
+
+def header(strategies: Sequence[str]) -> str:
+    """The two lines above the rows of ``row``."""
+    names = "".join(f"{name:>{_width(name)}}" for name in strategies)
+    return f"test accuracy\n{'round':>5}{'labels':>8}{names}"
+
+
+def row(rounds: Sequence[Round]) -> str:
+    """One round of every strategy, in the order of the header."""
+    cells = "".join(f"{entry.accuracy:>{_width(entry.strategy)}.1%}" for entry in rounds)
+    return f"{rounds[0].round:>5}{rounds[0].n_labeled:>8}{cells}"
+
+
+def summary(rounds: Sequence[Round]) -> str:
+    """What each strategy gained over the whole run, and what its batches cost and did.
+
+    ``mean`` is the mean test accuracy of the rounds after the first training: the area under the
+    learning curve. tr(M^-1 F) is what a batch of FisherMask or BAIT brings down, shown before and
+    after the last batch; strategies that do not look at it show none.
+    """
+    lines = [
+        f"{'strategy':<20}{'labels':>12}{'accuracy':>18}{'gained':>9}{'mean':>8}"
+        f"{'one query':>11}{'tr(M^-1 F), last batch':>25}"
+    ]
+    for name in dict.fromkeys(entry.strategy for entry in rounds):
+        mine = [entry for entry in rounds if entry.strategy == name]
+        first, last = mine[0], mine[-1]
+        queried = mine[1:]
+        mean = seconds = objective = "-"
+        if queried:
+            mean = f"{sum(entry.accuracy for entry in queried) / len(queried):.1%}"
+            seconds = f"{sum(entry.seconds['query'] for entry in queried) / len(queried):.2f} s"
+        if values := last.query.get("objective"):
+            objective = f"{values[0]:.4g} -> {values[-1]:.4g}"
+        labels = f"{first.n_labeled} -> {last.n_labeled}"
+        accuracy = f"{first.accuracy:.1%} -> {last.accuracy:.1%}"
+        gained = f"{100 * (last.accuracy - first.accuracy):+.1f}"
+        lines.append(
+            f"{name:<20}{labels:>12}{accuracy:>18}{gained:>9}{mean:>8}{seconds:>11}{objective:>25}"
+        )
+    return "\n".join(lines)
+
+
+def _width(name: str) -> int:
+    return max(WIDTH, len(name) + 2)
