@@ -261,4 +261,5 @@ def main() -> None:
     setup(ext_modules=[cpu], cmdclass={"build_ext": build_command(torch)})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+# Every target makes the .venv it needs. Variables: PYTHON (>= 3.11), CONSTRAINTS (a pip constraints
+# file), ARGS (passed on to the command, as in: make run ARGS="--data fashion-mnist --download").
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.inl csrc/cpu/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh csrc/cuda/*.cpp)
+PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks)
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: run test lint format bench check-torch clean
+
+run: $(VENV)/.loop
+	$(BIN)/fishermask-fast run $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix $(PYTHON_CODE)
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
+
+check-torch:
+	$(PYTHON) tests/check_torch.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache
+
+# torch comes first, so that the package is compiled against the torch that it will run with.
+$(VENV)/.torch: $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed; $(PYTHON) is {sys.version}")'
+	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	    $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(INSTALL) setuptools ninja pybind11 torch
+	touch $@
+
+$(VENV)/.loop $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
+	$(INSTALL) --no-build-isolation --editable '.[$*]'
+	touch $@
