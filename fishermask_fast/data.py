@@ -1,0 +1,223 @@
+"""Reading samples in a fixed order from a Dataset, a DataLoader or a Tensor.
+
+Row i of every result belongs to sample i of the data, so a pool is always read by index:
+    sample i -> inputs x_i, and a batch is (x_i) for consecutive indices i.
+Labels are dropped here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    default_collate,
+)
+
+Inputs = Tensor | dict[str, Any]
+"""What a model is called with: one tensor, or keyword arguments."""
+
+_LABEL_KEYS = ("labels", "label", "target", "targets")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Samples that can be read by index, in batches, any number of times.
+
+    Attributes:
+        source: a tensor whose rows are samples, or a map-style dataset.
+        collate: makes one batch of a list of the dataset's items.
+        loader: further DataLoader options (workers and the like).
+        batch_size: the DataLoader's own, or None.
+    """
+
+    source: Tensor | Dataset[Any]
+    collate: Callable[[list[Any]], Any]
+    loader: dict[str, Any]
+    batch_size: int | None
+
+    @classmethod
+    def of(cls, data: object, name: str = "data") -> Pool:
+        """Reads `data` as a pool.
+
+        Args:
+            data: Tensor (N, ...), map-style Dataset, or DataLoader over one. A DataLoader lends its
+                dataset, collate function, workers and batch size; samples are read in the
+                dataset's order even where it shuffles, and none is left out of the last batch.
+            name: what to call it in messages.
+
+        Raises:
+            TypeError: not a Tensor, Dataset or DataLoader, or without length and index.
+            ValueError: no samples, or a DataLoader whose sampler picks its own subset.
+        """
+        if isinstance(data, Tensor):
+            if data.ndim == 0:
+                raise ValueError(f"{name} must be a Tensor (N, ...) of samples; got a scalar")
+            pool = cls(data.detach(), default_collate, {}, None)
+        elif isinstance(data, DataLoader):
+            pool = cls._of_loader(data, name)
+        elif isinstance(data, IterableDataset) or not (
+            hasattr(data, "__getitem__") and hasattr(data, "__len__")
+        ):
+            raise TypeError(
+                f"{name} must be a Tensor, a map-style Dataset or a DataLoader over one, "
+                f"with a length and an index; got {type(data).__name__}"
+            )
+        elif isinstance(data, (Mapping, str)):
+            raise TypeError(
+                f"{name} must be a Tensor, a Dataset or a DataLoader; got {type(data).__name__}"
+            )
+        else:
+            pool = cls(data, default_collate, {}, None)  # type: ignore[arg-type]
+        if len(pool) == 0:
+            raise ValueError(f"{name} is empty; expected at least one sample")
+        return pool
+
+    @classmethod
+    def _of_loader(cls, loader: DataLoader[Any], name: str) -> Pool:
+        if isinstance(loader.dataset, IterableDataset):
+            raise TypeError(f"{name} is a DataLoader over an IterableDataset; it needs an index")
+        if not isinstance(loader.sampler, (SequentialSampler, RandomSampler)):
+            raise ValueError(
+                f"{name} is a DataLoader with a {type(loader.sampler).__name__}, so its samples "
+                "have no fixed index; give a torch.utils.data.Subset of the dataset instead"
+            )
+        options = {
+            "num_workers": loader.num_workers,
+            "worker_init_fn": loader.worker_init_fn,
+            "multiprocessing_context": loader.multiprocessing_context,
+            "timeout": loader.timeout,
+        }
+        collate = loader.collate_fn if loader.batch_size is not None else default_collate
+        return cls(loader.dataset, collate, options, loader.batch_size)
+
+    def __len__(self) -> int:
+        return len(self.source)  # type: ignore[arg-type]
+
+    def batches(
+        self,
+        batch_size: int,
+        indices: Sequence[int] | None = None,
+        first_batch: int | None = None,
+    ) -> Iterator[Inputs]:
+        """Model inputs of the samples at `indices` (all of them by default), in that order.
+
+        Args:
+            batch_size: samples a batch; the last batch may be smaller.
+            indices: which samples.
+            first_batch: a smaller size for the first batch alone.
+        """
+        count = len(self) if indices is None else len(indices)
+        cuts = [0, *range(min(first_batch or batch_size, count), count, batch_size), count]
+        groups = [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+        chosen = [g if indices is None else [indices[i] for i in g] for g in groups]
+        if isinstance(self.source, Tensor):
+            for group in chosen:
+                if isinstance(group, range):
+                    yield self.source[group.start : group.stop]
+                else:
+                    yield self.source[torch.as_tensor(group, device=self.source.device)]
+            return
+        loader = DataLoader(
+            self.source,
+            batch_sampler=[list(group) for group in chosen],
+            collate_fn=self.collate,
+            # The seed of the workers comes from here and not from the global random state.
+            generator=torch.Generator().manual_seed(0),
+            **self.loader,
+        )
+        for batch in loader:
+            yield model_inputs(batch)
+
+    def subset(self, indices: Sequence[int]) -> Pool:
+        """A pool of the samples at `indices`."""
+        if isinstance(self.source, Tensor):
+            rows = self.source[torch.as_tensor(indices, device=self.source.device)]
+            return Pool(rows, self.collate, self.loader, self.batch_size)
+        return Pool(Subset(self.source, list(indices)), self.collate, self.loader, self.batch_size)
+
+
+def model_inputs(batch: object) -> Inputs:
+    """The part of a batch that goes into the model.
+
+    Raises:
+        TypeError: a batch that is no tensor, no tuple or list, and no dict.
+    """
+    if isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]
+    if isinstance(batch, Tensor):
+        return batch
+    if isinstance(batch, Mapping):
+        return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+    raise TypeError(
+        "a batch must be a Tensor, a tuple or list whose first item is the input, or a dict of "
+        f"keyword arguments; got {type(batch).__name__}"
+    )
+
+
+def count_samples(inputs: Inputs) -> int:
+    """Samples in a batch: the length of its first tensor.
+
+    Raises:
+        TypeError: a dict without tensors.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs.shape[0]
+    for value in inputs.values():
+        if isinstance(value, Tensor) and value.ndim:
+            return value.shape[0]
+    raise TypeError(f"a dict batch must hold a tensor; got keys {sorted(inputs)}")
+
+
+def take(inputs: Inputs, rows: Tensor) -> Inputs:
+    """Some samples of a batch; what has no samples' dimension stays as it is."""
+    n = count_samples(inputs)
+
+    def pick(value: Any) -> Any:
+        return value[rows] if is_batched(value, n) else value
+
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    return {key: pick(value) for key, value in inputs.items()}
+
+
+def is_batched(value: object, n: int) -> bool:
+    """Whether `value` is a tensor with a first dimension of n samples."""
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == n
+
+
+def to_model(inputs: Inputs, device: torch.device, dtype: torch.dtype | None) -> Inputs:
+    """A batch on the model's device, a lone tensor also in `dtype` where one is given.
+
+    Keyword arguments keep their dtypes: token ids and masks are integers by intention.
+    """
+    if isinstance(inputs, Tensor):
+        return inputs.detach().to(device=device, dtype=dtype)
+    return {
+        key: value.detach().to(device) if isinstance(value, Tensor) else value
+        for key, value in inputs.items()
+    }
+
+
+def check_count(name: str, value: object, optional: bool = True) -> None:
+    """Raises unless `value` is a positive int (or None where optional).
+
+    Raises:
+        TypeError: not an int.
+        ValueError: below 1.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a positive int; got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}")

@@ -1,0 +1,134 @@
+"""Per-sample gradients of any parameter whatever, by torch.func.
+
+For each sample x alone, and each row j of its cotangents,
+
+    V_x[j] = d (L_x[:, j]^T f(x; theta)) / d theta
+
+by reverse mode, over all samples and rows at once where the model's operations allow it, and one
+sample after another where they do not. It is what the layers' rules must equal, and it serves
+the parameters that have none: shared weights, recurrent layers, parametrisations.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+
+from fishermask_fast.data import Inputs, count_samples, is_batched, take
+from fishermask_fast.evaluation import logits_of
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_NUMBERS = 2**24
+
+
+def per_sample_rows(
+    model: nn.Module,
+    inputs: Inputs,
+    rows: Tensor,
+    names: Collection[str],
+    pick: Callable[[str, Tensor], Tensor] = lambda name, gradient: gradient,
+) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+    """Gradients of the named parameters for some samples at a time.
+
+    Args:
+        model: as `evaluation.evaluating` gives it.
+        inputs: a batch of n samples.
+        rows: (n, r, C) cotangents at the logits.
+        names: parameters.
+        pick: (name, gradient) -> the part of it to keep.
+
+    Yields:
+        (samples, name -> what is kept of the gradients (samples, r, *parameter shape)).
+    """
+    parameters = dict(model.named_parameters())
+    chosen = {name: parameters[name].detach() for name in names}
+    n, r = rows.shape[:2]
+    numbers = r * sum(p.numel() for p in chosen.values())
+    size = max(1, _CHUNK_NUMBERS // max(numbers, 1))
+    together = True
+    for start in range(0, n, size):
+        part = slice(start, min(start + size, n))
+        here = torch.arange(part.start, part.stop, device=rows.device)
+        some = take(inputs, here.to(_device_of(inputs)))
+        if together:
+            try:
+                found = _together(model, some, rows[part], chosen)
+            except (RuntimeError, NotImplementedError) as error:
+                logger.info("torch.func cannot take these samples together: %s", error)
+                together = False
+        if not together:
+            found = _one_by_one(model, some, rows[part], chosen)
+        yield part, {name: pick(name, gradient) for name, gradient in found.items()}
+
+
+def _device_of(inputs: Inputs) -> torch.device:
+    values = [inputs] if isinstance(inputs, Tensor) else inputs.values()
+    return next(v.device for v in values if isinstance(v, Tensor))
+
+
+def _call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+    if isinstance(inputs, dict):
+        return logits_of(functional_call(model, dict(parameters), (), inputs))
+    return logits_of(functional_call(model, dict(parameters), (inputs,)))
+
+
+def _together(
+    model: nn.Module, inputs: Inputs, rows: Tensor, parameters: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    n = count_samples(inputs)
+    fixed: dict[str, Any] = {}
+    batched: dict[str, Tensor] = {}
+    if isinstance(inputs, Tensor):
+        batched[""] = inputs
+    else:
+        for key, value in inputs.items():
+            (batched if is_batched(value, n) else fixed)[key] = value
+
+    def one(sample: dict[str, Tensor], cotangents: Tensor) -> dict[str, Tensor]:
+        alone = {key: value.unsqueeze(0) for key, value in sample.items()}
+        single: Inputs = alone[""] if isinstance(inputs, Tensor) else {**fixed, **alone}
+
+        def logits(p: dict[str, Tensor]) -> Tensor:
+            return _call(model, p, single)[0]
+
+        z, pull, *_ = vjp(logits, parameters)
+        pulled: dict[str, Tensor] = vmap(pull)(cotangents.to(z.dtype))[0]
+        return pulled
+
+    with warnings.catch_warnings():
+        # Slow paths inside vmap are no news here: this is the slow way by intention.
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        found: dict[str, Tensor] = vmap(one)(batched, rows)
+    return found
+
+
+def _one_by_one(
+    model: nn.Module, inputs: Inputs, rows: Tensor, parameters: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    n, r = rows.shape[:2]
+    found = {name: p.new_zeros(n, r, *p.shape) for name, p in parameters.items()}
+    leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
+    index = torch.arange(n, device=_device_of(inputs))
+    for i in range(n):
+        logits = _call(model, leaves, take(inputs, index[i : i + 1]))[0]
+        if not logits.requires_grad:
+            continue
+        for j in range(r):
+            gradients = torch.autograd.grad(
+                logits,
+                list(leaves.values()),
+                grad_outputs=rows[i, j].to(logits.dtype),
+                retain_graph=j + 1 < r,
+                allow_unused=True,
+            )
+            for name, gradient in zip(leaves, gradients, strict=True):
+                if gradient is not None:
+                    found[name][i, j] = gradient
+    return found

@@ -1,0 +1,224 @@
+"""Masked gradients of every sample of a pool.
+
+With the rows L_x^T of `rows` and the Jacobian J_x of the logits, (N, r, k) as GradientFactors:
+
+    V_x = L_x^T J_x[:, mask]
+
+The head's part of V_x is coupling_x kron hidden_x: its output gradients and its input, unexpanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fishermask_fast.capture import Plan, Site, backward, forward
+from fishermask_fast.data import Inputs, Pool, check_count
+from fishermask_fast.evaluation import (
+    check_finite,
+    compute_dtype,
+    device_of,
+    evaluating,
+    trainable,
+    unwrap,
+)
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.fallback import per_sample_rows
+from fishermask_fast.mask import FisherMask
+from fishermask_fast.rows import check_rows, make_rows
+from fishermask_fast.walk import batches, pairs, prepare
+
+
+def masked_gradients(
+    model: nn.Module,
+    data: object,
+    mask: FisherMask,
+    *,
+    weighting: str = "fisher",
+    rank: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    indices: Sequence[int] | None = None,
+) -> GradientFactors:
+    """The factor V_x of every sample, restricted to the mask.
+
+    Columns: the masked entries outside the head, tensor by tensor in the mask's order; then the
+    head's, sorted by c * d + j for class c and input j, its bias being the input after the last.
+    A head is kept apart where that is smaller, and where it is an nn.Linear with one input vector
+    a sample; otherwise its entries are columns like all others.
+
+    Args:
+        model: any nn.Module from a batch to logits (N, C), an object with `.logits`, or a tuple
+            whose first item is logits. Run in eval mode; given back as it was.
+        data: Tensor, Dataset or DataLoader; sample i of it is sample i of the result.
+        mask: which parameters.
+        weighting: "fisher": rows sqrt(p_c) grad log p_c, so that V_x^T V_x is the sample's Fisher
+            information; "none": rows grad log p_c, as the published code has them.
+        rank: rows r a sample; None or C: one a class; C-1: exact all the same, by a Cholesky
+            factor; fewer: the largest eigenvectors. Costs r backward passes a batch.
+        batch_size: samples a batch; by default the DataLoader's, or chosen here.
+        device: where to compute; by default where the model is.
+        progress: whether to show a bar.
+        indices: only these samples, in this order.
+
+    Returns:
+        GradientFactors in float32, or float64 for a float64 model, on the model's device.
+
+    Raises:
+        TypeError: a model, data or argument of the wrong type.
+        ValueError: a mask made for another model, an unknown weighting or impossible rank, an empty
+            pool, a BatchNorm without running statistics, or NaN or Inf in logits or gradients.
+    """
+    check_rows(weighting, rank)
+    check_count("batch_size", batch_size)
+    if not isinstance(mask, FisherMask):
+        raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
+    pool = Pool.of(data)
+    if indices is not None:
+        pool = pool.subset(_check_indices(indices, len(pool)))
+    mask.check(model)
+    names = list(mask.indices)
+    result: _Columns | None = None
+    dtype = compute_dtype(trainable(unwrap(model)))
+    with evaluating(model, device) as net:
+        for start, inputs, plan in batches(net, pool, names, batch_size, progress):
+            tape = forward(net, plan, inputs)
+            check_finite("the model's logits", tape.logits, start, len(pool))
+            rows = make_rows(tape.logits.detach(), weighting, rank).to(dtype)
+            if result is None:
+                result = _Columns.lay_out(mask, plan, rows, len(pool), device_of(net))
+            part = slice(start, start + rows.shape[0])
+            result.fill(net, inputs, plan, part, rows, tape.inputs, backward(tape, plan, rows))
+            for what in result.parts(part):
+                check_finite("masked gradients", what, start, len(pool))
+    assert result is not None
+    return result.factors()
+
+
+@dataclass
+class _Columns:
+    """The result while it is being filled: where each parameter's entries go."""
+
+    middle: Tensor  # (N, r, k_mid)
+    index: dict[str, Tensor]  # masked positions of every parameter in middle
+    columns: dict[str, slice]
+    head: Site | None = None
+    coupling: Tensor | None = None  # (N, r, C)
+    hidden: Tensor | None = None  # (N, d)
+    head_index: Tensor | None = None
+
+    @classmethod
+    def lay_out(
+        cls, mask: FisherMask, plan: Plan, rows: Tensor, n: int, device: torch.device
+    ) -> _Columns:
+        head = _head_site(mask, plan, rows.shape[1])
+        apart = set() if head is None else set(head.rules)
+        index = {n: i.to(device) for n, i in mask.indices.items() if n not in apart}
+        columns, k = {}, 0
+        for name, positions in index.items():
+            columns[name] = slice(k, k + positions.numel())
+            k += positions.numel()
+        r = rows.shape[1]
+        result = cls(rows.new_zeros(n, r, k), index, columns)
+        if head is not None:
+            assert isinstance(head.module, nn.Linear)
+            width, biased = head.module.in_features, _biased(head, mask)
+            result.head = head
+            result.coupling = rows.new_zeros(n, r, head.module.out_features)
+            result.hidden = rows.new_ones(n, width + biased)
+            positions = _head_positions(head, mask)
+            if positions.numel() < head.module.out_features * (width + biased):
+                result.head_index = positions.to(device)
+        return result
+
+    def fill(
+        self,
+        net: nn.Module,
+        inputs: Inputs,
+        plan: Plan,
+        part: slice,
+        rows: Tensor,
+        layer_inputs: list[Tensor | None],
+        passes: Iterator[list[Tensor | None]],
+    ) -> None:
+        """Puts one batch's gradients in their places."""
+        dtype = self.middle.dtype
+        prepared = prepare(plan, layer_inputs, dtype)
+        for j, deltas in enumerate(passes):
+            for site, name, rule, a, delta in pairs(plan, prepared, deltas, dtype):
+                if site is self.head:
+                    assert self.coupling is not None
+                    self.coupling[part, j] = delta
+                else:
+                    entries = rule.masked(site.module, a, delta, self.index[name])
+                    self.middle[part, j, self.columns[name]] = entries
+        if self.head is not None:
+            assert self.hidden is not None
+            given = layer_inputs[plan.sites.index(self.head)]
+            assert given is not None
+            self.hidden[part, : given.shape[1]] = given
+        others = [name for name in plan.others if name in self.index]
+        if others:
+
+            def pick(name: str, gradient: Tensor) -> Tensor:
+                return gradient.flatten(2)[:, :, self.index[name]]
+
+            for some, found in per_sample_rows(net, inputs, rows, others, pick):
+                here = slice(part.start + some.start, part.start + some.stop)
+                for name, values in found.items():
+                    self.middle[here, :, self.columns[name]] = values.to(dtype)
+
+    def parts(self, part: slice) -> list[Tensor]:
+        """What has been filled in for these samples."""
+        whole = (self.middle, self.coupling, self.hidden)
+        return [values[part] for values in whole if values is not None]
+
+    def factors(self) -> GradientFactors:
+        return GradientFactors(self.middle, self.coupling, self.hidden, self.head_index)
+
+
+def _biased(head: Site, mask: FisherMask) -> bool:
+    return any(mask.shapes[name] == (mask.shapes[name][0],) for name in head.rules)
+
+
+def _head_positions(head: Site, mask: FisherMask) -> Tensor:
+    """Sorted positions c * d + j of the masked entries in the head's (C, d) matrix."""
+    assert isinstance(head.module, nn.Linear)
+    width = head.module.in_features
+    d = width + _biased(head, mask)
+    found = []
+    for name in head.rules:
+        index = mask.indices[name]
+        if len(mask.shapes[name]) == 2:
+            found.append(index // width * d + index % width)
+        else:
+            found.append(index * d + width)
+    return torch.cat(found).sort().values
+
+
+def _head_site(mask: FisherMask, plan: Plan, n_rows: int) -> Site | None:
+    """The head's site where it can be kept apart and is the smaller so."""
+    for site in plan.sites:
+        if not set(site.rules) <= set(mask.head_names) or not isinstance(site.module, nn.Linear):
+            continue
+        if not site.vectors:
+            continue
+        if any(name in mask.indices and name not in site.rules for name in mask.head_names):
+            continue
+        masked = sum(mask.indices[name].numel() for name in site.rules)
+        apart = n_rows * site.module.out_features + site.module.in_features + 1
+        return site if apart < n_rows * masked else None
+    return None
+
+
+def _check_indices(indices: Sequence[int], n: int) -> list[int]:
+    chosen = [int(i) for i in indices]
+    wrong = [i for i in chosen if not 0 <= i < n]
+    if not chosen or wrong:
+        what = f"{len(wrong)} outside, such as {wrong[0]}" if wrong else "none"
+        raise ValueError(f"indices must name samples 0 to {n - 1}; got {what}")
+    return chosen

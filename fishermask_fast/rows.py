@@ -1,0 +1,142 @@
+"""Factors of a softmax's Fisher information in its logits.
+
+For p = softmax(z), the r rows L^T of each sample satisfy
+
+    L L^T = diag(p) - p p^T            (weighting "fisher")
+    L L^T = (I - p 1^T)(I - 1 p^T)     (weighting "none": the rows are grad_z log p_c)
+
+so that V_x = L_x^T J_x, J_x the Jacobian of the logits. Any L with the same product serves: C rows
+as written, C-1 rows of the Cholesky factor, or fewer of the largest eigenvectors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WEIGHTINGS = ("fisher", "none")
+_BISECTIONS = 90
+
+
+def check_rows(weighting: str, rank: int | None) -> None:
+    """Raises for a weighting or a rank that cannot be, before anything is computed.
+
+    Raises:
+        TypeError: rank is not an int.
+        ValueError: an unknown weighting, rank below 1, or a rank with weighting "none".
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f'weighting must be "fisher" or "none"; got {weighting!r}')
+    if rank is None:
+        return
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise TypeError(f"rank must be an int or None; got {rank!r}")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1; got {rank}")
+    if weighting == "none":
+        # All but two eigenvalues of (I - p 1^T)(I - 1 p^T) are 1: nothing to leave out.
+        raise ValueError(
+            f'rank is for weighting "fisher" only, whose rows differ in size; got rank={rank} '
+            'with weighting "none"'
+        )
+
+
+def make_rows(logits: Tensor, weighting: str = "fisher", rank: int | None = None) -> Tensor:
+    """The rows L_x^T of every sample, (N, r, C) in float64.
+
+    Args:
+        logits: (N, C), any floating dtype.
+        weighting: "fisher" or "none", as above.
+        rank: None or C: one row a class; C-1: the exact Cholesky rows; less: the rows
+            sqrt(lambda_i) u_i^T of the `rank` largest eigenvalues, an approximation.
+
+    Raises:
+        ValueError: rank above the number of classes.
+    """
+    p = logits.double().softmax(1)
+    n_classes = p.shape[1]
+    if rank is not None and rank > n_classes:
+        raise ValueError(f"rank must be at most the number of classes {n_classes}; got {rank}")
+    if rank is None or rank == n_classes:
+        rows = torch.eye(n_classes, dtype=p.dtype, device=p.device) - p[:, None, :]
+        return p.sqrt()[:, :, None] * rows if weighting == "fisher" else rows
+    if rank == n_classes - 1:
+        return cholesky_rows(p)
+    return leading_rows(p, rank)
+
+
+def cholesky_rows(p: Tensor) -> Tensor:
+    """Row j: sqrt(p_j s_{j+1} / s_j) (e_j - sum_{i>j} p_i / s_{j+1} e_i), s_j = sum_{i>=j} p_i.
+
+    Exact with C-1 rows: (N, C) probabilities to (N, C-1, C).
+    """
+    tails = p.flip(1).cumsum(1).flip(1)
+    s, after = tails[:, :-1], tails[:, 1:]
+    # Where a tail vanishes its row does too; dividing by one keeps 0 / 0 out.
+    share = p[:, :-1] / torch.where(s > 0, s, 1)
+    scale = torch.sqrt(share * after)
+    ratios = p[:, None, :] / torch.where(after > 0, after, 1)[:, :, None]
+    rows = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)[:-1] - ratios.triu(1)
+    return scale[:, :, None] * rows
+
+
+def leading_rows(p: Tensor, rank: int) -> Tensor:
+    """sqrt(lambda_i) u_i^T for the `rank` largest eigenpairs of diag(p) - p p^T, (N, rank, C).
+
+    The matrix is a diagonal less a rank-one term, so with p sorted downwards its i-th eigenvalue
+    is the root in (p_{i+1}, p_i) of the secular equation
+
+        g(lambda) = sum_j p_j / (p_j - lambda) = 0,    u_j ~ p_j / (p_j - lambda),
+
+    found by bisection for all samples at once: O(N rank C) where a dense solver takes O(N C^3).
+    """
+    sorted_p, order = p.sort(1, descending=True)
+    n_classes = p.shape[1]
+    # Equal probabilities would share an eigenvalue; a relative step of a few ulps parts them.
+    index = torch.arange(n_classes, device=p.device, dtype=p.dtype)
+    poles = sorted_p * (1 - 4 * torch.finfo(p.dtype).eps * index)
+    upper, lower = poles[:, :rank], poles[:, 1 : rank + 1]
+    gaps = upper - lower
+    # The distance mu from the nearer pole keeps p_j - lambda accurate where lambda is next to it.
+    middle_value = _secular(poles, upper, 0.5 * gaps)
+    near_upper = middle_value > 0
+    origin = torch.where(near_upper, upper, lower)
+    low = torch.where(near_upper, 0, -0.5 * gaps)
+    high = torch.where(near_upper, 0.5 * gaps, 0)
+    for _ in range(_BISECTIONS):
+        mu = 0.5 * (low + high)
+        below = _secular(poles, origin, mu) > 0
+        low, high = torch.where(below, low, mu), torch.where(below, mu, high)
+    mu = 0.5 * (low + high)
+    differences = _differences(poles, origin, mu)
+    vectors = poles[:, None, :] / differences
+    values = (origin - mu).clamp(min=0)
+    rows = torch.nn.functional.normalize(vectors, dim=2) * values.sqrt()[:, :, None]
+    # A gap of nothing, as between probabilities of zero, leaves no root to find and no row.
+    rows = torch.where((gaps > 0)[:, :, None] & rows.isfinite(), rows, 0)
+    return torch.empty_like(rows).scatter_(2, order[:, None, :].expand_as(rows), rows)
+
+
+def _differences(poles: Tensor, origin: Tensor, mu: Tensor) -> Tensor:
+    """p_j - lambda for lambda = origin - mu, (N, r, C), never exactly zero."""
+    differences = (poles[:, None, :] - origin[:, :, None]) + mu[:, :, None]
+    tiny = torch.finfo(poles.dtype).tiny
+    return torch.where(differences == 0, tiny, differences)
+
+
+def _secular(poles: Tensor, origin: Tensor, mu: Tensor) -> Tensor:
+    """-g at lambda = origin - mu: positive where lambda lies below the root."""
+    return -(poles[:, None, :] / _differences(poles, origin, mu)).sum(2)
+
+
+def sampled_rows(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One row grad_z log p_y a sample, y drawn from p by inverting its distribution: (N, 1, C).
+
+    Args:
+        logits: (N, C).
+        uniform: (N,) numbers in [0, 1), one a sample, so that the draw depends on no batch size.
+    """
+    p = logits.double().softmax(1)
+    reached = p.cumsum(1) <= uniform.to(p)[:, None]
+    drawn = reached.sum(1).clamp(max=p.shape[1] - 1)
+    return (torch.nn.functional.one_hot(drawn, p.shape[1]) - p)[:, None, :]
