@@ -11,7 +11,8 @@ here is meant to be quick.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
 
 
 def initial_precision(
@@ -116,3 +117,36 @@ def score_update(
         b = b - p @ r.mT - r @ p.mT
         history.append(torch.linalg.solve(a, b).diagonal(dim1=-2, dim2=-1).sum(-1))
     return a, b, torch.stack(history)
+
+
+def per_sample_gradients(
+    model: nn.Module,
+    inputs: Tensor,  # (N, ...)
+    weighting: str = "fisher",
+) -> dict[str, Tensor]:
+    """V_x over all trainable parameters: name -> (N, C, *parameter shape).
+
+    Row c is sqrt(p_c) d log p_c(x) / d theta (weighting "fisher") or d log p_c(x) / d theta
+    ("none"), of each sample alone, by reverse mode through the whole model. The model must be in
+    eval mode.
+    """
+    parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+    def log_probabilities(theta: dict[str, Tensor], x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(model, theta, (x.unsqueeze(0),))[0]
+        return logits.log_softmax(0)
+
+    def weighted(x: Tensor) -> dict[str, Tensor]:
+        jacobian = jacrev(log_probabilities)(parameters, x)
+        weights = log_probabilities(parameters, x).exp().sqrt()
+        if weighting == "none":
+            weights = torch.ones_like(weights)
+        return {n: torch.einsum("c,c...->c...", weights, j) for n, j in jacobian.items()}
+
+    gradients: dict[str, Tensor] = vmap(weighted)(inputs)
+    return gradients
+
+
+def fisher_diagonal(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """f_i = (1/N) sum_x sum_c p_c(x) (d log p_c(x) / d theta_i)^2: name -> parameter shape."""
+    return {n: v.square().sum(1).mean(0) for n, v in per_sample_gradients(model, inputs).items()}
