@@ -40,7 +40,6 @@ class Site:
         inner: what else lies along it, sample by sample (1 almost always).
         vectors: whether the layer takes one vector a sample, as a head does.
         keep_input: whether a rule needs the layer's input.
-        copy_input: whether the model overwrites that input later.
     """
 
     module: nn.Module
@@ -49,7 +48,6 @@ class Site:
     inner: int
     vectors: bool
     keep_input: bool
-    copy_input: bool
 
     def arrange(self, tensor: Tensor) -> Tensor:
         """The same values with samples alone along the first dimension."""
@@ -128,19 +126,8 @@ class _Watch:
 def forward(model: nn.Module, plan: Plan, inputs: Inputs) -> Tape:
     """Runs a batch through the model, noting what the plan's sites need."""
     keep = {site.module: site.keep_input for site in plan.sites}
-    copied = [site.module for site in plan.sites if site.copy_input]
-    copies: dict[nn.Module, Tensor] = {}
-
-    def copy(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        copies[module] = (args[0] if args else kwargs["input"]).detach().clone()
-
-    handles = [m.register_forward_pre_hook(copy, with_kwargs=True) for m in copied]
-    try:
-        with _Watch([site.module for site in plan.sites], keep) as watch:
-            logits = call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _Watch([site.module for site in plan.sites], keep) as watch:
+        logits = call(model, inputs)
     layer_inputs: list[Tensor | None] = []
     edges: list[GradientEdge | None] = []
     for site in plan.sites:
@@ -150,7 +137,7 @@ def forward(model: nn.Module, plan: Plan, inputs: Inputs) -> Tape:
                 f"the model's path changes with its input: {', '.join(site.rules)} was used "
                 f"{len(calls)} times in this batch and once in the first"
             )
-        given = copies.get(site.module, calls[0].input) if site.keep_input else None
+        given = calls[0].input if site.keep_input else None
         layer_inputs.append(None if given is None else site.arrange(given))
         edges.append(calls[0].edge)
     return Tape(logits, layer_inputs, edges)
@@ -240,14 +227,16 @@ def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
         if found is None or not _separate(deltas.get(module, []), *found):
             continue
         assert small[0].input is not None
+        keep_input = any(rule.needs_input for rule in rules.values())
+        if keep_input and small[0].input._version != small[0].version:
+            continue  # overwritten later, so that it is not the layer's input any more
         sites.append(
             Site(
                 module,
                 rules,
                 *found,
                 vectors=found == (0, 1) and small[0].input.ndim == 2,
-                keep_input=any(rule.needs_input for rule in rules.values()),
-                copy_input=small[0].input._version != small[0].version,
+                keep_input=keep_input,
             )
         )
     ruled = {name for site in sites for name in site.rules}

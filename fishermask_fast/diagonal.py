@@ -95,7 +95,8 @@ def fisher_diagonal(
             if plan.others:
                 for _, found in per_sample_rows(net, inputs, rows, plan.others):
                     for name, gradient in found.items():
-                        total[name] += gradient.to(dtype).square_().sum((0, 1))
+                        # Out of place: gradients of different parameters may share memory.
+                        total[name] += gradient.to(dtype).square().sum((0, 1))
     for name, values in total.items():
         values /= len(pool)
         if not values.sum().isfinite() and not values.isfinite().all():

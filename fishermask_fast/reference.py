@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, grad_and_value
 
 
 def initial_precision(
@@ -121,32 +121,40 @@ def score_update(
 
 def per_sample_gradients(
     model: nn.Module,
-    inputs: Tensor,  # (N, ...)
+    inputs: Tensor | dict[str, Tensor],  # (N, ...), or keyword arguments (N, ...)
     weighting: str = "fisher",
 ) -> dict[str, Tensor]:
     """V_x over all trainable parameters: name -> (N, C, *parameter shape).
 
     Row c is sqrt(p_c) d log p_c(x) / d theta (weighting "fisher") or d log p_c(x) / d theta
-    ("none"), of each sample alone, by reverse mode through the whole model. The model must be in
-    eval mode.
+    ("none"), one sample and one class at a time. The model must be in eval mode.
     """
     parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
-    def log_probabilities(theta: dict[str, Tensor], x: Tensor) -> Tensor:
-        logits: Tensor = functional_call(model, theta, (x.unsqueeze(0),))[0]
-        return logits.log_softmax(0)
+    def log_probabilities(theta: dict[str, Tensor], i: int) -> Tensor:
+        if isinstance(inputs, Tensor):
+            output = functional_call(model, theta, (inputs[i : i + 1],))
+        else:
+            sample = {key: value[i : i + 1] for key, value in inputs.items()}
+            output = functional_call(model, theta, (), sample)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits[0].log_softmax(0)
 
-    def weighted(x: Tensor) -> dict[str, Tensor]:
-        jacobian = jacrev(log_probabilities)(parameters, x)
-        weights = log_probabilities(parameters, x).exp().sqrt()
-        if weighting == "none":
-            weights = torch.ones_like(weights)
-        return {n: torch.einsum("c,c...->c...", weights, j) for n, j in jacobian.items()}
+    def row(i: int, c: int) -> dict[str, Tensor]:
+        gradient, value = grad_and_value(lambda theta: log_probabilities(theta, i)[c])(parameters)
+        weight = value.exp().sqrt() if weighting == "fisher" else 1.0
+        return {name: weight * g for name, g in gradient.items()}
 
-    gradients: dict[str, Tensor] = vmap(weighted)(inputs)
-    return gradients
+    n = len(inputs) if isinstance(inputs, Tensor) else len(next(iter(inputs.values())))
+    with torch.no_grad():
+        n_classes = len(log_probabilities(parameters, 0))
+    rows = [[row(i, c) for c in range(n_classes)] for i in range(n)]
+    return {
+        name: torch.stack([torch.stack([row[name] for row in sample]) for sample in rows])
+        for name in parameters
+    }
 
 
-def fisher_diagonal(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def fisher_diagonal(model: nn.Module, inputs: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     """f_i = (1/N) sum_x sum_c p_c(x) (d log p_c(x) / d theta_i)^2: name -> parameter shape."""
     return {n: v.square().sum(1).mean(0) for n, v in per_sample_gradients(model, inputs).items()}
