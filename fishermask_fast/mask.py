@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from fishermask_fast.diagonal import fisher_diagonal
 from fishermask_fast.evaluation import trainable, unwrap
 
-__all__ = ["METHODS", "FisherMask", "TensorShare", "find_head", "fisher_diagonal"]
+__all__ = [
+    "METHODS",
+    "FisherMask",
+    "TensorShare",
+    "check_fraction",
+    "find_head",
+    "fisher_diagonal",
+]
 
 METHODS = ("global", "per_layer", "relative")
 _RELATIVE_ABOVE = 2.0
@@ -280,6 +287,24 @@ def find_head(model: nn.Module) -> str | None:
     return last
 
 
+def check_fraction(
+    model: nn.Module, fraction: float, method: str = "global", keep_head: bool = True
+) -> None:
+    """Raises, before any gradient is taken, where `from_scores` or `random` would.
+
+    Raises:
+        TypeError: the fraction is no number.
+        ValueError: it is outside (0, 1], or leaves a "global" or "random" mask too few parameters
+            for the head that is to be kept, or none.
+    """
+    _check_fraction(fraction)
+    if method not in ("global", "random"):
+        return
+    shapes = _shapes_of(model)
+    head = _head_names(shapes, find_head(model), required=True) if keep_head else ()
+    _mask_size(_count(shapes), fraction, sum(math.prod(shapes[name]) for name in head))
+
+
 def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in trainable(unwrap(model)).items()}
 
@@ -316,16 +341,8 @@ def _head_names(shapes: Shapes, head: str | None, required: bool) -> tuple[str, 
 
 
 def _global(flat: dict[str, Tensor], fraction: float, kept: set[str]) -> dict[str, Tensor]:
-    total = sum(score.numel() for score in flat.values())
-    k = math.floor(_product(fraction, total))
     size = sum(flat[name].numel() for name in kept)
-    if k < max(size, 1):
-        need = math.ceil(max(size, 1) / total * 1e6) / 1e6
-        what = f"the head's {size} parameters" if kept else "one parameter"
-        raise ValueError(
-            f"fraction {fraction} of {total} parameters is k = {k}, fewer than {what}; "
-            f"use fraction >= {need}" + (", or keep_head=False" if kept else "")
-        )
+    k = _mask_size(sum(score.numel() for score in flat.values()), fraction, size)
     others = [name for name in flat if name not in kept]
     if not others:
         return {}
@@ -336,6 +353,20 @@ def _global(flat: dict[str, Tensor], fraction: float, kept: set[str]) -> dict[st
         chosen[name] = positions[(positions >= start) & (positions < end)] - start
         start = end
     return chosen
+
+
+def _mask_size(total: int, fraction: float, head_size: int) -> int:
+    """k = floor(fraction P), at least the head that is kept, or one parameter."""
+    k = math.floor(_product(fraction, total))
+    least = max(head_size, 1)
+    if k < least:
+        need = math.ceil(least / total * 1e6) / 1e6
+        what = f"the head's {head_size} parameters" if head_size else "one parameter"
+        raise ValueError(
+            f"fraction {fraction} of {total} parameters is k = {k}, fewer than {what}; "
+            f"use fraction >= {need}" + (", or keep_head=False" if head_size else "")
+        )
+    return k
 
 
 def _relative(score: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ accuracies read them through the evaluation transform; only training sees the tr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,37 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
 
 
 @dataclass(frozen=True)
+class DataOptions:
+    """Which images, and how many of them.
+
+    Attributes:
+        name: ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, or the path of a folder that holds
+            one folder of images per class, or ``train`` and ``test`` folders of such folders.
+        root: Where torchvision keeps its sets.
+        download: Let torchvision download a set that is not there.
+        image_size: Side of a folder's images, in pixels; 32 unless given. For folders only.
+        pool_size: Keep this many images of the pool, drawn by ``seed``; all unless given.
+        test_size: The same for the test set.
+        augment: Train on random crops and flips of photographs (CIFAR-10 and folders).
+        seed: Of the split where the data come without one, and of the subsets.
+    """
+
+    name: str = "digits"
+    root: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    pool_size: int | None = None
+    test_size: int | None = None
+    augment: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class LoopData:
     """A pool to label from and a test set, both read through the evaluation transform."""
 
     name: str
+    options: DataOptions
     classes: tuple[str, ...]
     pool: LabelledImages
     test: LabelledImages
@@ -107,57 +134,29 @@ class LoopData:
         return LabelledImages(stored, self.pool.targets[indices], self.training_transform)
 
 
-def load_data(
-    name: str,
-    *,
-    root: str | Path = "data",
-    download: bool = False,
-    image_size: int | None = None,
-    pool_size: int | None = None,
-    test_size: int | None = None,
-    augment: bool = True,
-    seed: int = 0,
-) -> LoopData:
+def load_data(options: DataOptions) -> LoopData:
     """Load a pool and a test set.
-
-    Args:
-        name: ``"digits"``, ``"fashion-mnist"``, ``"cifar10"``, or the path of a folder that holds
-            one folder of images per class, or ``train`` and ``test`` folders of such folders.
-        root: Where torchvision keeps its sets.
-        download: Let torchvision download a set that is not there.
-        image_size: Side of a folder's images, in pixels; 32 unless given. For folders only.
-        pool_size: Keep this many images of the pool, drawn by ``seed``; all unless given.
-        test_size: The same for the test set.
-        augment: Train on random crops and flips of photographs (CIFAR-10 and folders).
-        seed: Of the split where the data come without one, and of the subsets.
-
-    Returns:
-        The pool and the test set.
 
     Raises:
         ValueError: The name is unknown, the data are missing or unreadable, a class is missing
             from the test set, or a size does not fit.
         ModuleNotFoundError: scikit-learn (for the digits) or torchvision is not installed.
     """
-    if image_size is not None and (name == "digits" or name in TORCHVISION_SETS):
-        raise ValueError(f"image_size is for folders of images; {name} has its own size")
-    if name == "digits":
-        data = _load_digits(seed)
-    elif name in TORCHVISION_SETS:
-        data = _load_torchvision(name, Path(root), download, augment)
-    elif Path(name).is_dir():
-        data = _load_folder(Path(name), 32 if image_size is None else image_size, augment, seed)
+    named = options.name == "digits" or options.name in TORCHVISION_SETS
+    if named and options.image_size is not None:
+        raise ValueError(f"image_size is for folders of images; {options.name} has its own size")
+    if options.name == "digits":
+        data = _load_digits(options)
+    elif named:
+        data = _load_torchvision(options)
+    elif Path(options.name).is_dir():
+        data = _load_folder(options)
     else:
         known = ", ".join(["digits", *TORCHVISION_SETS])
-        raise ValueError(f"data must be one of {known} or an existing folder; got {name!r}")
-    pool, test = (
-        _draw(images, size, label, seed)
-        for images, size, label in (
-            (data.pool, pool_size, "pool_size"),
-            (data.test, test_size, "test_size"),
-        )
-    )
-    return LoopData(data.name, data.classes, pool, test, data.training_transform)
+        raise ValueError(f"data must be one of {known} or an existing folder; got {options.name!r}")
+    pool = _draw(data.pool, options.pool_size, "pool_size", options.seed)
+    test = _draw(data.test, options.test_size, "test_size", options.seed)
+    return replace(data, pool=pool, test=test)
 
 
 def _draw(images: LabelledImages, size: int | None, label: str, seed: int) -> LabelledImages:
@@ -169,17 +168,18 @@ def _draw(images: LabelledImages, size: int | None, label: str, seed: int) -> La
     return images.take(order[:size])
 
 
-def _load_digits(seed: int) -> LoopData:
+def _load_digits(options: DataOptions) -> LoopData:
     from sklearn.datasets import load_digits
 
     values, labels = load_digits(return_X_y=True)
     # 16 grey levels, 0 to 16: times 15 they fill a byte without rounding.
     images = torch.as_tensor(values * 15).to(torch.uint8).reshape(-1, 1, 8, 8)
     targets = torch.as_tensor(labels, dtype=torch.int64)
-    pool, test = _split(targets, DIGITS_TEST_SHARE, seed)
+    pool, test = _split(targets, DIGITS_TEST_SHARE, options.seed)
     transform = _evaluation_transform(*_channel_statistics(images[pool]))
     return LoopData(
         "digits",
+        options,
         tuple(str(digit) for digit in range(10)),
         LabelledImages(images[pool], targets[pool], transform),
         LabelledImages(images[test], targets[test], transform),
@@ -187,12 +187,13 @@ def _load_digits(seed: int) -> LoopData:
     )
 
 
-def _load_torchvision(name: str, root: Path, download: bool, augment: bool) -> LoopData:
+def _load_torchvision(options: DataOptions) -> LoopData:
     from torchvision import datasets
 
+    name, root, download = options.name, options.root, options.download
     make = getattr(datasets, TORCHVISION_SETS[name])
     try:
-        sets = [make(root=str(root), train=train, download=download) for train in (True, False)]
+        sets = [make(root=root, train=train, download=download) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         if download:
             raise ValueError(f"could not download {name} to {root}: {error}") from error
@@ -204,16 +205,18 @@ def _load_torchvision(name: str, root: Path, download: bool, augment: bool) -> L
     mean, std = _channel_statistics(tensors[0])
     transform = _evaluation_transform(mean, std)
     training = transform
-    if augment and name == "cifar10":
+    if options.augment and name == "cifar10":
         training = _augmenting_transform(tensors[0].shape[-1], mean, std)
     pool, test = (
         LabelledImages(images, torch.as_tensor(each.targets, dtype=torch.int64), transform)
         for images, each in zip(tensors, sets, strict=True)
     )
-    return LoopData(name, tuple(sets[0].classes), pool, test, training)
+    return LoopData(name, options, tuple(sets[0].classes), pool, test, training)
 
 
-def _load_folder(folder: Path, size: int, augment: bool, seed: int) -> LoopData:
+def _load_folder(options: DataOptions) -> LoopData:
+    folder = Path(options.name)
+    size = 32 if options.image_size is None else options.image_size
     if size < 1:
         raise ValueError(f"image_size must be at least 1; got {size}")
     parts = [folder / "train", folder / "test"]
@@ -226,13 +229,14 @@ def _load_folder(folder: Path, size: int, augment: bool, seed: int) -> LoopData:
             )
     else:
         paths, targets, classes = _scan(folder)
-        pool, test = _split(targets, FOLDER_TEST_SHARE, seed)
+        pool, test = _split(targets, FOLDER_TEST_SHARE, options.seed)
         test_paths, test_targets = [paths[i] for i in test.tolist()], targets[test]
         paths, targets = [paths[i] for i in pool.tolist()], targets[pool]
     transform = _evaluation_transform(PHOTO_MEAN, PHOTO_STD)
-    training = _augmenting_transform(size, PHOTO_MEAN, PHOTO_STD) if augment else transform
+    training = _augmenting_transform(size, PHOTO_MEAN, PHOTO_STD) if options.augment else transform
     return LoopData(
         folder.resolve().name,
+        options,
         tuple(classes),
         LabelledImages(FolderImages(paths, size), targets, transform),
         LabelledImages(FolderImages(test_paths, size), test_targets, transform),

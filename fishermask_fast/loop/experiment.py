@@ -21,10 +21,17 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from fishermask_fast.loop.datasets import LoopData
-from fishermask_fast.loop.models import build_model
+from fishermask_fast.loop.models import TINY_MODELS, build_model
 from fishermask_fast.loop.records import Round, RunFolder
-from fishermask_fast.loop.strategies import STRATEGIES, QueryOptions
-from fishermask_fast.loop.train import Evaluation, Recipe, Training, evaluate, train_model
+from fishermask_fast.loop.strategies import STRATEGIES, QueryOptions, check
+from fishermask_fast.loop.train import (
+    Evaluation,
+    Recipe,
+    Training,
+    evaluate,
+    limited_threads,
+    train_model,
+)
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,8 @@ class Experiment:
         device: Where networks are trained and queried.
 
     Raises:
-        ValueError: The pool is too small, the model unknown or unfit for the data, or the mask
-            too small for the model.
+        ValueError: The pool is too small, the model unknown or unfit for the data, or an option
+            of a strategy unfit for the model.
     """
 
     def __init__(
@@ -107,12 +114,14 @@ class Experiment:
         self.recipe = recipe or Recipe()
         self.query = query or QueryOptions()
         self.device = torch.device(device)
-        self._build(0)
+        network = self._build(0)
+        for name in schedule.strategies:
+            check(name, network, self.query)
 
     def config(self) -> dict[str, Any]:
         """What the run's folder records of this experiment."""
         return {
-            "data": self.data.name,
+            "data": asdict(self.data.options),
             "n_pool": len(self.data.pool),
             "n_test": len(self.data.test),
             "classes": list(self.data.classes),
@@ -190,13 +199,15 @@ class Experiment:
         self, state: _Progress, number: int
     ) -> tuple[Training, Evaluation, dict[str, float]]:
         start = time.perf_counter()
-        training = train_model(
-            state.model,
-            self.data.training_set(torch.tensor(state.labelled)),
-            Subset(self.data.pool, state.labelled),
-            self.recipe,
-            seed=self._seed(number, "training"),
-        )
+        # Steps of the smallest networks are too short for threads to be worth waking.
+        with limited_threads(1 if self.model in TINY_MODELS else torch.get_num_threads()):
+            training = train_model(
+                state.model,
+                self.data.training_set(torch.tensor(state.labelled)),
+                Subset(self.data.pool, state.labelled),
+                self.recipe,
+                seed=self._seed(number, "training"),
+            )
         trained = time.perf_counter()
         evaluation = evaluate(state.model, self.data.test, len(self.data.classes))
         seconds = {"train": trained - start, "evaluate": time.perf_counter() - trained}

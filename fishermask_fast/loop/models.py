@@ -123,7 +123,8 @@ def mlp_small(n_classes: int, in_features: int, width: int = 64) -> nn.Module:
     )
 
 
-SMALL_MODELS = ("cnn_small", "mlp_small", "resnet18_small")
+TINY_MODELS = ("cnn_small", "mlp_small")
+SMALL_MODELS = (*TINY_MODELS, "resnet18_small")
 
 
 def build_model(name: str, n_classes: int, image_shape: Sequence[int], seed: int = 0) -> nn.Module:

@@ -48,35 +48,14 @@ def fishermask(
     model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information."""
-    selector = FisherMaskSelector(
-        model,
-        fraction=options.fraction,
-        mask=options.mask,
-        weighting=options.weighting,
-        lamb=options.lamb,
-        fisher_samples=options.fisher_samples,
-        rank=options.rank,
-        batch_size=options.batch_size,
-        seed=seed,
-    )
-    return _query(selector, pool, labelled, n, options)
+    return _query(_fishermask_selector(model, seed, options), pool, labelled, n, options)
 
 
 def bait(
     model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """BAIT (Ash et al. 2021): the same on the head alone, 2n picked and n of them dropped again."""
-    selector = FisherMaskSelector(
-        model,
-        mask="head",
-        backward_steps=1,
-        weighting=options.weighting,
-        lamb=options.lamb,
-        rank=options.rank,
-        batch_size=options.batch_size,
-        seed=seed,
-    )
-    return _query(selector, pool, labelled, n, options)
+    return _query(_bait_selector(model, seed, options), pool, labelled, n, options)
 
 
 def random(
@@ -89,6 +68,42 @@ def random(
 
 
 STRATEGIES: dict[str, Strategy] = {"fishermask": fishermask, "bait": bait, "random": random}
+
+
+def check(name: str, model: nn.Module, options: QueryOptions) -> None:
+    """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    if name in _SELECTORS:
+        _SELECTORS[name](model, 0, options).check_parameters()
+
+
+def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return FisherMaskSelector(
+        model,
+        fraction=options.fraction,
+        mask=options.mask,
+        weighting=options.weighting,
+        lamb=options.lamb,
+        fisher_samples=options.fisher_samples,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+
+
+def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return FisherMaskSelector(
+        model,
+        mask="head",
+        backward_steps=1,
+        weighting=options.weighting,
+        lamb=options.lamb,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+
+
+_SELECTORS = {"fishermask": _fishermask_selector, "bait": _bait_selector}
 
 
 def _query(

@@ -27,16 +27,16 @@ class Recipe:
 
     Attributes:
         learning_rate: Of Adam.
-        batch_size: Samples of an optimiser step.
+        train_batch_size: Samples of an optimiser step.
         target_accuracy: Training accuracy, over an epoch in train mode, that ends training.
-        max_epochs: Epochs that end training whatever the accuracy.
+        epochs: Epochs that end training whatever the accuracy.
         min_steps: Optimiser steps before either of them may end it.
     """
 
     learning_rate: float = 1e-3
-    batch_size: int = 64
+    train_batch_size: int = 64
     target_accuracy: float = 0.99
-    max_epochs: int = 200
+    epochs: int = 200
     min_steps: int = 200
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Recipe:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
         if not 0 < self.target_accuracy <= 1:
             raise ValueError(f"target_accuracy must be in (0, 1]; got {self.target_accuracy}")
-        for name in ("batch_size", "max_epochs"):
+        for name in ("train_batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.min_steps < 0:
@@ -105,16 +105,16 @@ def train_model(
         model.train()
         while (
             steps < recipe.min_steps
-            or (accuracy < recipe.target_accuracy and epochs < recipe.max_epochs)
+            or (accuracy < recipe.target_accuracy and epochs < recipe.epochs)
             or epochs == 0
         ):
             n_correct, loss_sum = 0, 0.0
-            for batch in _batches(torch.randperm(n_samples), recipe.batch_size):
+            for batch in _batches(torch.randperm(n_samples), recipe.train_batch_size):
                 images, labels = _read(training_set, batch, device)
                 logits = model(images)
                 batch_loss = nn.functional.cross_entropy(logits, labels)
                 optimizer.zero_grad(set_to_none=True)
-                batch_loss.backward()  # type: ignore[no-untyped-call]
+                batch_loss.backward()
                 optimizer.step()
                 n_correct += int((logits.argmax(1) == labels).sum())
                 loss_sum += batch_loss.item() * len(batch)
@@ -176,6 +176,17 @@ def evaluate(
         model.train(was_training)
     by_class = (counts[0] / counts[1]).tolist()
     return Evaluation(float(counts[0].sum() / n_samples), loss_sum / n_samples, by_class)
+
+
+@contextmanager
+def limited_threads(count: int) -> Iterator[None]:
+    """Let torch use at most ``count`` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
