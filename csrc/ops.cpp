@@ -3,4 +3,13 @@
 // fishermask_fast/ops.py.
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(fishermask_fast, m) {}
+STABLE_TORCH_LIBRARY(fishermask_fast, m) {
+  // T rank updates of A and B (packed lower triangles) of the candidates `index`, in order, and
+  // their scores. Returns, for the scores before each update: the largest, its lowest index, and
+  // the lowest index whose score reaches the threshold (N where there is none).
+  m.def(
+      "score_update(Tensor middle, Tensor? coupling, Tensor? hidden, Tensor? head_index, "
+      "Tensor index, Tensor u, Tensor w, int[] ranks, float scale, Tensor thresholds, "
+      "bool float64_products, Tensor(a!) a, Tensor(b!) b, Tensor(c!) scores) "
+      "-> (Tensor, Tensor, Tensor)");
+}

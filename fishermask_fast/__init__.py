@@ -6,8 +6,25 @@ model and a pool.
 
 from __future__ import annotations
 
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.gradients import masked_gradients
+from fishermask_fast.mask import FisherMask, fisher_diagonal
 from fishermask_fast.ops import BuildInfo, build_info
+from fishermask_fast.selection import Selection, fast_select, select_batch
+from fishermask_fast.selector import FisherMaskSelector
 
 __version__ = "0.1.0"
 
-__all__ = ["BuildInfo", "__version__", "build_info"]
+__all__ = [
+    "BuildInfo",
+    "FisherMask",
+    "FisherMaskSelector",
+    "GradientFactors",
+    "Selection",
+    "__version__",
+    "build_info",
+    "fast_select",
+    "fisher_diagonal",
+    "masked_gradients",
+    "select_batch",
+]

@@ -1,8 +1,8 @@
 """Per-sample gradient factors, and the products the selection takes with them.
 
-A sample's factor is V_x = [ middle_x | (coupling_x kron hidden_x)[head_index] ], an r x k matrix with
-V_x^T V_x = E_{y~p}[g g^T], the sample's Fisher information on the masked parameters. What the head
-repeats is never stored or expanded: for the head's part of V_x times a matrix S with rows (c, j),
+A sample's factor is V_x = [ middle_x | (coupling_x kron hidden_x)[head_index] ], an r x k matrix
+with V_x^T V_x = E_{y~p}[g g^T], the sample's Fisher information on the masked parameters. What the
+head repeats is never stored or expanded: for the head's part of V_x times a matrix S, rows (c, j),
 
     (coupling_x kron hidden_x) S = sum_c coupling_x[:, c] (hidden_x S[c])
 """
@@ -290,7 +290,7 @@ def _check_part(name: str, part: object, ndim: int) -> None:
 def _check_head_index(index: Tensor, size: int, device: torch.device) -> None:
     if index.dtype != torch.int64 or index.ndim != 1:
         raise TypeError(
-            f"head_index must be a 1-d int64 tensor; got {index.dtype} of shape {tuple(index.shape)}"
+            f"head_index must be a 1-d int64 tensor; got {index.dtype} {tuple(index.shape)}"
         )
     if index.device != device:
         raise ValueError(f"head_index is on {index.device}; expected {device}")

@@ -10,9 +10,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch  # before _C: it brings in the libraries that _C is linked against
+from torch import Tensor
+
+from fishermask_fast.factors import GradientFactors
 
 logger = logging.getLogger(__name__)
 
@@ -83,4 +87,106 @@ def build_info() -> BuildInfo:
         threads=_C.threads(),
         cuda=cuda,
         cuda_architectures=architectures,
+    )
+
+
+def score_update(
+    factors: GradientFactors,
+    index: Tensor,  # (n,) int64
+    u: Tensor,  # (k, sum of ranks) float64
+    w: Tensor,  # (k, sum of ranks) float64
+    ranks: Sequence[int],
+    thresholds: Tensor,  # (T,) float64
+    a: Tensor,  # (N, r (r + 1) / 2) float64
+    b: Tensor,  # (N, r (r + 1) / 2) float64
+    scores: Tensor,  # (N,) float64
+    *,
+    scale: float = 1.0,
+    float64_products: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Takes T rank updates of A, B and score for some candidates, in order, in place.
+
+    With V = scale * factors and U, W of update t in columns ranks[t] of `u` and `w`:
+    P = V U, R = V W; A -= P P^T; B -= P R^T + R P^T; score = tr(A^-1 B). With T = 0
+    only the scores are computed, from A and B.
+
+    Args:
+        factors: all N candidates; float32 or float64.
+        index: the candidates to bring up to date.
+        u: U of every update side by side.
+        w: W of every update side by side.
+        ranks: columns of each update; T = len(ranks).
+        thresholds: a score for each update, see Returns.
+        a: A of all candidates as packed lower triangles, changed in place.
+        b: B likewise.
+        scores: changed in place; before the call the score that A and B stand for.
+        scale: V is scale * factors.
+        float64_products: whether P and R are computed in float64 where the factors are float32.
+
+    Returns:
+        (T,) tensors over the candidates in `index`, for the scores before each update: the largest,
+        its lowest index, and the lowest index with a score of at least the threshold. An index is
+        N where there is none.
+
+    Raises:
+        TypeError: a dtype other than stated.
+        ValueError: a shape other than stated.
+    """
+    if factors.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"factors must be float32 or float64; got {factors.dtype}")
+    n, r, k = len(factors), factors.n_rows, factors.n_columns
+    shapes = {"u": (k, sum(ranks)), "w": (k, sum(ranks)), "thresholds": (len(ranks),)}
+    shapes |= {"a": (n, r * (r + 1) // 2), "b": (n, r * (r + 1) // 2), "scores": (n,)}
+    given = {"u": u, "w": w, "thresholds": thresholds, "a": a, "b": b, "scores": scores}
+    for name, tensor in given.items():
+        if tensor.dtype != torch.float64:
+            raise TypeError(f"{name} must be float64; got {tensor.dtype}")
+        if tuple(tensor.shape) != shapes[name]:
+            raise ValueError(f"{name} must have shape {shapes[name]}; got {tuple(tensor.shape)}")
+    for name in ("a", "b", "scores"):
+        if not given[name].is_contiguous():
+            raise ValueError(f"{name} must be contiguous")
+    if index.dtype != torch.int64 or index.ndim != 1:
+        raise TypeError(f"index must be 1-d int64; got {index.dtype} of {tuple(index.shape)}")
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.fishermask_fast.score_update(
+        factors.middle.contiguous(),
+        None if factors.coupling is None else factors.coupling.contiguous(),
+        None if factors.hidden is None else factors.hidden.contiguous(),
+        factors.head_index,
+        index.contiguous(),
+        u,
+        w,
+        list(ranks),
+        scale,
+        thresholds,
+        float64_products,
+        a,
+        b,
+        scores,
+    )
+    return result
+
+
+@torch.library.register_fake("fishermask_fast::score_update")  # type: ignore[untyped-decorator]
+def _score_update_fake(
+    middle: Tensor,
+    coupling: Tensor | None,
+    hidden: Tensor | None,
+    head_index: Tensor | None,
+    index: Tensor,
+    u: Tensor,
+    w: Tensor,
+    ranks: list[int],
+    scale: float,
+    thresholds: Tensor,
+    float64_products: bool,
+    a: Tensor,
+    b: Tensor,
+    scores: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    best = a.new_empty(len(ranks))
+    return (
+        best,
+        torch.empty_like(best, dtype=torch.int64),
+        torch.empty_like(best, dtype=torch.int64),
     )

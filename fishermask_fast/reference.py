@@ -26,7 +26,8 @@ def initial_precision(
     m = lamb * torch.eye(fisher.shape[0], dtype=fisher.dtype, device=fisher.device)
     if labeled_fisher is not None:
         m = m + labeled_fisher * (n_labeled / (n_labeled + n_select))
-    return torch.linalg.inv(m)
+    inverse: Tensor = torch.linalg.inv(m)
+    return inverse
 
 
 def scores(
@@ -55,7 +56,8 @@ def change_precision(precision: Tensor, v: Tensor, sign: int = 1) -> Tensor:
     """M^-1 after V^T V has been added to M (sign = 1) or taken from it (sign = -1), by Woodbury."""
     left = precision @ v.mT
     eye = torch.eye(v.shape[0], dtype=v.dtype, device=v.device)
-    return precision - sign * left @ torch.linalg.solve(eye + sign * (v @ left), left.mT)
+    change: Tensor = left @ torch.linalg.solve(eye + sign * (v @ left), left.mT)
+    return precision - sign * change
 
 
 def select(

@@ -1,0 +1,165 @@
+// score_update on the CPU: packs U and W once for all candidates, then updates these in parallel.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+#include <tuple>
+
+#include "score_update_kernel.h"
+
+namespace fishermask {
+
+void Beaten::merge(const Beaten& other) {
+  for (size_t t = 0; t < best.size(); ++t) {
+    if (other.best[t] > best[t] ||
+        (other.best[t] == best[t] && other.best_index[t] < best_index[t])) {
+      best[t] = other.best[t];
+      best_index[t] = other.best_index[t];
+    }
+    first_index[t] = std::min(first_index[t], other.first_index[t]);
+  }
+}
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// The columns [U_t W_t] of each update side by side, scaled, in the type of the products; the
+// head's masked rows stand at their places in a full (c, d) block.
+template <typename T>
+class PackedUpdates {
+ public:
+  PackedUpdates(const Tensor& u, const Tensor& w, const std::vector<int64_t>& ranks,
+                const double* thresholds, double scale, int64_t m, int64_t head_size,
+                const int64_t* head_index, int64_t n_head) {
+    int64_t columns = 0;
+    updates_.max_rank = 0;
+    for (const int64_t rank : ranks) {
+      columns += rank;
+      updates_.ranks.push_back(static_cast<int>(rank));
+      updates_.max_rank = std::max(updates_.max_rank, static_cast<int>(rank));
+    }
+    updates_.thresholds = thresholds;
+    memory_.resize(static_cast<size_t>((m + head_size) * 2 * columns));
+    T* to = memory_.data();
+    int64_t first = 0;
+    for (const int64_t rank : ranks) {
+      const int64_t width = 2 * rank;
+      T* head = to + m * width;
+      updates_.middle.push_back(to);
+      updates_.head.push_back(head);
+      pack(u, w, first, rank, scale, 0, m, nullptr, to);
+      pack(u, w, first, rank, scale, m, n_head, head_index, head);
+      to = head + head_size * width;
+      first += rank;
+    }
+  }
+
+  const Updates<T>& updates() const { return updates_; }
+
+ private:
+  static void pack(const Tensor& u, const Tensor& w, int64_t first, int64_t rank, double scale,
+                   int64_t start, int64_t rows, const int64_t* places, T* to) {
+    const Tensor* parts[2] = {&u, &w};
+    for (int part = 0; part < 2; ++part) {
+      const double* from = static_cast<const double*>(parts[part]->const_data_ptr());
+      const int64_t down = parts[part]->stride(0), across = parts[part]->stride(1);
+      torch::stable::parallel_for(0, rows, 256, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          const double* source = from + (start + row) * down + first * across;
+          T* target = to + (places == nullptr ? row : places[row]) * 2 * rank + part * rank;
+          for (int64_t q = 0; q < rank; ++q) {
+            target[q] = static_cast<T>(scale * source[q * across]);
+          }
+        }
+      });
+    }
+  }
+
+  Updates<T> updates_;
+  std::vector<T> memory_;
+};
+
+template <typename Stored, typename T>
+void run(const Candidates<Stored>& candidates, const PackedUpdates<T>& packed, const Tensor& index,
+         const ScoreState& state, int64_t none, Beaten& beaten) {
+  const int64_t* indices = static_cast<const int64_t*>(index.const_data_ptr());
+  std::mutex mutex;
+  torch::stable::parallel_for(0, index.numel(), 32, [&](int64_t begin, int64_t end) {
+    Beaten seen(static_cast<int>(packed.updates().ranks.size()), none);
+    FISHERMASK_DISPATCH(score_update, candidates, packed.updates(), indices + begin, end - begin,
+                        state, seen);
+    const std::lock_guard<std::mutex> lock(mutex);
+    beaten.merge(seen);
+  });
+}
+
+template <typename Stored>
+Candidates<Stored> candidates_of(const Tensor& middle, const std::optional<Tensor>& coupling,
+                                 const std::optional<Tensor>& hidden) {
+  Candidates<Stored> candidates{};
+  candidates.middle = static_cast<const Stored*>(middle.const_data_ptr());
+  candidates.r = static_cast<int>(middle.size(1));
+  candidates.m = static_cast<int>(middle.size(2));
+  if (coupling.has_value()) {
+    candidates.coupling = static_cast<const Stored*>(coupling->const_data_ptr());
+    candidates.hidden = static_cast<const Stored*>(hidden->const_data_ptr());
+    candidates.c = static_cast<int>(coupling->size(2));
+    candidates.d = static_cast<int>(hidden->size(1));
+  }
+  return candidates;
+}
+
+std::tuple<Tensor, Tensor, Tensor> score_update_cpu(
+    Tensor middle, std::optional<Tensor> coupling, std::optional<Tensor> hidden,
+    std::optional<Tensor> head_index, Tensor index, Tensor u, Tensor w, std::vector<int64_t> ranks,
+    double scale, Tensor thresholds, bool float64_products, Tensor a, Tensor b, Tensor scores) {
+  const int64_t none = middle.size(0);
+  const ScoreState state{static_cast<double*>(a.mutable_data_ptr()),
+                         static_cast<double*>(b.mutable_data_ptr()),
+                         static_cast<double*>(scores.mutable_data_ptr())};
+  const double* limits = static_cast<const double*>(thresholds.const_data_ptr());
+  const int64_t head_size = coupling.has_value() ? coupling->size(2) * hidden->size(1) : 0;
+  const int64_t* places =
+      head_index.has_value() ? static_cast<const int64_t*>(head_index->const_data_ptr()) : nullptr;
+  const int64_t n_head = head_index.has_value() ? head_index->numel() : head_size;
+  Beaten beaten(static_cast<int>(ranks.size()), none);
+
+  const auto with = [&](auto stored, auto compute) {
+    using Stored = decltype(stored);
+    using Compute = decltype(compute);
+    const PackedUpdates<Compute> packed(u, w, ranks, limits, scale, middle.size(2), head_size,
+                                        places, n_head);
+    run(candidates_of<Stored>(middle, coupling, hidden), packed, index, state, none, beaten);
+  };
+  if (middle.scalar_type() == ScalarType::Double) {
+    with(double{}, double{});
+  } else if (float64_products) {
+    with(float{}, double{});
+  } else {
+    with(float{}, float{});
+  }
+
+  const int64_t n_updates = static_cast<int64_t>(ranks.size());
+  Tensor best = torch::stable::new_empty(a, {n_updates});
+  Tensor best_index = torch::stable::new_empty(a, {n_updates}, ScalarType::Long);
+  Tensor first_index = torch::stable::new_empty(a, {n_updates}, ScalarType::Long);
+  std::copy(beaten.best.begin(), beaten.best.end(), static_cast<double*>(best.mutable_data_ptr()));
+  std::copy(beaten.best_index.begin(), beaten.best_index.end(),
+            static_cast<int64_t*>(best_index.mutable_data_ptr()));
+  std::copy(beaten.first_index.begin(), beaten.first_index.end(),
+            static_cast<int64_t*>(first_index.mutable_data_ptr()));
+  return {best, best_index, first_index};
+}
+
+}  // namespace
+}  // namespace fishermask
+
+STABLE_TORCH_LIBRARY_IMPL(fishermask_fast, CPU, m) {
+  m.impl("score_update", TORCH_BOX(&fishermask::score_update_cpu));
+}

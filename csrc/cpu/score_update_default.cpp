@@ -1,0 +1,2 @@
+#define FISHERMASK_UNIT FISHERMASK_PORTABLE
+#include "score_update_kernel.inl"

@@ -1,0 +1,58 @@
+// The torch-free body of score_update: T rank updates of A and B, and the scores between them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "isa.h"
+
+namespace fishermask {
+
+// The factors V of all candidates, row-major; coupling and hidden are null without a head.
+template <typename Stored>
+struct Candidates {
+  const Stored* middle;    // (N, r, m)
+  const Stored* coupling;  // (N, r, c)
+  const Stored* hidden;    // (N, d)
+  int r, m, c, d;
+};
+
+// T updates; that of pick t has columns [U_t W_t], 2 ranks[t] of them.
+template <typename Compute>
+struct Updates {
+  std::vector<int> ranks;
+  std::vector<const Compute*> middle;  // T times (m, 2 rank)
+  std::vector<const Compute*> head;    // T times (c, d, 2 rank)
+  const double* thresholds;            // (T,)
+  int max_rank;
+};
+
+// The state of all candidates, changed in place; A and B as packed lower triangles.
+struct ScoreState {
+  double* a;       // (N, r (r + 1) / 2)
+  double* b;       // (N, r (r + 1) / 2)
+  double* scores;  // (N,)
+};
+
+// What the scores before each update came to, over the candidates seen so far.
+struct Beaten {
+  explicit Beaten(int n_updates, int64_t none)
+      : best(n_updates, -1.0 / 0.0), best_index(n_updates, none), first_index(n_updates, none) {}
+  void merge(const Beaten& other);
+
+  std::vector<double> best;          // the largest score
+  std::vector<int64_t> best_index;   // its lowest index
+  std::vector<int64_t> first_index;  // the lowest index whose score reaches the threshold
+};
+
+// Brings the candidates index[0..n) up to date and adds what it saw to `beaten`.
+#define FISHERMASK_SCORE_UPDATE(Stored, Compute)                                              \
+  FISHERMASK_DECLARE(void score_update(const Candidates<Stored>& candidates,                  \
+                                       const Updates<Compute>& updates, const int64_t* index, \
+                                       int64_t n, const ScoreState& state, Beaten& beaten))
+FISHERMASK_SCORE_UPDATE(float, float)
+FISHERMASK_SCORE_UPDATE(float, double)
+FISHERMASK_SCORE_UPDATE(double, double)
+#undef FISHERMASK_SCORE_UPDATE
+
+}  // namespace fishermask

@@ -1,0 +1,125 @@
+"""Checks of what users hand in: every message names what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.factors import GradientFactors
+
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FINITE_CHUNK = 2**24
+
+
+def check_integer(name: str, value: object, minimum: int) -> int:
+    """`value` as an int of at least `minimum`.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: below `minimum`.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer; got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {number}")
+    return number
+
+
+def check_positive(name: str, value: object) -> float:
+    """`value` as a finite float above zero.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: zero, negative, infinite or NaN.
+    """
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number above 0; got {value!r}") from None
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"{name} must be a finite number above 0; got {number}")
+    return number
+
+
+def check_finite(factors: GradientFactors) -> None:
+    """Raise where a gradient is NaN or infinite.
+
+    Raises:
+        ValueError: says in how many samples, and in which first.
+    """
+    bad: Tensor | None = None
+    for part in (factors.middle, factors.coupling, factors.hidden):
+        if part is None or part.numel() == 0 or bool(part.sum(dtype=torch.float64).isfinite()):
+            continue
+        step = max(1, _FINITE_CHUNK // max(part[0].numel(), 1))
+        here = torch.cat([~chunk.isfinite().flatten(1).all(1) for chunk in part.split(step)])
+        bad = here if bad is None else bad | here
+    if bad is not None and bool(bad.any()):
+        raise ValueError(
+            f"gradients must be finite; {int(bad.sum())} of {len(factors)} samples hold NaN or "
+            f"Inf, the first at index {int(bad.nonzero()[0])}"
+        )
+
+
+def check_matrix(name: str, matrix: object, factors: GradientFactors) -> Tensor:
+    """A symmetric (k, k) matrix beside `factors`, in float64.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: of another size or device, not finite, or not symmetric.
+    """
+    k = factors.n_columns
+    if not isinstance(matrix, Tensor):
+        raise TypeError(f"{name} must be a Tensor of shape ({k}, {k}); got {type(matrix).__name__}")
+    if matrix.dtype not in _FLOATING:
+        raise TypeError(f"{name} must have a floating dtype; got {matrix.dtype}")
+    if tuple(matrix.shape) != (k, k):
+        raise ValueError(
+            f"{name} must have shape ({k}, {k}), as gradients have {k} columns; "
+            f"got {tuple(matrix.shape)}"
+        )
+    if matrix.device != factors.device:
+        raise ValueError(f"{name} is on {matrix.device}; expected the gradients' {factors.device}")
+    wide = matrix.detach().to(torch.float64)
+    size = wide.abs().max() if k else wide.new_zeros(())
+    if not bool(size.isfinite()):
+        raise ValueError(f"{name} must be finite; it holds NaN or Inf")
+    asymmetry = (wide - wide.T).abs().max() if k else size
+    if bool(asymmetry > math.sqrt(torch.finfo(matrix.dtype).eps) * size):
+        raise ValueError(
+            f"{name} must be symmetric; entries differ from their mirror image by up to "
+            f"{float(asymmetry):.3g}"
+        )
+    return (wide + wide.T) / 2
+
+
+def check_memory(factors: GradientFactors) -> None:
+    """Raise where the (k, k) matrices of a selection cannot fit in the device's memory.
+
+    Raises:
+        ValueError: says how large they would be.
+    """
+    k = factors.n_columns
+    needed = 5 * 8 * k * k  # F, F_L, M^-1, G and one at work
+    if factors.device.type == "cuda":
+        available = torch.cuda.mem_get_info(factors.device)[1]
+    elif "SC_PHYS_PAGES" in os.sysconf_names:
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return
+    if needed > available:
+        raise ValueError(
+            f"{k} masked parameters need float64 matrices of {k} x {k}, "
+            f"{8 * k * k / 2**30:.1f} GiB each and {needed / 2**30:.1f} GiB in all; "
+            f"{factors.device} has {available / 2**30:.1f} GiB. Mask fewer parameters."
+        )

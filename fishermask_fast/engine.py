@@ -1,0 +1,324 @@
+"""The greedy engine: rank updates of every candidate's score, in blocks of picks.
+
+Each candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T, G = M^-1 F M^-1, and its
+score tr(A_x^-1 B_x). A pick's U and W (see directions.py) change everything, and F itself is not touched
+after the set-up:
+
+    M^-1 <- M^-1 - U U^T,   G <- G - U W^T - W U^T
+    A_x <- A_x - P P^T,     B_x <- B_x - P R^T - R P^T,     P = V_x U,  R = V_x W
+
+A removal is the same with A_x = I - V_x M^-1 V_x^T, with B_x negated, and with M^-1 and G growing
+instead: its score is minus the increase of tr(M^-1 F), so the largest wins there too.
+
+A block picks T samples in a row among the leaders, then brings all other candidates up to date in
+one pass over V. Where one of those would have won, the block is cut before that pick: the picks are
+those of one pick at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fishermask_fast import ops
+from fishermask_fast.directions import Directions, Update
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.precision import MARGIN, TIE, PrecisionPolicy
+
+_logger = logging.getLogger(__name__)
+
+_MAX_BLOCK = 32
+_LEADERS_PER_PICK = 16
+_MAX_CONTENDERS = 16
+_MAX_EMPTY_BLOCKS = 3
+_FOLD = 256
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is selected from, and the matrices that define the objective tr(M^-1 F).
+
+    M = lamb I + F_L n_L / (n_L + K) + the picks' scale^2 V_x^T V_x,  scale^2 = K / (n_L + K).
+    """
+
+    factors: GradientFactors  # N candidates
+    fisher: Tensor  # (k, k) float64, F
+    labeled_fisher: Tensor | None  # (k, k) float64, F_L
+    lamb: float
+    n_labeled: int
+    n_select: int
+
+    @property
+    def scale(self) -> float:
+        """What V is multiplied with, sqrt(K / (n_L + K))."""
+        return float((self.n_select / (self.n_labeled + self.n_select)) ** 0.5)
+
+    def information(self, included: Tensor) -> Tensor:
+        """M with the candidates `included` (a LongTensor) in it, (k, k)."""
+        k = self.fisher.shape[0]
+        m = torch.eye(k, dtype=torch.float64, device=self.fisher.device).mul_(self.lamb)
+        if self.labeled_fisher is not None:
+            m.add_(self.labeled_fisher, alpha=self.n_labeled / (self.n_labeled + self.n_select))
+        if included.numel():
+            m.add_(self.factors[included].fisher(), alpha=self.scale**2 * included.numel())
+        return m
+
+
+class _Ambiguous(Exception):
+    """More candidates within float32's margin of the winner than are scored one by one."""
+
+
+class Engine:
+    """Greedy picks (sign = 1) from a pool, or removals (sign = -1) from a picked set.
+
+    Attributes:
+        taken: indices picked (or removed) so far, in order.
+        changes: the score of each: by how much a pick lowers tr(M^-1 F); for a removal, minus by
+            how much it raises it.
+        objective: tr(M^-1 F) before the first of them.
+        passes: passes over V, set-ups apart.
+        setups: how often the state was set up.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        sign: int = 1,
+        always_float64: bool = False,
+        block_size: int | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        self.taken: list[int] = []
+        self.changes: list[float] = []
+        self.passes = 0
+        self.setups = 0
+        self._problem = problem
+        self._factors = problem.factors
+        self._sign = sign
+        self._policy = PrecisionPolicy(always_float64)
+        self._fixed_block = block_size
+        self._block = block_size or 4
+        self._chunk_size = chunk_size
+        self._forced: set[int] = set()
+        self._empty_blocks = 0
+        n, r = len(self._factors), self._factors.n_rows
+        device = self._factors.device
+        self._a = torch.empty(n, r * (r + 1) // 2, dtype=torch.float64, device=device)
+        self._b = torch.empty_like(self._a)
+        self._saved = (torch.empty_like(self._a), torch.empty_like(self._b))
+        self._scores = torch.empty(n, dtype=torch.float64, device=device)
+        self._free = torch.ones(n, dtype=torch.bool, device=device)
+        self._set_up()
+        self.objective = float((self._inverse * problem.fisher).sum())
+
+    def _set_up(self) -> None:
+        """M^-1, G and every A, B and score from their definitions, in float64."""
+        device = self._factors.device
+        taken = torch.tensor(self.taken, dtype=torch.int64, device=device)
+        free = self._free.nonzero().squeeze(1)
+        information = self._problem.information(taken if self._sign > 0 else free)
+        factor, failed = torch.linalg.cholesky_ex(information)
+        if int(failed):
+            raise ValueError(
+                "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) must be positive "
+                "definite; labeled_fisher has a negative eigenvalue"
+            )
+        self._inverse = torch.cholesky_inverse(factor)
+        self._double = self._inverse @ self._problem.fisher @ self._inverse
+        r = self._factors.n_rows
+        rows, columns = torch.tril_indices(r, r, device=device)
+        square = self._problem.scale**2 * self._sign
+        a, b = self._factors.quadratic_forms(
+            self._inverse, self._double, chunk_size=self._chunk_size
+        )
+        a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
+        self._a.copy_(a[:, rows, columns])
+        self._b.copy_(b[:, rows, columns]).mul_(square)
+        empty = self._inverse.new_empty(self._inverse.shape[0], 0)
+        self._apply(free, (empty, empty, []), [])
+        self._policy.set_up(abs(self.changes[-1]) if self.changes else None)
+        self.setups += 1
+
+    def run(self, n_take: int, on_progress: Callable[[int], object] | None = None) -> None:
+        """Go on until `n_take` are taken; `on_progress` hears how many each block took."""
+        while len(self.taken) < n_take:
+            before = len(self.taken)
+            try:
+                self._take_block(n_take - before)
+                if self._policy.setup_due(abs(self.changes[-1])) and len(self.taken) < n_take:
+                    self._set_up()
+            except _Ambiguous:
+                _logger.info("near-ties within float32's margin: going on in float64 alone")
+                self._policy.always_float64 = True
+                self._set_up()
+            if on_progress is not None:
+                on_progress(len(self.taken) - before)
+
+    def _take_block(self, n_left: int) -> None:
+        """Pick a block among the leaders, verify it against all others, and keep what holds."""
+        float64 = self._policy.float64
+        size = min(self._block, n_left)
+        leaders = self._leaders(_LEADERS_PER_PICK * size)
+        rest = self._free.index_fill(0, leaders, False).nonzero().squeeze(1)
+        self._saved[0].copy_(self._a)
+        self._saved[1].copy_(self._b)
+        directions, picks, running = self._pick_among(leaders, size)
+        kept = len(picks)
+        if rest.numel():
+            tolerance = TIE if float64 else MARGIN
+            thresholds = [pick.score - tolerance * abs(pick.score) for pick in picks]
+            beaten = self._apply(rest, directions.columns(kept), thresholds)
+            self.passes += 1
+            kept = self._first_beaten(picks, *beaten)
+        if kept < len(picks):
+            self._a.copy_(self._saved[0])
+            self._b.copy_(self._saved[1])
+            free = self._free.nonzero().squeeze(1)
+            self._apply(free, directions.columns(kept), [0.0] * kept)
+            self.passes += 1
+        else:
+            self._forced.clear()
+        self._empty_blocks = 0 if kept else self._empty_blocks + 1
+        if not float64 and self._empty_blocks > _MAX_EMPTY_BLOCKS:
+            raise _Ambiguous
+        self._accept(directions.columns(kept), picks[:kept], running)
+        if self._fixed_block is None:
+            grown = 2 * size if kept == len(picks) else max(size // 2, 1)
+            self._block = min(grown, _MAX_BLOCK)
+
+    def _leaders(self, size: int) -> Tensor:
+        """The candidates with the best scores, ties by lowest index, in ascending order."""
+        free = int(self._free.sum())
+        scores = self._scores.masked_fill(~self._free, -torch.inf)
+        if size >= free:
+            return self._free.nonzero().squeeze(1)
+        lowest = scores.topk(size).values[-1]
+        chosen = scores > lowest
+        ties = (scores == lowest).nonzero().squeeze(1)
+        chosen[ties[: size - int(chosen.sum())]] = True
+        if self._forced:
+            chosen[list(self._forced)] = True
+        return chosen.nonzero().squeeze(1)
+
+    def _pick_among(
+        self, leaders: Tensor, size: int
+    ) -> tuple[Directions, list[Update], list[float]]:
+        """Greedy picks among the leaders alone, whose state moves along.
+
+        Returns the updates, the picks in order, and what each pick's running score was.
+        """
+        size = min(size, leaders.numel())
+        directions = Directions(
+            self._factors,
+            self._problem.scale,
+            self._inverse,
+            self._double,
+            self._sign,
+            size * self._factors.n_rows,
+        )
+        scores = self._scores[leaders]
+        best = scores.topk(min(2 * size, leaders.numel())).indices
+        directions.fetch(leaders[best].tolist())
+        picks: list[Update] = []
+        running: list[float] = []
+        alive = torch.ones_like(scores, dtype=torch.bool)
+        for _ in range(size):
+            pick, slot = self._choose(directions, leaders, scores.masked_fill(~alive, -torch.inf))
+            picks.append(pick)
+            running.append(float(scores[slot]))
+            directions.add(pick)
+            alive[slot] = False
+            self._apply(leaders[alive], (pick.u, pick.w, [pick.u.shape[1]]), [0.0])
+            scores = self._scores[leaders]
+        return directions, picks, running
+
+    def _choose(
+        self, directions: Directions, leaders: Tensor, scores: Tensor
+    ) -> tuple[Update, int]:
+        """The winner among the leaders and its place among them.
+
+        After float32 products the candidates within MARGIN of the top are compared by their float64
+        scores; a tie goes to the lowest index.
+        """
+        top = scores.max()
+        tolerance = TIE if self._policy.float64 else MARGIN
+        near = (scores >= top - tolerance * top.abs()).nonzero().squeeze(1)
+        if self._policy.float64:
+            slot = int(near[0])
+            return directions.update(int(leaders[slot])), slot
+        if near.numel() > _MAX_CONTENDERS:
+            raise _Ambiguous
+        contenders = [(directions.update(int(leaders[slot])), slot) for slot in near.tolist()]
+        best = max(update.score for update, _ in contenders)
+        return next(
+            (update, slot) for update, slot in contenders if update.score >= best - TIE * abs(best)
+        )
+
+    def _apply(
+        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: list[float]
+    ) -> tuple[list[float], list[int], list[int]]:
+        """Take updates (U, W, ranks) to the candidates `index`; see ops.score_update."""
+        u, w, ranks = updates
+        best, best_index, first_index = ops.score_update(
+            self._factors,
+            index,
+            u,
+            w,
+            ranks,
+            torch.tensor(thresholds, dtype=torch.float64, device=self._a.device),
+            self._a,
+            self._b,
+            self._scores,
+            scale=self._problem.scale,
+            float64_products=self._policy.float64,
+        )
+        return best.tolist(), best_index.tolist(), first_index.tolist()
+
+    def _first_beaten(
+        self,
+        picks: list[Update],
+        best: list[float],
+        best_index: list[int],
+        first_index: list[int],
+    ) -> int:
+        """How many picks stand before one that a candidate outside the leaders would have won."""
+        float64 = self._policy.float64
+        for t, pick in enumerate(picks):
+            # In float64 the threshold is a tie, which only a lower index wins.
+            beaten = first_index[t] < (pick.index if float64 else len(self._factors))
+            if float64 and best[t] > pick.score + TIE * abs(pick.score):
+                beaten = True
+            if beaten:
+                self._forced |= {
+                    i for i in (best_index[t], first_index[t]) if i < len(self._factors)
+                }
+                return t
+        return len(picks)
+
+    def _accept(
+        self, updates: tuple[Tensor, Tensor, list[int]], picks: list[Update], running: list[float]
+    ) -> None:
+        """Fold the block's picks into M^-1 and G."""
+        u, w, _ = updates
+        add_symmetric(self._inverse, [(u, u)], -self._sign)
+        add_symmetric(self._double, [(u, w), (w, u)], -self._sign)
+        for pick, score in zip(picks, running, strict=False):
+            self.taken.append(pick.index)
+            self.changes.append(pick.score)
+            self._free[pick.index] = False
+            self._policy.observe(abs(pick.score), abs(score))
+
+
+def add_symmetric(matrix: Tensor, products: list[tuple[Tensor, Tensor]], sign: int) -> None:
+    """matrix += sign * sum of X Y^T, a symmetric sum, computing the lower triangle only."""
+    k = matrix.shape[0]
+    for start in range(0, k, _FOLD):
+        stop = min(start + _FOLD, k)
+        for x, y in products:
+            matrix[start:stop, :stop].addmm_(x[start:stop], y[:stop].T, alpha=sign)
+        matrix[:start, start:stop] = matrix[start:stop, :start].T
