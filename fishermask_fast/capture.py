@@ -10,7 +10,8 @@ graph begins at the earliest layer watched, so the passes go no further down.
 
 A plan says which parameters can be had so. It is made by trying: a layer qualifies if, on a few
 samples, it is called exactly once, its parameters reach the logits through that call alone, and
-its output gradient for one sample touches no other sample.
+its output gradient for one sample touches no other sample. Afterwards these layers' parameters ask for
+gradients, so that the graph begins at them, but none is ever computed.
 """
 
 from __future__ import annotations
@@ -112,14 +113,12 @@ class _Watch:
             self.calls[module].append(None)
             return None
         assert isinstance(given, Tensor) and isinstance(output, Tensor)
-        if not output.requires_grad:
-            # The graph begins here. The copy may then be changed in place, as a leaf may not.
-            output = output.detach().requires_grad_().clone()
-        elif output._is_view():
+        if output._is_view():
             # A change in place would reroute a view's history past the edge noted below.
             output = output.clone()
         kept = given.detach() if self.keep.get(module, True) else None
-        self.calls[module].append(_Call(kept, given._version, output, get_gradient_edge(output)))
+        edge = get_gradient_edge(output) if output.requires_grad else None
+        self.calls[module].append(_Call(kept, given._version, output, edge))
         return output
 
 
@@ -152,7 +151,7 @@ def backward(tape: Tape, plan: Plan, rows: Tensor) -> Iterator[list[Tensor | Non
         rows: (N, r, C) cotangents at the logits.
     """
     edges = [edge for edge in tape.edges if edge is not None]
-    if not edges or not tape.logits.requires_grad:
+    if not edges:
         for _ in range(rows.shape[1]):
             yield [None] * len(plan.sites)
         return
@@ -165,9 +164,11 @@ def backward(tape: Tape, plan: Plan, rows: Tensor) -> Iterator[list[Tensor | Non
             retain_graph=j + 1 < len(cotangents),
             allow_unused=True,
         )
+        found = iter(deltas)
+        reached = [None if edge is None else next(found) for edge in tape.edges]
         yield [
             None if delta is None else site.arrange(delta)
-            for site, delta in zip(plan.sites, deltas, strict=True)
+            for site, delta in zip(plan.sites, reached, strict=True)
         ]
 
 
@@ -240,6 +241,8 @@ def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
             )
         )
     ruled = {name for site in sites for name in site.rules}
+    for name in ruled:
+        parameters[name].requires_grad_(True)
     return Plan(tuple(sites), tuple(name for name in names if name not in ruled))
 
 
@@ -281,9 +284,12 @@ def _one_sample_gradients(
     logits: Tensor, modules: list[nn.Module], watch: _Watch
 ) -> dict[nn.Module, list[Tensor]]:
     """Each module's output gradients for a loss of sample 0 alone, then of sample 1 alone."""
-    called = [m for m in modules if len(watch.calls[m]) == 1 and watch.calls[m][0] is not None]
-    edges = [watch.calls[module][0].edge for module in called]  # type: ignore[union-attr]
-    found: dict[nn.Module, list[Tensor]] = {module: [] for module in called}
+    edges = {
+        module: calls[0].edge
+        for module in modules
+        if len(calls := watch.calls[module]) == 1 and calls[0] is not None and calls[0].edge
+    }
+    found: dict[nn.Module, list[Tensor]] = {module: [] for module in edges}
     if not edges:
         return found
     # Unequal weights, since a constant one may vanish behind a softmax.
@@ -293,12 +299,12 @@ def _one_sample_gradients(
         cotangent[sample] = weights
         deltas = torch.autograd.grad(
             logits,
-            edges,  # type: ignore[arg-type]
+            list(edges.values()),
             grad_outputs=cotangent,
             retain_graph=sample == 0,
             allow_unused=True,
         )
-        for module, delta in zip(called, deltas, strict=True):
+        for module, delta in zip(edges, deltas, strict=True):
             if delta is not None:
                 found[module].append(delta)
     return found

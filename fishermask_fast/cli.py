@@ -99,7 +99,7 @@ def _experiment(arguments: argparse.Namespace, progress: bool) -> Experiment:
     """Everything that the flags ask for, checked; the data are read last of what can fail."""
     model = arguments.model or ("cnn_small" if arguments.data == "digits" else "resnet18_small")
     schedule = Schedule(
-        strategies=tuple(dict.fromkeys(arguments.strategy)),
+        strategies=tuple(dict.fromkeys(arguments.strategy or STRATEGIES)),
         initial=arguments.initial,
         per_round=arguments.per_round,
         rounds=arguments.rounds,
@@ -115,6 +115,7 @@ def _experiment(arguments: argparse.Namespace, progress: bool) -> Experiment:
     query = QueryOptions(
         fraction=default_fraction(model) if arguments.fraction is None else arguments.fraction,
         mask=arguments.mask,
+        keep_head=arguments.keep_head,
         weighting=arguments.weighting,
         lamb=arguments.lamb,
         fisher_samples=arguments.fisher_samples,
@@ -224,9 +225,8 @@ def _add_loop_options(group: argparse._ArgumentGroup) -> None:
         "--strategy",
         nargs="+",
         choices=list(STRATEGIES),
-        default=list(schedule.strategies),
         metavar="NAME",
-        help=f"any of {', '.join(STRATEGIES)}; several are compared",
+        help=f"one or more of {', '.join(STRATEGIES)}, to be compared (default: all)",
     )
     group.add_argument(
         "--initial", type=int, default=schedule.initial, help="labels of the first training"
@@ -278,6 +278,12 @@ def _add_query_options(group: argparse._ArgumentGroup) -> None:
         choices=["global", "per_layer", "relative", "random", "head"],
         default=query.mask,
         help="how fishermask chooses parameters",
+    )
+    group.add_argument(
+        "--no-keep-head",
+        dest="keep_head",
+        action="store_false",
+        help="let the head's parameters compete with all others for the mask",
     )
     group.add_argument(
         "--weighting",

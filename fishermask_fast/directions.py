@@ -3,7 +3,7 @@
 With Y = M^-1 V_s^T, Z = G V_s^T, K = V_s Y and H = V_s Z, all at the moment of the pick,
 
     A_s = I +- K = Q (1 +- diag(lambda)) Q^T,   L = Q (1 +- diag(lambda))^-1/2
-    U = Y L,   W = Z L -+ U (L^T H L) / 2,   score(s) = tr(L^T H L)
+    U = Y L,   W = Z L -+ U (L^T H L) / 2,   score(s) = +- tr(L^T H L)
 
 where directions with lambda = 0, which change nothing, are left out of L. Inside a block M^-1 and G
 stay what they were at its start, and the block's own picks come in by their U and W.
@@ -103,7 +103,7 @@ class Directions:
         u = y @ basis
         half = basis.T @ (start.rows @ z) @ basis
         w = z @ basis - self._sign * (u @ (half + half.T)) / 4
-        return Update(index, float(half.trace()), u, w)
+        return Update(index, self._sign * float(half.trace()), u, w)
 
     def add(self, update: Update) -> None:
         """Count a pick: the samples after it see its update."""

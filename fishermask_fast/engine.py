@@ -1,8 +1,8 @@
 """The greedy engine: rank updates of every candidate's score, in blocks of picks.
 
 Each candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T, G = M^-1 F M^-1, and its
-score tr(A_x^-1 B_x). A pick's U and W (see directions.py) change everything, and F itself is not touched
-after the set-up:
+score tr(A_x^-1 B_x). A pick's U and W (see directions.py) change everything, and F itself is not
+touched after the set-up:
 
     M^-1 <- M^-1 - U U^T,   G <- G - U W^T - W U^T
     A_x <- A_x - P P^T,     B_x <- B_x - P R^T - R P^T,     P = V_x U,  R = V_x W

@@ -49,6 +49,7 @@ def per_sample_rows(
     """
     parameters = dict(model.named_parameters())
     chosen = {name: parameters[name].detach() for name in names}
+    rest = {name: p.detach() for name, p in parameters.items() if name not in chosen}
     n, r = rows.shape[:2]
     numbers = r * sum(p.numel() for p in chosen.values())
     size = max(1, _CHUNK_NUMBERS // max(numbers, 1))
@@ -59,12 +60,12 @@ def per_sample_rows(
         some = take(inputs, here.to(_device_of(inputs)))
         if together:
             try:
-                found = _together(model, some, rows[part], chosen)
+                found = _together(model, some, rows[part], chosen, rest)
             except (RuntimeError, NotImplementedError) as error:
                 logger.info("torch.func cannot take these samples together: %s", error)
                 together = False
         if not together:
-            found = _one_by_one(model, some, rows[part], chosen)
+            found = _one_by_one(model, some, rows[part], chosen, rest)
         yield part, {name: pick(name, gradient) for name, gradient in found.items()}
 
 
@@ -80,7 +81,11 @@ def _call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Inputs) ->
 
 
 def _together(
-    model: nn.Module, inputs: Inputs, rows: Tensor, parameters: dict[str, Tensor]
+    model: nn.Module,
+    inputs: Inputs,
+    rows: Tensor,
+    parameters: dict[str, Tensor],
+    rest: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     n = count_samples(inputs)
     fixed: dict[str, Any] = {}
@@ -96,7 +101,7 @@ def _together(
         single: Inputs = alone[""] if isinstance(inputs, Tensor) else {**fixed, **alone}
 
         def logits(p: dict[str, Tensor]) -> Tensor:
-            return _call(model, p, single)[0]
+            return _call(model, rest | p, single)[0]
 
         z, pull, *_ = vjp(logits, parameters)
         pulled: dict[str, Tensor] = vmap(pull)(cotangents.to(z.dtype))[0]
@@ -110,14 +115,18 @@ def _together(
 
 
 def _one_by_one(
-    model: nn.Module, inputs: Inputs, rows: Tensor, parameters: dict[str, Tensor]
+    model: nn.Module,
+    inputs: Inputs,
+    rows: Tensor,
+    parameters: dict[str, Tensor],
+    rest: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     n, r = rows.shape[:2]
     found = {name: p.new_zeros(n, r, *p.shape) for name, p in parameters.items()}
     leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
     index = torch.arange(n, device=_device_of(inputs))
     for i in range(n):
-        logits = _call(model, leaves, take(inputs, index[i : i + 1]))[0]
+        logits = _call(model, rest | leaves, take(inputs, index[i : i + 1]))[0]
         if not logits.requires_grad:
             continue
         for j in range(r):

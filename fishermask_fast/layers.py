@@ -58,7 +58,7 @@ def rule_for(module: nn.Module, name: str) -> LayerRule | None:
     A subclass counts as its base only where it keeps the base's forward; a parameter that hooks
     or parametrisations replace before the forward has another name or owner and gets no rule.
     """
-    if name not in ("weight", "bias") or getattr(module, name, None) is None:
+    if module._parameters.get(name) is None:
         return None
     for kind, rules in _RULES.items():
         if isinstance(module, kind):
@@ -305,6 +305,8 @@ def _embedding_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
 
 def _embedding_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> Tensor:
     width = _weight(module).shape[1]
+    if index.numel() == 0:
+        return delta.new_empty(delta.shape[0], 0)
     wanted, row = torch.unique(index // width, return_inverse=True)
     result = delta.new_empty(delta.shape[0], index.numel())
     for chunk in _chunks(delta.shape[0], (wanted.numel() + 1) * width):

@@ -1,7 +1,8 @@
 """Greedy batch selection: the picks that most reduce tr(M^-1 F).
 
 With M = lamb I + F_L n_L / (n_L + K) and V_x scaled by sqrt(K / (n_L + K)), K times the unpicked
-sample with the largest score is picked and enters M (FisherMask, arXiv 2411.05752; BAIT, Ash et al. 2021):
+sample with the largest score is picked and enters M (FisherMask, arXiv 2411.05752; BAIT, Ash et
+al. 2021):
 
     score(x) = tr( V_x M^-1 F M^-1 V_x^T A_x^-1 ),  A_x = I + V_x M^-1 V_x^T;   M <- M + V_x^T V_x
 

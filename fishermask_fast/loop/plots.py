@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fishermask_fast.loop.records import Round, replace_file
 
-# Okabe and Ito's palette, told apart with any colour vision; markers tell the lines apart in grey.
+# Okabe and Ito's palette, told apart with any colour vision; markers and dashes do it in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -44,8 +45,8 @@ def learning_curve(rounds: Sequence[Round], path: str | Path, title: str) -> Non
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             markersize=5,
-            # The lines drawn first would vanish where two strategies agree.
-            linewidth=1.2 + 0.9 * (len(strategies) - 1 - number),
+            linestyle=STYLES[number % len(STYLES)],
+            linewidth=1.8,
         )
     axes.set_xticks(sorted({entry.n_labeled for entry in rounds})[:: _tick_step(rounds)])
     axes.set_xlabel("labelled images")

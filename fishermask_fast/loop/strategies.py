@@ -33,6 +33,7 @@ class QueryOptions:
 
     fraction: float = 0.002
     mask: str = "global"
+    keep_head: bool = True
     weighting: str = "fisher"
     lamb: float = 1.0
     fisher_samples: int = 1024
@@ -81,6 +82,7 @@ def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> 
         model,
         fraction=options.fraction,
         mask=options.mask,
+        keep_head=options.keep_head,
         weighting=options.weighting,
         lamb=options.lamb,
         fisher_samples=options.fisher_samples,
