@@ -10,8 +10,8 @@ graph begins at the earliest layer watched, so the passes go no further down.
 
 A plan says which parameters can be had so. It is made by trying: a layer qualifies if, on a few
 samples, it is called exactly once, its parameters reach the logits through that call alone, and
-its output gradient for one sample touches no other sample. Afterwards these layers' parameters ask for
-gradients, so that the graph begins at them, but none is ever computed.
+its output gradient for one sample touches no other sample. Afterwards these layers' parameters ask
+for gradients, so that the graph begins at them, but none is ever computed.
 """
 
 from __future__ import annotations
