@@ -137,7 +137,7 @@ class FisherMaskSelector:
             raise ValueError(
                 f"n_select must be at most the {len(pool)} unlabeled samples; got {n_select}"
             )
-        if labeled is not None and hasattr(labeled, "__len__") and len(labeled) == 0:
+        if labeled is not None and _is_empty(labeled):
             labeled = None
         n_labeled = 0 if labeled is None else len(Pool.of(labeled, "labeled"))
         progress = progress and _has_tqdm()
@@ -264,6 +264,12 @@ class FisherMaskSelector:
         start = time.perf_counter()
         yield
         self.seconds_[step] = self.seconds_.get(step, 0.0) + time.perf_counter() - start
+
+
+def _is_empty(data: Data) -> bool:
+    # A DataLoader's own length counts batches, and may be 0 where it drops an incomplete one.
+    samples = data.dataset if isinstance(data, DataLoader) else data
+    return hasattr(samples, "__len__") and len(samples) == 0
 
 
 def _has_tqdm() -> bool:
