@@ -128,24 +128,25 @@ def select_batch(
         ValueError: shapes or devices that do not fit, numbers out of range, NaN or Inf, matrices
             that are not symmetric or too large for memory, an empty pool.
     """
-    factors = as_factors(gradients)
-    problem, backward_steps = _check(
-        factors, n_select, fisher, labeled_fisher, lamb, n_labeled, backward_steps
-    )
     if chunk_size is not None:
         chunk_size = check_integer("chunk_size", chunk_size, 1)
     if block_size is not None:
         block_size = check_integer("block_size", block_size, 1)
     if precision not in ("mixed", "float64"):
         raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
-    return _select(
-        problem,
-        backward_steps,
-        always_float64=precision == "float64" or problem.factors.dtype == torch.float64,
-        block_size=block_size,
-        chunk_size=chunk_size,
-        progress=progress,
-    )
+    with torch.no_grad():
+        factors = as_factors(gradients)
+        problem, backward_steps = _check(
+            factors, n_select, fisher, labeled_fisher, lamb, n_labeled, backward_steps
+        )
+        return _select(
+            problem,
+            backward_steps,
+            always_float64=precision == "float64" or problem.factors.dtype == torch.float64,
+            block_size=block_size,
+            chunk_size=chunk_size,
+            progress=progress,
+        )
 
 
 def _check(
