@@ -117,7 +117,7 @@ def _query(
         {
             "scores": selection.scores.tolist(),
             "objective": selection.objective.tolist(),
-            "mask": selector.mask_.profile(),
+            "mask": {name: masked for name, masked, _ in selector.mask_.profile() if masked},
             "seconds": selector.seconds_,
         },
     )

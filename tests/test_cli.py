@@ -1,0 +1,196 @@
+"""The command line: a short run from flags to files, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import fishermask_fast
+from fishermask_fast.cli import main
+from fishermask_fast.loop import strategies
+from fishermask_fast.loop.records import read_rounds
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+QUICK = words(
+    "run --pool-size 70 --test-size 40 --initial 10 --per-round 5 --rounds 1 "
+    "--epochs 1 --min-steps 3 --fisher-samples 20"
+)
+
+
+def picks(folder: Path) -> list[list[int]]:
+    return [entry.picks for entry in read_rounds(folder)]
+
+
+def test_run_ends_in_a_table_a_record_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*QUICK, "--seed", "3"]) == 0
+    output = capsys.readouterr()
+    folder = tmp_path / "runs" / "digits-cnn_small-seed3"
+    rounds = list(read_rounds(folder))
+    assert [entry.strategy for entry in rounds] == 2 * ["fishermask", "bait", "random"]
+    for number in (0, 1):
+        cells = [f"{entry.accuracy:.1%}" for entry in rounds if entry.round == number]
+        row = [str(number), str(10 + 5 * number), *cells]
+        assert re.search(r"^ *" + " +".join(map(re.escape, row)) + "$", output.out, re.MULTILINE)
+    for entry in rounds[3:]:
+        assert re.search(rf"^{entry.strategy} +10 -> 15 ", output.out, re.MULTILINE)
+    assert str(folder.relative_to(tmp_path) / "rounds.jsonl") in output.out
+    with Image.open(folder / "learning_curve.png") as image:
+        assert image.format == "PNG"
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert config["schedule"]["seed"] == 3
+    assert config["data"]["pool_size"] == 70
+    assert output.err == ""
+
+
+def test_the_seed_makes_a_run_repeatable(tmp_path: Path) -> None:
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert main([*QUICK, "--seed", seed, "--out", str(tmp_path / name)]) == 0
+    assert picks(tmp_path / "a") == picks(tmp_path / "b")
+    assert picks(tmp_path / "a") != picks(tmp_path / "c")
+
+
+def test_flags_reach_the_run(tmp_path: Path) -> None:
+    flags = words(
+        "--strategy bait --model mlp_small --no-augment --mask relative --no-keep-head "
+        "--weighting none --lamb 2 --batch-size 9 --learning-rate 0.01 --train-batch-size 4 "
+        "--target-accuracy 0.5 --device cpu --fraction 0.2"
+    )
+    assert main([*QUICK, *flags, "--out", str(tmp_path / "run")]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["schedule"]["strategies"] == ["bait"]
+    assert config["model"] == "mlp_small"
+    assert config["data"]["augment"] is False
+    assert config["query"] == {
+        "fraction": 0.2,
+        "mask": "relative",
+        "keep_head": False,
+        "weighting": "none",
+        "lamb": 2.0,
+        "fisher_samples": 20,
+        "rank": None,
+        "batch_size": 9,
+        "progress": False,
+    }
+    assert config["recipe"] == {
+        "learning_rate": 0.01,
+        "train_batch_size": 4,
+        "target_accuracy": 0.5,
+        "epochs": 1,
+        "min_steps": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--data nosuch", "data must be one of digits, fashion-mnist, cifar10 or an existing fol"),
+        (
+            "--data cifar10 --data-root nowhere",
+            "fishermask-fast run --data cifar10 --data-root now",
+        ),
+        ("--model nosuch", "model must be one of cnn_small"),
+        ("--model resnet18", "takes images of 3 channels"),
+        ("--initial 66", "66 initial labels and 1 rounds of 5 need 71 pool samples"),
+        ("--initial 1", "initial must be at least 2; got 1"),
+        ("--fraction 0.001", "use fraction >= 0.0266"),
+        ("--lamb -1", "lamb must be positive and finite; got -1.0"),
+        ("--device nosuch", "device must be one of cpu"),
+        ("--epochs 0", "epochs must be at least 1; got 0"),
+        ("--image-size 16", "image_size is for folders of images"),
+        ("--seed -1", "seed must be at least 0; got -1"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main([*QUICK, "--out", str(out), *flags.split()]) == 2
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run --strategy nosuch", "invalid choice: 'nosuch'"),
+        ("run --rounds many", "argument --rounds: invalid int value: 'many'"),
+        ("run --nosuch", "unrecognized arguments: --nosuch"),
+        ("walk", "invalid choice: 'walk'"),
+        ("", "the following arguments are required"),
+    ],
+)
+def test_bad_flags_get_one_line_and_exit_code_2(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*QUICK, "--strategy", "random", "--out", str(tmp_path / "run")]
+    assert main(flags) == 0
+    before = picks(tmp_path / "run")
+    assert main(flags) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert picks(tmp_path / "run") == before
+
+
+def test_an_interrupt_leaves_whole_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> strategies.Picks:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(strategies.STRATEGIES, "bait", stop)
+    assert main([*QUICK, "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    found = [(entry.round, entry.strategy) for entry in read_rounds(tmp_path / "run")]
+    assert found == [(0, "fishermask"), (0, "bait"), (0, "random"), (1, "fishermask")]
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"config.json", "rounds.jsonl"}
+
+
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    assert main(QUICK) == 2
+    error = capsys.readouterr().err
+    assert "matplotlib" in error and "pip install 'fishermask-fast[loop]'" in error
+
+
+def test_info_says_how_it_was_built(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    lines = dict(
+        re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines()
+    )
+    assert lines["version"] == fishermask_fast.__version__
+    info = fishermask_fast.build_info()
+    assert lines["instruction set"] == info.instruction_set
+    assert lines["torch running"] == info.torch_running
+    assert "cpu" in lines["devices"]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.strip() == fishermask_fast.__version__
