@@ -261,5 +261,5 @@ def _progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], object] 
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("progress=True needs tqdm: pip install tqdm") from error
-    with tqdm(total=total, unit=" picks", desc="selection") as bar:
+    with tqdm(total=total, unit=" picks", desc="selection", leave=False) as bar:
         yield bar.update

@@ -47,7 +47,7 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[int], object]]:
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, unit=" samples", desc="gradients") as bar:
+    with tqdm(total=total, unit=" samples", desc="gradients", leave=False) as bar:
         yield bar.update
 
 
