@@ -243,6 +243,10 @@ def build_command(torch):
 
         def run(self) -> None:
             check_compiler()
+            # One that an earlier build left would be packed, or loaded, with a _C it does not fit.
+            for folder in (Path(self.build_lib), ROOT) if self.inplace else (Path(self.build_lib),):
+                for stale in folder.glob("fishermask_fast/_C_cuda*.so"):
+                    stale.unlink()
             super().run()
 
     return BuildOps
