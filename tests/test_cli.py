@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,7 +173,7 @@ def test_an_interrupt_leaves_whole_rounds(
 def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(QUICK) == 2
     error = capsys.readouterr().err
     assert "matplotlib" in error and "pip install 'fishermask-fast[loop]'" in error
@@ -194,3 +196,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.strip() == fishermask_fast.__version__
+
+
+def test_the_command_line_loads_without_the_packages_of_the_loop() -> None:
+    code = (
+        "import sys, fishermask_fast.cli\n"
+        "loaded = {'matplotlib', 'sklearn', 'torchvision', 'PIL'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
