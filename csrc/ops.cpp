@@ -12,4 +12,15 @@ STABLE_TORCH_LIBRARY(fishermask_fast, m) {
       "Tensor index, Tensor u, Tensor w, int[] ranks, float scale, Tensor thresholds, "
       "bool float64_products, Tensor(a!) a, Tensor(b!) b, Tensor(c!) scores) "
       "-> (Tensor, Tensor, Tensor)");
+
+  // Per-sample gradients of a weight from the layer's input, padded already, and its output
+  // gradient: squared and summed over the samples, or at sorted flat positions, (N, m).
+  m.def(
+      "fisher_diag_conv2d(Tensor input, Tensor delta, int[] kernel, int[] stride, int[] dilation, "
+      "int groups) -> Tensor");
+  m.def("fisher_diag_linear(Tensor input, Tensor delta) -> Tensor");
+  m.def(
+      "masked_grad_conv2d(Tensor input, Tensor delta, Tensor index, int[] kernel, int[] stride, "
+      "int[] dilation, int groups) -> Tensor");
+  m.def("masked_grad_linear(Tensor input, Tensor delta, Tensor index) -> Tensor");
 }

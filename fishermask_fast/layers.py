@@ -22,9 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fishermask_fast import ops
+
 _CHUNK_NUMBERS = 2**24
 # A product reaches this many times the multiply-adds per second of gathered dot products.
 _PRODUCT_GAIN = 16
+
+Conv2dProblem = tuple[Tensor, Tensor, list[int], list[int], list[int]]
 
 
 def _same(module: nn.Module, a: Tensor) -> Tensor:
@@ -83,6 +87,11 @@ def _weight(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight
+
+
+def _compiled(delta: Tensor) -> bool:
+    """Whether the compiled ops take these numbers; elsewhere the same is done by products."""
+    return delta.device.type == "cpu" and delta.dtype in (torch.float32, torch.float64)
 
 
 def _chunks(n: int, numbers: int) -> Iterator[slice]:
@@ -173,8 +182,22 @@ def _conv_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
     return grad.reshape(n, *weight.shape)
 
 
+def _as_conv2d(module: nn.Module, a: Tensor, delta: Tensor) -> Conv2dProblem | None:
+    """(input, delta, kernel, stride, dilation) for the compiled ops, where they take this one."""
+    assert isinstance(module, _CONVOLUTIONS)
+    if isinstance(module, nn.Conv3d) or not _compiled(delta):
+        return None
+    flat = isinstance(module, nn.Conv1d)
+    pairs = [[1] * flat + list(o) for o in (module.kernel_size, module.stride, module.dilation)]
+    a, delta = (a.unsqueeze(2), delta.unsqueeze(2)) if flat else (a, delta)
+    return a, delta, pairs[0], pairs[1], pairs[2]
+
+
 def _conv_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> Tensor:
     assert isinstance(module, _CONVOLUTIONS)
+    problem = _as_conv2d(module, a, delta)
+    if problem is not None:
+        return ops.masked_grad_conv2d(problem[0], problem[1], index, *problem[2:], module.groups)
     weight = _weight(module)
     if index.numel() * _PRODUCT_GAIN > weight.numel():
         return _conv_masked_by_product(module, a, delta, index)
@@ -191,7 +214,15 @@ def _conv_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> 
     return result
 
 
-_conv_masked_by_product, _conv_squared = _from_dense(_conv_dense)
+_conv_masked_by_product, _conv_squared_by_product = _from_dense(_conv_dense)
+
+
+def _conv_squared(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
+    assert isinstance(module, _CONVOLUTIONS)
+    problem = _as_conv2d(module, a, delta)
+    if problem is not None:
+        return ops.fisher_diag_conv2d(*problem, module.groups).view(_weight(module).shape)
+    return _conv_squared_by_product(module, a, delta)
 
 
 def _linear_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
@@ -203,10 +234,13 @@ def _linear_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
 def _linear_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> Tensor:
     weight = _weight(module)
     n, tokens = delta.shape[0], math.prod(delta.shape[1:-1])
-    if tokens > 1 and index.numel() * _PRODUCT_GAIN > weight.numel():
+    crowded = index.numel() * _PRODUCT_GAIN > weight.numel()
+    if tokens > 1 and crowded and not _compiled(delta):
         return _linear_masked_by_product(module, a, delta, index)
     left = delta.reshape(n, tokens, delta.shape[-1])
     right = a.reshape(n, tokens, a.shape[-1])
+    if tokens > 1 and _compiled(delta):
+        return ops.masked_grad_linear(right, left, index)
     result = delta.new_empty(n, index.numel())
     rows, columns = index // weight.shape[1], index % weight.shape[1]
     for chunk in _chunks(n, tokens * index.numel()):
@@ -219,6 +253,10 @@ def _linear_squared(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
         n = delta.shape[0]
         # One token: (delta_o a_i)^2 = delta_o^2 a_i^2, so that one product sums over the samples.
         return delta.reshape(n, -1).square().T @ a.reshape(n, -1).square()
+    if _compiled(delta):
+        tokens = (delta.shape[0], math.prod(delta.shape[1:-1]))
+        left, right = delta.reshape(*tokens, delta.shape[-1]), a.reshape(*tokens, a.shape[-1])
+        return ops.fisher_diag_linear(right, left)
     return _linear_squared_by_product(module, a, delta)
 
 

@@ -160,3 +160,41 @@ def per_sample_gradients(
 def fisher_diagonal(model: nn.Module, inputs: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     """f_i = (1/N) sum_x sum_c p_c(x) (d log p_c(x) / d theta_i)^2: name -> parameter shape."""
     return {n: v.square().sum(1).mean(0) for n, v in per_sample_gradients(model, inputs).items()}
+
+
+def conv2d_weight_gradients(
+    input: Tensor,  # (N, C_in, H, W), padded
+    delta: Tensor,  # (N, C_out, Y, X)
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """dW[n,o,i,u,v] = sum_yx delta[n,o,y,x] input[n,i,Y,X], Y = y*stride + u*dilation, X likewise.
+
+    Returns (N, C_out, C_in / groups, kh, kw).
+    """
+    n, height, width = delta.shape[0], delta.shape[2], delta.shape[3]
+    grad = delta.new_zeros(n, delta.shape[1], input.shape[1] // groups, *kernel)
+    inputs, deltas = input.chunk(groups, 1), delta.chunk(groups, 1)
+    for u in range(kernel[0]):
+        for v in range(kernel[1]):
+            top, left = u * dilation[0], v * dilation[1]
+            parts = [
+                torch.einsum(
+                    "noyx,niyx->noi",
+                    d,
+                    a[:, :, top :: stride[0], left :: stride[1]][:, :, :height, :width],
+                )
+                for a, d in zip(inputs, deltas, strict=True)
+            ]
+            grad[..., u, v] = torch.cat(parts, 1)
+    return grad
+
+
+def linear_weight_gradients(
+    input: Tensor,  # (N, T, C_in)
+    delta: Tensor,  # (N, T, C_out)
+) -> Tensor:
+    """dW[n,o,i] = sum_t delta[n,t,o] input[n,t,i], (N, C_out, C_in)."""
+    return torch.einsum("nto,nti->noi", delta, input)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import relative_error
+from networks import Recurrent, Scaled, expected_columns, some_of_each
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -15,8 +17,6 @@ from fishermask_fast.capture import backward, forward, make_plan
 from fishermask_fast.evaluation import evaluating, unwrap
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.mask import fisher_diagonal
-from tests.conftest import relative_error
-from tests.networks import Recurrent, Scaled, expected_columns, some_of_each
 
 
 def make_model() -> nn.Module:

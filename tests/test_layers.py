@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fishermask_fast.layers import rule_for
-from tests.conftest import relative_error
 
 BOUND = 1e-12
 

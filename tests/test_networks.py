@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import networks as nets
 import pytest
 import torch
+from conftest import relative_error
+from networks import Case, expected_columns, some_of_each
 from torch import Tensor, nn
 
 from fishermask_fast import reference
@@ -14,9 +17,6 @@ from fishermask_fast.evaluation import evaluating
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.loop.models import resnet18_small
 from fishermask_fast.mask import FisherMask, fisher_diagonal
-from tests import networks as nets
-from tests.conftest import relative_error
-from tests.networks import Case, expected_columns, some_of_each
 
 torchvision = pytest.importorskip("torchvision")
 
