@@ -1,12 +1,15 @@
 """What a single sample would change: its U and W, in float64, from M^-1 and G.
 
-With Y = M^-1 V_s^T, Z = G V_s^T, K = V_s Y and H = V_s Z, all at the moment of the pick,
+With Y = V_s M^-1, Z = V_s G, K = Y V_s^T and H = Z V_s^T, all at the moment of the pick, and the
+transposes of U and W as rows,
 
     A_s = I +- K = Q (1 +- diag(lambda)) Q^T,   L = Q (1 +- diag(lambda))^-1/2
-    U = Y L,   W = Z L -+ U (L^T H L) / 2,   score(s) = +- tr(L^T H L)
+    U^T = L^T Y,   W^T = L^T Z -+ (L^T H L) U^T / 2,   score(s) = +- tr(L^T H L)
 
-where directions with lambda = 0, which change nothing, are left out of L. Inside a block M^-1 and G
-stay what they were at its start, and the block's own picks come in by their U and W.
+where directions with lambda = 0, which change nothing, are left out of L. M^-1 and G are brought up
+to date only now and then, many picks at once; the picks since then come in by their U and W:
+
+    Y = Y_0 -+ P U^T,   Z = Z_0 -+ (R U^T + P W^T),   P = V_s U,  R = V_s W
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from fishermask_fast.factors import GradientFactors
 
 # A direction this small changes M, and so every score, by less than this share of itself.
 _NEGLIGIBLE = 1e-13
+# Columns of U that wait before M^-1 and G are brought up to date: fewer cost more products with
+# these, more cost longer corrections.
+_MAX_WAITING = 128
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -28,29 +35,29 @@ class Update:
 
     index: int
     score: float
-    u: Tensor  # (k, q)
-    w: Tensor  # (k, q)
+    u: Tensor  # (q, k) U^T
+    w: Tensor  # (q, k) W^T
 
 
 @dataclass(frozen=True)
-class _AtStart:
-    """One sample against M^-1 and G as they were at the block's start."""
+class _Known:
+    """One sample against M^-1 and G as they stand."""
 
     rows: Tensor  # (r, k) V_s
-    y: Tensor  # (k, r)
-    z: Tensor  # (k, r)
+    y: Tensor  # (r, k)
+    z: Tensor  # (r, k)
 
 
 class Directions:
-    """Updates of samples during one block of picks.
+    """Updates of samples during a selection.
 
     Args:
         factors: the candidates, V = scale * factors.
         scale: see `factors`.
-        inverse: (k, k) M^-1 at the block's start.
-        double: (k, k) G at the block's start.
+        inverse: (k, k) M^-1, changed in place.
+        double: (k, k) G, changed in place.
         sign: 1 for picks, -1 for removals.
-        capacity: the most columns that the block's U can come to.
+        block: the most picks that are added between two calls of `begin`.
     """
 
     def __init__(
@@ -60,19 +67,25 @@ class Directions:
         inverse: Tensor,
         double: Tensor,
         sign: int,
-        capacity: int,
+        block: int,
     ) -> None:
         self._factors = factors
         self._scale = scale
         self._inverse = inverse
         self._double = double
         self._sign = sign
-        k = inverse.shape[0]
-        self._u = inverse.new_empty(k, capacity)
-        self._w = inverse.new_empty(k, capacity)
-        self._used = 0
+        capacity = _MAX_WAITING + block * factors.n_rows
+        self._u = inverse.new_empty(capacity, inverse.shape[0])
+        self._w = torch.empty_like(self._u)
         self._ranks: list[int] = []
-        self._known: dict[int, _AtStart] = {}
+        self._known: dict[int, _Known] = {}
+        self._begun = 0
+
+    def begin(self) -> None:
+        """Begin a block; bring M^-1 and G up to date where enough has come together."""
+        if sum(self._ranks) > _MAX_WAITING:
+            self._fold()
+        self._begun = len(self._ranks)
 
     def fetch(self, indices: list[int]) -> None:
         """Take the products with M^-1 and G for several samples at once."""
@@ -80,41 +93,72 @@ class Directions:
         if not wanted:
             return
         chosen = self._factors[torch.tensor(wanted, device=self._factors.device)]
-        rows = chosen.to(dtype=torch.float64).dense() * self._scale
-        y = chosen.times_transpose(self._inverse) * self._scale
-        z = chosen.times_transpose(self._double) * self._scale
+        chosen = chosen.to(dtype=torch.float64)
+        rows = chosen.dense() * self._scale
+        y = chosen.times(self._inverse).mul_(self._scale)
+        z = chosen.times(self._double).mul_(self._scale)
         for at, index in enumerate(wanted):
-            self._known[index] = _AtStart(rows[at], y[at], z[at])
+            self._known[index] = _Known(rows[at], y[at], z[at])
+
+    def is_known(self, index: int) -> bool:
+        """Whether `update` needs no further product with M^-1 and G."""
+        return index in self._known
 
     def update(self, index: int) -> Update:
         """The update of sample `index` after the picks added so far."""
         self.fetch([index])
-        start = self._known[index]
-        y, z = start.y, start.z
-        if self._used:
-            u, w = self._u[:, : self._used], self._w[:, : self._used]
-            p, r = start.rows @ u, start.rows @ w
-            y = y - self._sign * (u @ p.T)
-            z = z - self._sign * (u @ r.T + w @ p.T)
-        inner = start.rows @ y
+        known = self._known[index]
+        y, z = known.y, known.z
+        waiting = sum(self._ranks)
+        if waiting:
+            r = y.shape[0]
+            u, w = self._u[:waiting], self._w[:waiting]
+            p = known.rows @ u.T
+            by_u = torch.cat([p, known.rows @ w.T]) @ u
+            y = y - self._sign * by_u[:r]
+            z = z - self._sign * torch.addmm(by_u[r:], p, w)
+        inner = y @ known.rows.T
         eigenvalues, basis = torch.linalg.eigh((inner + inner.T) / 2)
         kept = eigenvalues > max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
         basis = basis[:, kept] * (1 + self._sign * eigenvalues[kept]).rsqrt()
-        u = y @ basis
-        half = basis.T @ (start.rows @ z) @ basis
-        w = z @ basis - self._sign * (u @ (half + half.T)) / 4
+        half = basis.T @ (z @ known.rows.T) @ basis
+        u = basis.T @ y
+        w = torch.addmm(basis.T @ z, half + half.T, u, alpha=-self._sign / 4)
         return Update(index, self._sign * float(half.trace()), u, w)
 
     def add(self, update: Update) -> None:
         """Count a pick: the samples after it see its update."""
-        q = update.u.shape[1]
-        self._u[:, self._used : self._used + q] = update.u
-        self._w[:, self._used : self._used + q] = update.w
-        self._used += q
+        at, q = sum(self._ranks), update.u.shape[0]
+        self._u[at : at + q] = update.u
+        self._w[at : at + q] = update.w
         self._ranks.append(q)
 
-    def columns(self, n_picks: int) -> tuple[Tensor, Tensor, list[int]]:
-        """U, W of the first picks side by side, (k, sum of ranks) each, and their ranks."""
-        ranks = self._ranks[:n_picks]
-        width = sum(ranks)
-        return self._u[:, :width], self._w[:, :width], ranks
+    def keep(self, n_picks: int) -> None:
+        """Forget all but the block's first picks."""
+        del self._ranks[self._begun + n_picks :]
+
+    def block(self, n_picks: int) -> tuple[Tensor, Tensor, list[int]]:
+        """U^T and W^T of the block's first picks, one below the other, and their ranks."""
+        start = sum(self._ranks[: self._begun])
+        ranks = self._ranks[self._begun : self._begun + n_picks]
+        stop = start + sum(ranks)
+        return self._u[start:stop], self._w[start:stop], ranks
+
+    def _fold(self) -> None:
+        """M^-1 -+= U U^T, G -+= U W^T + W U^T for all picks that wait."""
+        waiting = sum(self._ranks)
+        u, w = self._u[:waiting], self._w[:waiting]
+        add_symmetric(self._inverse, [(u, u)], -self._sign)
+        add_symmetric(self._double, [(u, w), (w, u)], -self._sign)
+        self._ranks.clear()
+        self._known.clear()
+
+
+def add_symmetric(matrix: Tensor, products: list[tuple[Tensor, Tensor]], factor: float) -> None:
+    """matrix += factor * sum of X^T Y, which is symmetric, by its lower triangle alone."""
+    k = matrix.shape[0]
+    for start in range(0, k, _BLOCK):
+        stop = min(start + _BLOCK, k)
+        for x, y in products:
+            matrix[start:stop, :stop].addmm_(x[:, start:stop].T, y[:, :stop], alpha=factor)
+        matrix[:start, start:stop] = matrix[start:stop, :start].T

@@ -25,17 +25,16 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import ops
-from fishermask_fast.directions import Directions, Update
+from fishermask_fast.directions import Directions, Update, add_symmetric
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.precision import MARGIN, TIE, PrecisionPolicy
 
 _logger = logging.getLogger(__name__)
 
 _MAX_BLOCK = 32
-_LEADERS_PER_PICK = 16
+_LEADERS_PER_PICK = 8
 _MAX_CONTENDERS = 16
 _MAX_EMPTY_BLOCKS = 3
-_FOLD = 256
 
 
 @dataclass(frozen=True)
@@ -113,36 +112,37 @@ class Engine:
         self._saved = (torch.empty_like(self._a), torch.empty_like(self._b))
         self._scores = torch.empty(n, dtype=torch.float64, device=device)
         self._free = torch.ones(n, dtype=torch.bool, device=device)
-        self._set_up()
-        self.objective = float((self._inverse * problem.fisher).sum())
+        self.objective = self._set_up()
 
-    def _set_up(self) -> None:
-        """M^-1, G and every A, B and score from their definitions, in float64."""
+    def _set_up(self) -> float:
+        """M^-1, G and every A, B and score from their definitions, in float64; tr(M^-1 F)."""
         device = self._factors.device
         taken = torch.tensor(self.taken, dtype=torch.int64, device=device)
         free = self._free.nonzero().squeeze(1)
         information = self._problem.information(taken if self._sign > 0 else free)
-        factor, failed = torch.linalg.cholesky_ex(information)
-        if int(failed):
-            raise ValueError(
-                "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) must be positive "
-                "definite; labeled_fisher has a negative eigenvalue"
-            )
-        self._inverse = torch.cholesky_inverse(factor)
-        self._double = self._inverse @ self._problem.fisher @ self._inverse
+        inverse = _inverse(information)
+        double = torch.zeros_like(inverse)
+        add_symmetric(double, [(inverse, self._problem.fisher @ inverse)], 1.0)
         r = self._factors.n_rows
         rows, columns = torch.tril_indices(r, r, device=device)
         square = self._problem.scale**2 * self._sign
-        a, b = self._factors.quadratic_forms(
-            self._inverse, self._double, chunk_size=self._chunk_size
-        )
+        a, b = self._factors.quadratic_forms(inverse, double, chunk_size=self._chunk_size)
         a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
         self._a.copy_(a[:, rows, columns])
         self._b.copy_(b[:, rows, columns]).mul_(square)
-        empty = self._inverse.new_empty(self._inverse.shape[0], 0)
+        self._directions = Directions(
+            self._factors,
+            self._problem.scale,
+            inverse,
+            double,
+            self._sign,
+            self._fixed_block or _MAX_BLOCK,
+        )
+        empty = inverse.new_empty(0, inverse.shape[0])
         self._apply(free, (empty, empty, []), [])
-        self._policy.set_up(abs(self.changes[-1]) if self.changes else None)
+        self._policy.set_up()
         self.setups += 1
+        return float((inverse * self._problem.fisher).sum())
 
     def run(self, n_take: int, on_progress: Callable[[int], object] | None = None) -> None:
         """Go on until `n_take` are taken; `on_progress` hears how many each block took."""
@@ -162,33 +162,34 @@ class Engine:
     def _take_block(self, n_left: int) -> None:
         """Pick a block among the leaders, verify it against all others, and keep what holds."""
         float64 = self._policy.float64
-        size = min(self._block, n_left)
-        leaders = self._leaders(_LEADERS_PER_PICK * size)
+        leaders = self._leaders(_LEADERS_PER_PICK * min(self._block, n_left))
+        size = min(self._block, n_left, leaders.numel())
         rest = self._free.index_fill(0, leaders, False).nonzero().squeeze(1)
         self._saved[0].copy_(self._a)
         self._saved[1].copy_(self._b)
-        directions, picks, running = self._pick_among(leaders, size)
-        kept = len(picks)
+        self._directions.begin()
+        picks, running = self._pick_among(leaders, size)
+        kept = size
         if rest.numel():
             tolerance = TIE if float64 else MARGIN
             thresholds = [pick.score - tolerance * abs(pick.score) for pick in picks]
-            beaten = self._apply(rest, directions.columns(kept), thresholds)
+            beaten = self._apply(rest, self._directions.block(size), thresholds)
             self.passes += 1
             kept = self._first_beaten(picks, *beaten)
-        if kept < len(picks):
+        if kept < size:
             self._a.copy_(self._saved[0])
             self._b.copy_(self._saved[1])
             free = self._free.nonzero().squeeze(1)
-            self._apply(free, directions.columns(kept), [0.0] * kept)
+            self._apply(free, self._directions.block(kept), [0.0] * kept)
             self.passes += 1
         else:
             self._forced.clear()
         self._empty_blocks = 0 if kept else self._empty_blocks + 1
         if not float64 and self._empty_blocks > _MAX_EMPTY_BLOCKS:
             raise _Ambiguous
-        self._accept(directions.columns(kept), picks[:kept], running)
+        self._accept(picks[:kept], running)
         if self._fixed_block is None:
-            grown = 2 * size if kept == len(picks) else max(size // 2, 1)
+            grown = 2 * size if kept == size else max(size // 2, 1)
             self._block = min(grown, _MAX_BLOCK)
 
     def _leaders(self, size: int) -> Tensor:
@@ -205,58 +206,52 @@ class Engine:
             chosen[list(self._forced)] = True
         return chosen.nonzero().squeeze(1)
 
-    def _pick_among(
-        self, leaders: Tensor, size: int
-    ) -> tuple[Directions, list[Update], list[float]]:
+    def _pick_among(self, leaders: Tensor, size: int) -> tuple[list[Update], list[float]]:
         """Greedy picks among the leaders alone, whose state moves along.
 
-        Returns the updates, the picks in order, and what each pick's running score was.
+        Returns the picks in order, and what the running score of each was.
         """
-        size = min(size, leaders.numel())
-        directions = Directions(
-            self._factors,
-            self._problem.scale,
-            self._inverse,
-            self._double,
-            self._sign,
-            size * self._factors.n_rows,
-        )
         scores = self._scores[leaders]
-        best = scores.topk(min(2 * size, leaders.numel())).indices
-        directions.fetch(leaders[best].tolist())
+        self._fetch_best(leaders, scores, size + size // 2)
         picks: list[Update] = []
         running: list[float] = []
-        alive = torch.ones_like(scores, dtype=torch.bool)
-        for _ in range(size):
-            pick, slot = self._choose(directions, leaders, scores.masked_fill(~alive, -torch.inf))
+        for left in range(size, 0, -1):
+            pick, slot = self._choose(leaders, scores, left)
             picks.append(pick)
             running.append(float(scores[slot]))
-            directions.add(pick)
-            alive[slot] = False
-            self._apply(leaders[alive], (pick.u, pick.w, [pick.u.shape[1]]), [0.0])
+            self._directions.add(pick)
+            leaders = torch.cat([leaders[:slot], leaders[slot + 1 :]])
+            self._apply(leaders, (pick.u, pick.w, [pick.u.shape[0]]), [0.0])
             scores = self._scores[leaders]
-        return directions, picks, running
+        return picks, running
 
-    def _choose(
-        self, directions: Directions, leaders: Tensor, scores: Tensor
-    ) -> tuple[Update, int]:
+    def _fetch_best(self, leaders: Tensor, scores: Tensor, count: int) -> None:
+        best = scores.topk(min(count, leaders.numel())).indices
+        self._directions.fetch(leaders[best].tolist())
+
+    def _choose(self, leaders: Tensor, scores: Tensor, left: int) -> tuple[Update, int]:
         """The winner among the leaders and its place among them.
 
         After float32 products the candidates within MARGIN of the top are compared by their float64
         scores; a tie goes to the lowest index.
         """
+        float64 = self._policy.float64
         top = scores.max()
-        tolerance = TIE if self._policy.float64 else MARGIN
-        near = (scores >= top - tolerance * top.abs()).nonzero().squeeze(1)
-        if self._policy.float64:
-            slot = int(near[0])
-            return directions.update(int(leaders[slot])), slot
-        if near.numel() > _MAX_CONTENDERS:
+        near = (scores >= top - (TIE if float64 else MARGIN) * top.abs()).nonzero().squeeze(1)
+        slots: list[int] = near[:1].tolist() if float64 else near.tolist()
+        if len(slots) > _MAX_CONTENDERS:
             raise _Ambiguous
-        contenders = [(directions.update(int(leaders[slot])), slot) for slot in near.tolist()]
-        best = max(update.score for update, _ in contenders)
+        indices = leaders[near[: len(slots)]].tolist()
+        if not all(self._directions.is_known(index) for index in indices):
+            # One more product costs little beside reading M^-1 and G.
+            self._fetch_best(leaders, scores, len(slots) + left // 2)
+            self._directions.fetch(indices)
+        contenders = [self._directions.update(index) for index in indices]
+        best = max(update.score for update in contenders)
         return next(
-            (update, slot) for update, slot in contenders if update.score >= best - TIE * abs(best)
+            (update, slot)
+            for update, slot in zip(contenders, slots, strict=True)
+            if update.score >= best - TIE * abs(best)
         )
 
     def _apply(
@@ -300,13 +295,8 @@ class Engine:
                 return t
         return len(picks)
 
-    def _accept(
-        self, updates: tuple[Tensor, Tensor, list[int]], picks: list[Update], running: list[float]
-    ) -> None:
-        """Fold the block's picks into M^-1 and G."""
-        u, w, _ = updates
-        add_symmetric(self._inverse, [(u, u)], -self._sign)
-        add_symmetric(self._double, [(u, w), (w, u)], -self._sign)
+    def _accept(self, picks: list[Update], running: list[float]) -> None:
+        self._directions.keep(len(picks))
         for pick, score in zip(picks, running, strict=False):
             self.taken.append(pick.index)
             self.changes.append(pick.score)
@@ -314,11 +304,16 @@ class Engine:
             self._policy.observe(abs(pick.score), abs(score))
 
 
-def add_symmetric(matrix: Tensor, products: list[tuple[Tensor, Tensor]], sign: int) -> None:
-    """matrix += sign * sum of X Y^T, a symmetric sum, computing the lower triangle only."""
-    k = matrix.shape[0]
-    for start in range(0, k, _FOLD):
-        stop = min(start + _FOLD, k)
-        for x, y in products:
-            matrix[start:stop, :stop].addmm_(x[start:stop], y[:stop].T, alpha=sign)
-        matrix[:start, start:stop] = matrix[start:stop, :start].T
+def _inverse(matrix: Tensor) -> Tensor:
+    """The inverse of a positive definite matrix.
+
+    Raises:
+        ValueError: it is not positive definite.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        raise ValueError(
+            "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) must be positive definite; "
+            "labeled_fisher has a negative eigenvalue"
+        )
+    return torch.cholesky_inverse(factor)

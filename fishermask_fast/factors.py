@@ -220,27 +220,25 @@ class GradientFactors:
         n, r = len(self), self.n_rows
         out = [torch.empty(n, r, r, dtype=torch.float64, device=self.device) for _ in matrices]
         size = chunk_size or self._chunk_size()
-        prepared: list[_QuadraticForm] | None = None
+        forms: _QuadraticForms | None = None
         for start in range(0, n, size):
             chunk = self[start : start + size]._compact().to(dtype=torch.float64)
-            if prepared is None:
-                prepared = [_QuadraticForm(q, chunk, self) for q in matrices]
-            square = _packed_square(chunk.hidden) if chunk.hidden is not None else None
-            for form, result in zip(prepared, out, strict=True):
-                result[start : start + size] = form(chunk, square)
+            forms = forms or _QuadraticForms(matrices, chunk)
+            for result, values in zip(out, forms(chunk), strict=True):
+                result[start : start + size] = values
         return out
 
-    def times_transpose(self, matrix: Tensor) -> Tensor:
-        """S V_x^T for every sample, S a symmetric (k, k) float64 matrix, as (N, k, r) float64."""
+    def times(self, matrix: Tensor) -> Tensor:
+        """V_x S for every sample and a (k, q) float64 matrix S, as (N, r, q) float64."""
         chunk = self._compact().to(dtype=torch.float64)
-        n, r, k = len(self), self.n_rows, self.n_columns
+        n, r, q = len(self), self.n_rows, matrix.shape[1]
         m = chunk.middle.shape[2]
-        out = (chunk.middle.reshape(n * r, m) @ matrix[:m]).view(n, r, k)
+        out = (chunk.middle.reshape(n * r, m) @ matrix[:m]).view(n, r, q)
         if chunk.coupling is not None and chunk.hidden is not None:
-            head = self._scatter_rows(matrix[m:])  # (C, d, k)
-            inner = torch.matmul(chunk.hidden, head)  # (C, n, k)
+            head = self._scatter_rows(matrix[m:])  # (C, d, q)
+            inner = torch.matmul(chunk.hidden, head)  # (C, n, q)
             out += torch.matmul(chunk.coupling, inner.transpose(0, 1))
-        return out.transpose(1, 2)
+        return out
 
     def _scatter_rows(self, rows: Tensor) -> Tensor:
         """(k_head, q) rows of the masked head entries as a full (C, d, q) block."""
@@ -258,7 +256,7 @@ class GradientFactors:
         numbers = 3 * r * m
         if self.coupling is not None and self.hidden is not None:
             c, d = self.coupling.shape[2], self.hidden.shape[1]
-            numbers += 2 * c * m + c * c + _packed_width(d)
+            numbers += 2 * c * m + c * c + d * (d + 1) // 2
             if self.head_index is not None:
                 numbers += 3 * r * self.head_index.numel()
         return max(1, min(4096, _CHUNK_BYTES // (8 * max(numbers, 1))))
@@ -298,53 +296,61 @@ def _check_head_index(index: Tensor, size: int, device: torch.device) -> None:
         raise ValueError(f"head_index must be strictly increasing within 0..{size - 1}")
 
 
-class _QuadraticForm:
-    """x -> V_x Q V_x^T for one symmetric Q, with Q's blocks laid out once for all chunks."""
+class _QuadraticForms:
+    """x -> V_x Q V_x^T for some symmetric Q, whose blocks are laid out once for all chunks."""
 
-    def __init__(self, matrix: Tensor, chunk: GradientFactors, source: GradientFactors) -> None:
+    def __init__(self, matrices: Sequence[Tensor], chunk: GradientFactors) -> None:
         m = chunk.middle.shape[2]
         # Q = T + T^T with T lower triangular: half the product, symmetrised at the end.
-        self.half = matrix[:m, :m].tril()
-        self.half.diagonal().mul_(0.5)
-        self.cross: Tensor | None = None
-        self.pairs: Tensor | None = None
+        self.halves = [_lower_half(q[:m, :m]) for q in matrices]
         if chunk.coupling is None or chunk.hidden is None:
             return
         c, d = chunk.coupling.shape[2], chunk.hidden.shape[1]
-        rows = source._scatter_rows(matrix[m:])  # (C, d, k)
-        self.cross = rows[:, :, :m].transpose(0, 1).reshape(d, c * m)
-        head = (
-            source._scatter_rows(rows.reshape(c * d, -1)[:, m:].T)
-            if source.head_index is not None
-            else (rows[:, :, m:].permute(2, 0, 1).reshape(c, d, c * d))
-        )
-        blocks = head.reshape(c, d, c, d).transpose(1, 2)  # (C, C, d, d)
-        lower = torch.tril_indices(c, c, device=matrix.device)
-        self.pairs = _pack_symmetric(blocks[lower[0], lower[1]])  # (pairs, packed)
-        self.lower = lower
+        self.lower = torch.tril_indices(c, c, device=chunk.device)
+        self.crosses: list[Tensor] = []
+        packed: list[Tensor] = []
+        for q in matrices:
+            rows = chunk._scatter_rows(q[m:])  # (C, d, k)
+            self.crosses.append(rows[:, :, :m].transpose(0, 1).reshape(d, c * m))
+            head = chunk._scatter_rows(rows.reshape(c * d, -1)[:, m:].T)  # (C, d, C d)
+            blocks = head.view(c, d, c, d).transpose(1, 2)[self.lower[0], self.lower[1]]
+            packed.append(_pack_symmetric(blocks))
+        self.pairs = torch.cat(packed)  # (matrices * pairs, d (d + 1) / 2)
 
-    def __call__(self, chunk: GradientFactors, square: Tensor | None) -> Tensor:
+    def __call__(self, chunk: GradientFactors) -> list[Tensor]:
         n, r, m = chunk.middle.shape
-        left = _times_lower(chunk.middle.reshape(n * r, m), self.half).view(n, r, m)
-        if self.cross is None or self.pairs is None or square is None:
-            half = torch.bmm(left, chunk.middle.transpose(1, 2))
-            return half + half.transpose(1, 2)
-        assert chunk.coupling is not None and chunk.hidden is not None
+        flat = chunk.middle.reshape(n * r, m)
+        left = [_times_lower(flat, half).view(n, r, m) for half in self.halves]
+        if chunk.coupling is None or chunk.hidden is None:
+            return [_symmetric(torch.bmm(x, chunk.middle.transpose(1, 2))) for x in left]
         c = chunk.coupling.shape[2]
-        crossed = (chunk.hidden @ self.cross).view(n, c, m)
-        left += torch.bmm(chunk.coupling, crossed)
-        half = torch.bmm(left, chunk.middle.transpose(1, 2))
-        inner = chunk.coupling.new_empty(n, c, c)
-        values = square @ self.pairs.T  # (n, pairs)
-        inner[:, self.lower[0], self.lower[1]] = values
-        inner[:, self.lower[1], self.lower[0]] = values
-        head = chunk.coupling @ inner @ chunk.coupling.transpose(1, 2)
-        return half + half.transpose(1, 2) + head
+        inner = chunk.middle.new_empty(n, c, c)
+        values = (self.pairs @ _packed_square(chunk.hidden)).T  # (n, matrices * pairs)
+        out = []
+        for x, cross, pairs in zip(left, self.crosses, values.chunk(len(left), dim=1), strict=True):
+            x.baddbmm_(chunk.coupling, (chunk.hidden @ cross).view(n, c, m))
+            inner[:, self.lower[0], self.lower[1]] = pairs
+            inner[:, self.lower[1], self.lower[0]] = pairs
+            head = chunk.coupling @ inner @ chunk.coupling.transpose(1, 2)
+            out.append(_symmetric(torch.bmm(x, chunk.middle.transpose(1, 2))).add_(head))
+        return out
+
+
+def _symmetric(half: Tensor) -> Tensor:
+    return half + half.transpose(1, 2)
+
+
+def _lower_half(matrix: Tensor) -> Tensor:
+    half = matrix.tril()
+    half.diagonal().mul_(0.5)
+    return half
 
 
 def _times_lower(left: Tensor, lower: Tensor) -> Tensor:
     """left @ lower for a lower triangular matrix, leaving out the blocks that are zero."""
     k = lower.shape[0]
+    if k <= _BLOCK:
+        return left @ lower
     out = left.new_empty(left.shape[0], k)
     for start in range(0, k, _BLOCK):
         stop = min(start + _BLOCK, k)
@@ -352,52 +358,33 @@ def _times_lower(left: Tensor, lower: Tensor) -> Tensor:
     return out
 
 
-def _block_starts(d: int) -> range:
-    return range(0, d, 16)
-
-
-def _packed_width(d: int) -> int:
-    return sum((min(s + 16, d) - s) * min(s + 16, d) for s in _block_starts(d))
-
-
 def _packed_square(hidden: Tensor) -> Tensor:
-    """h h^T by block rows of its lower triangle, (n, packed): each needed product h_i h_j once."""
+    """The lower triangle of h h^T for every row h of (n, d), as (d (d + 1) / 2, n)."""
     n, d = hidden.shape
-    out = hidden.new_empty(n, _packed_width(d))
+    columns = hidden.T.contiguous()
+    out = hidden.new_empty(d * (d + 1) // 2, n)
     at = 0
-    for start in _block_starts(d):
-        stop = min(start + 16, d)
-        width = (stop - start) * stop
-        block = out[:, at : at + width].view(n, stop - start, stop)
-        torch.mul(hidden[:, start:stop, None], hidden[:, None, :stop], out=block)
-        at += width
+    for i in range(d):
+        torch.mul(columns[: i + 1], columns[i], out=out[at : at + i + 1])
+        at += i + 1
     return out
 
 
 def _pack_symmetric(blocks: Tensor) -> Tensor:
-    """Matrices (q, d, d) laid out so that <packed, _packed_square(h)> = h^T Q h, (q, packed)."""
-    q, d, _ = blocks.shape
-    parts = []
-    for start in _block_starts(d):
-        stop = min(start + 16, d)
-        rows = blocks[:, start:stop, :stop].clone()
-        rows[:, :, :start] += blocks[:, :start, start:stop].transpose(1, 2)
-        parts.append(rows.reshape(q, -1))
-    return torch.cat(parts, dim=1)
+    """Matrices (q, d, d) laid out so that packed @ _packed_square(h) = h^T Q h."""
+    d = blocks.shape[1]
+    both = blocks + blocks.transpose(1, 2)
+    both.diagonal(dim1=1, dim2=2).mul_(0.5)
+    rows, columns = torch.tril_indices(d, d, device=blocks.device)
+    return both[:, rows, columns]
 
 
 def _unpack_symmetric(packed: Tensor, d: int) -> Tensor:
-    """The inverse layout for sums of _packed_square: (q, packed) to full (q, d, d)."""
-    q = packed.shape[0]
-    out = packed.new_empty(q, d, d)
-    at = 0
-    for start in _block_starts(d):
-        stop = min(start + 16, d)
-        width = (stop - start) * stop
-        rows = packed[:, at : at + width].view(q, stop - start, stop)
-        out[:, start:stop, :stop] = rows
-        out[:, :start, start:stop] = rows[:, :, :start].transpose(1, 2)
-        at += width
+    """Symmetric matrices (q, d, d) from their lower triangles (q, d (d + 1) / 2)."""
+    rows, columns = torch.tril_indices(d, d, device=packed.device)
+    out = packed.new_empty(packed.shape[0], d, d)
+    out[:, rows, columns] = packed
+    out[:, columns, rows] = packed
     return out
 
 
@@ -416,7 +403,7 @@ def _add_gram(total: Tensor, chunk: GradientFactors) -> None:
     cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
     lower = torch.tril_indices(c, c, device=total.device)
-    sums = inner[:, lower[0], lower[1]].T @ _packed_square(chunk.hidden)  # (pairs, packed)
+    sums = (_packed_square(chunk.hidden) @ inner[:, lower[0], lower[1]]).T  # (pairs, packed)
     head = total.new_zeros(c, c, d, d)
     head[lower[0], lower[1]] = _unpack_symmetric(sums, d)
     head = head.transpose(1, 2).reshape(c * d, c * d)

@@ -93,8 +93,8 @@ def build_info() -> BuildInfo:
 def score_update(
     factors: GradientFactors,
     index: Tensor,  # (n,) int64
-    u: Tensor,  # (k, sum of ranks) float64
-    w: Tensor,  # (k, sum of ranks) float64
+    u: Tensor,  # (sum of ranks, k) float64
+    w: Tensor,  # (sum of ranks, k) float64
     ranks: Sequence[int],
     thresholds: Tensor,  # (T,) float64
     a: Tensor,  # (N, r (r + 1) / 2) float64
@@ -106,15 +106,15 @@ def score_update(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Takes T rank updates of A, B and score for some candidates, in order, in place.
 
-    With V = scale * factors and U, W of update t in columns ranks[t] of `u` and `w`:
+    With V = scale * factors and U, W of update t the transposes of ranks[t] rows of `u` and `w`:
     P = V U, R = V W; A -= P P^T; B -= P R^T + R P^T; score = tr(A^-1 B). With T = 0
     only the scores are computed, from A and B.
 
     Args:
         factors: all N candidates; float32 or float64.
         index: the candidates to bring up to date.
-        u: U of every update side by side.
-        w: W of every update side by side.
+        u: U^T of every update, one below the other.
+        w: W^T of every update likewise.
         ranks: columns of each update; T = len(ranks).
         thresholds: a score for each update, see Returns.
         a: A of all candidates as packed lower triangles, changed in place.
@@ -135,7 +135,7 @@ def score_update(
     if factors.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"factors must be float32 or float64; got {factors.dtype}")
     n, r, k = len(factors), factors.n_rows, factors.n_columns
-    shapes = {"u": (k, sum(ranks)), "w": (k, sum(ranks)), "thresholds": (len(ranks),)}
+    shapes = {"u": (sum(ranks), k), "w": (sum(ranks), k), "thresholds": (len(ranks),)}
     shapes |= {"a": (n, r * (r + 1) // 2), "b": (n, r * (r + 1) // 2), "scores": (n,)}
     given = {"u": u, "w": w, "thresholds": thresholds, "a": a, "b": b, "scores": scores}
     for name, tensor in given.items():

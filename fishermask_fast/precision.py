@@ -1,8 +1,9 @@
 """The precision policy of the selection, in one place.
 
-Scores fall like 1/i^2 over the picks, so A_x and B_x end as small differences of large numbers, and
-the rounding of the early, large updates stays in them. Products with V are therefore taken in
-float64 while scores fall steeply and in float32 after; every set-up is in float64.
+Scores fall like 1/i^2 over the picks and B_x faster still, so A_x, B_x and G end as small differences
+of large numbers, and the rounding of the early, large updates stays in them. Products with V are
+therefore taken in float64 while scores fall steeply and in float32 after, and the state is set up
+again, in float64, before what was left behind can decide a pick.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ TIE = 1e-9
 # winner is scored again in float64 before it is passed over.
 MARGIN = 1e-4
 
-_FALL_TO_FLOAT32 = 1000.0
-_FALL_TO_SETUP = 64.0
+_FALL_TO_FLOAT32 = 1e3
+# Falls of the top score since the last set-up, or since float32 products began, that call for a
+# new one. In float64 the error left behind grows with the square of the fall.
+_FALL_IN_FLOAT32 = 64.0
+_FALL_IN_FLOAT64 = 1e5
 
 
 class PrecisionPolicy:
@@ -28,36 +32,38 @@ class PrecisionPolicy:
     def __init__(self, always_float64: bool) -> None:
         self.always_float64 = always_float64
         self._first: float | None = None
-        self._reference: float | None = None  # top score when float32 began or at the last set-up
+        self._float32 = False
+        self._reference: float | None = None  # the score that falls are counted from
         self._worst_error = 0.0
 
     @property
     def float64(self) -> bool:
         """Whether the next products are taken in float64."""
-        return self.always_float64 or self._reference is None
+        return self.always_float64 or not self._float32
 
     def observe(self, score: float, running: float) -> None:
         """Note a winner's float64 score and what its running score was."""
         if self._first is None:
             self._first = score
         if self._reference is None:
-            if score * _FALL_TO_FLOAT32 < self._first:
-                self._reference = score
-        elif score > 0.0:
+            self._reference = score
+        if not self.float64 and score > 0.0:
             self._worst_error = max(self._worst_error, abs(running - score) / score)
+        if self.float64 and not self.always_float64 and score * _FALL_TO_FLOAT32 < self._first:
+            self._float32 = True
+            self._reference = score
 
     def setup_due(self, score: float) -> bool:
-        """Whether float32 has left behind what the picks after one of this score cannot bear.
+        """Whether the picks after one of this score need a state that is set up again.
 
-        That is when scores have fallen 64 times since the last set-up, or when a winner's running
-        score was off by more than a quarter of MARGIN.
+        That is when scores have fallen far since the last time, or when float32 has left a winner's
+        running score off by more than a quarter of MARGIN.
         """
-        if self.float64 or self._reference is None:
-            return False
-        return score * _FALL_TO_SETUP < self._reference or self._worst_error > MARGIN / 4
+        fall = _FALL_IN_FLOAT64 if self.float64 else _FALL_IN_FLOAT32
+        fallen = self._reference is not None and score * fall < self._reference
+        return fallen or self._worst_error > MARGIN / 4
 
-    def set_up(self, score: float | None) -> None:
-        """Note a set-up, made when the last winner's score was `score`."""
+    def set_up(self) -> None:
+        """Note a set-up."""
+        self._reference = None
         self._worst_error = 0.0
-        if self._reference is not None and score is not None:
-            self._reference = score

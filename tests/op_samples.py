@@ -124,7 +124,7 @@ def score_update_sample(label: str, dtype: torch.dtype, head: str | None) -> Sam
     numbers = (ranks, scale, thresholds, float64_products)
     return Sample(
         label,
-        (*parts, index, u, w, *numbers, packed_a, packed_b, scores),
+        (*parts, index, u.T.contiguous(), w.T.contiguous(), *numbers, packed_a, packed_b, scores),
         (best, best_index, first_index),
         {11: expected_a, 12: expected_b, 13: expected_scores},
         100 * k * torch.finfo(torch.float64 if float64_products else torch.float32).eps,

@@ -65,7 +65,7 @@ def test_products_equal_dense_ones(
     for got, matrix in zip(factors.quadratic_forms(first, second), (first, second), strict=True):
         assert_close(got, v @ matrix @ v.mT, k=k)
         assert_close(got, got.mT, k=k)
-    assert_close(factors.times_transpose(first), first @ v.mT, k=k)
+    assert_close(factors.times(first).mT, first @ v.mT, k=k)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -99,7 +99,7 @@ def test_a_few_entries_of_a_large_head(
     assert_close(factors.fisher(), torch.einsum("nrk,nrl->kl", v, v) / 9, k=18)
     matrix = random_fisher(generator, k)
     assert_close(factors.quadratic_forms(matrix)[0], v @ matrix @ v.mT, k=k)
-    assert_close(factors.times_transpose(matrix), matrix @ v.mT, k=k)
+    assert_close(factors.times(matrix).mT, matrix @ v.mT, k=k)
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32])
@@ -116,7 +116,7 @@ def test_narrow_storage_is_multiplied_in_float64(
         factors.quadratic_forms(matrix), wide.quadratic_forms(matrix), strict=True
     ):
         assert_close(got, expected)
-    assert_close(factors.times_transpose(matrix), wide.times_transpose(matrix))
+    assert_close(factors.times(matrix).mT, wide.times(matrix).mT)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -140,7 +140,7 @@ def test_strided_parts(
     assert_close(factors.fisher(), plain.fisher())
     matrix = random_fisher(generator, plain.n_columns)
     assert_close(factors.quadratic_forms(matrix)[0], plain.quadratic_forms(matrix)[0])
-    assert_close(factors.times_transpose(matrix), plain.times_transpose(matrix))
+    assert_close(factors.times(matrix).mT, plain.times(matrix).mT)
 
 
 @pytest.mark.parametrize("head", HEADS)

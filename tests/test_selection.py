@@ -132,11 +132,7 @@ def test_small_lamb(
     dtype: torch.dtype,
     lamb: float,
     generator: torch.Generator,
-    request: pytest.FixtureRequest,
 ) -> None:
-    if dtype == torch.float64 and lamb == 1e-6:
-        reason = "B falls with the square of the scores and is never set up again in float64"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     # B and M^-1 F M^-1 end as differences of numbers 1 / lamb^2 times as large.
     factors, fisher, _ = problem(generator, dtype, n=50)
     expected, _ = expected_from(factors, 30, fisher, lamb=lamb)
@@ -153,7 +149,6 @@ def test_float32_products_and_new_setups(generator: torch.Generator) -> None:
     assert picks(mixed) == expected
     wide = select_batch(factors, 150, fisher, lamb=0.03, precision="float64")
     assert picks(wide) == expected
-    assert wide.setups == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -71,10 +71,10 @@ class PackedUpdates {
       const int64_t down = parts[part]->stride(0), across = parts[part]->stride(1);
       torch::stable::parallel_for(0, rows, 256, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
-          const double* source = from + (start + row) * down + first * across;
+          const double* source = from + first * down + (start + row) * across;
           T* target = to + (places == nullptr ? row : places[row]) * 2 * rank + part * rank;
           for (int64_t q = 0; q < rank; ++q) {
-            target[q] = static_cast<T>(scale * source[q * across]);
+            target[q] = static_cast<T>(scale * source[q * down]);
           }
         }
       });

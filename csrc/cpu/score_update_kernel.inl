@@ -52,15 +52,19 @@ FISHERMASK_INLINE Bundle<N> subtract_product(Bundle<N> c, const Bundle<N>& a, co
 
 template <int N>
 FISHERMASK_INLINE Bundle<N> reciprocal_sqrt(Bundle<N> a) {
-  for (int i = 0; i < N; ++i) {
-    for (int lane = 0; lane < kLanes<double>; ++lane) a.v[i][lane] = 1.0 / std::sqrt(a.v[i][lane]);
-  }
+  double values[N * kLanes<double>];
+  for (int i = 0; i < N; ++i) store(values + i * kLanes<double>, a.v[i]);
+  for (double& value : values) value = 1.0 / std::sqrt(value);
+  for (int i = 0; i < N; ++i) a.v[i] = load(values + i * kLanes<double>);
   return a;
 }
 
 // Columns of a product held in registers at a time: with two vectors a column, 12 of 16 registers
 // are sums, or 24 of 32.
 constexpr int kColumns = kVectorBytes == 64 ? 12 : 6;
+
+// Operands of a product that are read again and again, per first-level cache.
+constexpr int kCacheBytes = 20 * 1024;
 
 // out[q][lane] (+)= sum over e of left[e][lane] * right[e][q] for Q columns.
 template <typename T, int Q>
@@ -100,14 +104,23 @@ FISHERMASK_INLINE void product_of_width(int width, const T* left, const T* right
   }
 }
 
-// The same for any number of columns, in as few and as equal groups as registers allow.
+// The same for any number of columns, in as few and as equal groups as registers allow, and in
+// stretches whose operands stay in the first-level cache from one group to the next.
 template <typename T>
 static void product(const T* left, const T* right, int length, int columns, bool add, T* out) {
-  int groups = (columns + kColumns - 1) / kColumns;
-  for (int q = 0; q < columns; --groups) {
-    const int width = (columns - q + groups - 1) / groups;
-    product_of_width<T, kColumns>(width, left, right + q, length, columns, add, out + q * kTile<T>);
-    q += width;
+  const int fits = kCacheBytes / (static_cast<int>(sizeof(T)) * (kTile<T> + columns));
+  const int stretch = std::max(fits, 16);
+  for (int start = 0; start < length; start += stretch) {
+    const int here = std::min(stretch, length - start);
+    const T* left_here = left + static_cast<int64_t>(start) * kTile<T>;
+    const T* right_here = right + static_cast<int64_t>(start) * columns;
+    int groups = (columns + kColumns - 1) / kColumns;
+    for (int q = 0; q < columns; --groups) {
+      const int width = (columns - q + groups - 1) / groups;
+      product_of_width<T, kColumns>(width, left_here, right_here + q, here, columns,
+                                    add || start > 0, out + q * kTile<T>);
+      q += width;
+    }
   }
 }
 
@@ -180,7 +193,7 @@ class Tile {
         product(hidden_.get(), head + static_cast<int64_t>(c) * v_.d * columns, v_.d, columns,
                 false, inner_.get() + static_cast<int64_t>(c) * columns * lanes);
       }
-      for (int i = 0; i < v_.r; ++i) couple(i, columns);
+      for (int i = 0; i < v_.r; i += 2) couple(i, columns);
     }
     for (int i = 0; i < v_.r; ++i) {
       product(middle_.get() + static_cast<int64_t>(i) * v_.m * lanes, middle, v_.m, columns,
@@ -188,28 +201,27 @@ class Tile {
     }
   }
 
-  // A -= P P^T, B -= P R^T + R P^T.
+  // A -= P P^T, B -= P R^T + R P^T, two rows by two columns at a time.
   void update(int rank) {
     const int columns = 2 * rank;
-    for (int i = 0; i < v_.r; ++i) {
-      const T* pi = row_of_products(i, columns);
-      const T* ri = pi + rank * lanes;
-      for (int j = 0; j <= i; ++j) {
-        const T* pj = row_of_products(j, columns);
-        const T* rj = pj + rank * lanes;
-        Vector<T> a[2] = {broadcast(T(0)), broadcast(T(0))};
-        Vector<T> b[2] = {broadcast(T(0)), broadcast(T(0))};
-        for (int q = 0; q < rank; ++q) {
-          for (int h = 0; h < 2; ++h) {
-            const int at = q * lanes + h * kLanes<T>;
-            const Vector<T> p = load(pi + at);
-            a[h] = multiply_add(p, load(pj + at), a[h]);
-            b[h] = multiply_add(p, load(rj + at), b[h]);
-            b[h] = multiply_add(load(ri + at), load(pj + at), b[h]);
+    for (int i = 0; i < v_.r; i += 2) {
+      const int last_row = std::min(i + 1, v_.r - 1);
+      const T* left[2] = {row_of_products(i, columns), row_of_products(last_row, columns)};
+      for (int j = 0; j <= i; j += 2) {
+        const int last_column = std::min(j + 1, v_.r - 1);
+        const T* right[2] = {row_of_products(j, columns), row_of_products(last_column, columns)};
+        for (int half = 0; half < 2; ++half) {
+          const int lane = half * kLanes<T>;
+          Vector<T> a[2][2], b[2][2];
+          symmetric_products(left, right, rank, lane, a, b);
+          for (int di = 0; di <= last_row - i; ++di) {
+            for (int dj = 0; dj <= last_column - j && j + dj <= i + di; ++dj) {
+              const int64_t at = static_cast<int64_t>(packed_at(i + di, j + dj)) * lanes + lane;
+              subtract(a[di][dj], a_.get() + at);
+              subtract(b[di][dj], b_.get() + at);
+            }
           }
         }
-        subtract(a, a_.get() + packed_at(i, j) * lanes);
-        subtract(b, b_.get() + packed_at(i, j) * lanes);
       }
     }
   }
@@ -261,27 +273,64 @@ class Tile {
     return products_.get() + static_cast<int64_t>(i) * columns * lanes;
   }
 
-  // products[i][q] = sum over c of coupling[i][c] inner[c][q].
-  void couple(int i, int columns) {
-    const T* coupling = coupling_.get() + static_cast<int64_t>(i) * v_.c * lanes;
-    T* out = row_of_products(i, columns);
-    for (int q = 0; q < columns; ++q) {
-      Vector<T> sum[2] = {broadcast(T(0)), broadcast(T(0))};
-      for (int c = 0; c < v_.c; ++c) {
-        const T* inner = inner_.get() + (static_cast<int64_t>(c) * columns + q) * lanes;
-        for (int h = 0; h < 2; ++h) {
-          sum[h] = multiply_add(load(coupling + c * lanes + h * kLanes<T>),
-                                load(inner + h * kLanes<T>), sum[h]);
+  // a = P P^T and b = P R^T + R P^T for two rows and two columns, one vector of lanes.
+  FISHERMASK_INLINE void symmetric_products(const T* const (&left)[2], const T* const (&right)[2],
+                                            int rank, int lane, Vector<T> (&a)[2][2],
+                                            Vector<T> (&b)[2][2]) {
+    for (int di = 0; di < 2; ++di) {
+      for (int dj = 0; dj < 2; ++dj) a[di][dj] = b[di][dj] = broadcast(T(0));
+    }
+    for (int q = 0; q < rank; ++q) {
+      const int p = q * lanes + lane, r = p + rank * lanes;
+      const Vector<T> pj[2] = {load(right[0] + p), load(right[1] + p)};
+      const Vector<T> rj[2] = {load(right[0] + r), load(right[1] + r)};
+      for (int di = 0; di < 2; ++di) {
+        const Vector<T> pi = load(left[di] + p), ri = load(left[di] + r);
+        for (int dj = 0; dj < 2; ++dj) {
+          a[di][dj] = multiply_add(pi, pj[dj], a[di][dj]);
+          b[di][dj] = multiply_add(pi, rj[dj], b[di][dj]);
+          b[di][dj] = multiply_add(ri, pj[dj], b[di][dj]);
         }
       }
-      for (int h = 0; h < 2; ++h) store(out + q * lanes + h * kLanes<T>, sum[h]);
     }
   }
 
-  static void subtract(const Vector<T> (&sum)[2], double* from) {
-    T values[lanes];
-    for (int h = 0; h < 2; ++h) store(values + h * kLanes<T>, sum[h]);
-    for (int lane = 0; lane < lanes; ++lane) from[lane] -= static_cast<double>(values[lane]);
+  // products[i][q] = sum over c of coupling[i][c] inner[c][q], two rows by two columns at a time.
+  void couple(int i, int columns) {
+    const int last = std::min(i + 1, v_.r - 1);
+    const T* coupling[2] = {coupling_.get() + static_cast<int64_t>(i) * v_.c * lanes,
+                            coupling_.get() + static_cast<int64_t>(last) * v_.c * lanes};
+    for (int q = 0; q < columns; q += 2) {
+      Vector<T> sum[2][2][2] = {};
+      for (int c = 0; c < v_.c; ++c) {
+        const T* inner = inner_.get() + (static_cast<int64_t>(c) * columns + q) * lanes;
+        for (int half = 0; half < 2; ++half) {
+          const int lane = half * kLanes<T>;
+          const Vector<T> right[2] = {load(inner + lane), load(inner + lanes + lane)};
+          for (int di = 0; di < 2; ++di) {
+            const Vector<T> left = load(coupling[di] + c * lanes + lane);
+            for (int dq = 0; dq < 2; ++dq) {
+              sum[di][dq][half] = multiply_add(left, right[dq], sum[di][dq][half]);
+            }
+          }
+        }
+      }
+      for (int di = 0; di <= last - i; ++di) {
+        T* out = row_of_products(i + di, columns) + q * lanes;
+        for (int dq = 0; dq < 2; ++dq) {
+          for (int half = 0; half < 2; ++half) {
+            store(out + dq * lanes + half * kLanes<T>, sum[di][dq][half]);
+          }
+        }
+      }
+    }
+  }
+
+  FISHERMASK_INLINE void subtract(Vector<T> sum, double* from) {
+    constexpr int n = kLanes<T>;
+    T values[n];
+    store(values, sum);
+    for (int lane = 0; lane < n; ++lane) from[lane] -= static_cast<double>(values[lane]);
   }
 
   const Candidates<Stored>& v_;
