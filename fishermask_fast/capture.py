@@ -17,13 +17,13 @@ for gradients, so that the graph begins at them, but none is ever computed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge, saved_tensors_hooks
 
 from fishermask_fast.data import Inputs, count_samples, take
 from fishermask_fast.evaluation import call
@@ -60,10 +60,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Plan:
-    """How each wanted parameter gets its gradient: at a site, or from torch.func."""
+    """How each wanted parameter gets its gradient: at a site, or from torch.func.
+
+    Attributes:
+        sites: the layers with rules.
+        others: names of the parameters without.
+        bytes_per_sample: about what a batch keeps in memory for each sample.
+    """
 
     sites: tuple[Site, ...]
     others: tuple[str, ...]
+    bytes_per_sample: int
 
 
 @dataclass
@@ -120,6 +127,25 @@ class _Watch:
         edge = get_gradient_edge(output) if output.requires_grad else None
         self.calls[module].append(_Call(kept, given._version, output, edge))
         return output
+
+
+class _SavedBytes(saved_tensors_hooks):
+    """Counts what autograd keeps for the backward pass, parameters left out."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.known = {p.untyped_storage().data_ptr() for p in parameters}
+        self.sizes: dict[int, int] = {}
+        super().__init__(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        if tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.known:
+                self.sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def total(self) -> int:
+        return sum(self.sizes.values())
 
 
 def forward(model: nn.Module, plan: Plan, inputs: Inputs) -> Tape:
@@ -196,7 +222,8 @@ def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with _Watch(modules, {}) as watch_two:
+        saved = _SavedBytes(parameters.values())
+        with _Watch(modules, {}) as watch_two, saved:
             logits = call(model, two)
         with _Watch(modules, {}) as watch_three:
             call(model, three)
@@ -243,7 +270,13 @@ def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
     ruled = {name for site in sites for name in site.rules}
     for name in ruled:
         parameters[name].requires_grad_(True)
-    return Plan(tuple(sites), tuple(name for name in names if name not in ruled))
+    others = tuple(name for name in names if name not in ruled)
+    held = saved.total() + sum(
+        made.output.nbytes * 2 + (0 if made.input is None else made.input.nbytes)
+        for site in sites
+        if (made := watch_two.calls[site.module][0]) is not None
+    )
+    return Plan(tuple(sites), others, held // 2)
 
 
 def _owners(model: nn.Module, names: Collection[str]) -> dict[str, tuple[nn.Module, LayerRule]]:

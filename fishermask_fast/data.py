@@ -103,33 +103,14 @@ class Pool:
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
 
-    def batches(
-        self,
-        batch_size: int,
-        indices: Sequence[int] | None = None,
-        first_batch: int | None = None,
-    ) -> Iterator[Inputs]:
-        """Model inputs of the samples at `indices` (all of them by default), in that order.
-
-        Args:
-            batch_size: samples a batch; the last batch may be smaller.
-            indices: which samples.
-            first_batch: a smaller size for the first batch alone.
-        """
-        count = len(self) if indices is None else len(indices)
-        cuts = [0, *range(min(first_batch or batch_size, count), count, batch_size), count]
-        groups = [range(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
-        chosen = [g if indices is None else [indices[i] for i in g] for g in groups]
+    def batches(self, batch_size: int) -> Iterator[Inputs]:
+        """Model inputs of all samples in order; the last batch may be smaller."""
         if isinstance(self.source, Tensor):
-            for group in chosen:
-                if isinstance(group, range):
-                    yield self.source[group.start : group.stop]
-                else:
-                    yield self.source[torch.as_tensor(group, device=self.source.device)]
+            yield from self.source.split(batch_size)
             return
         loader = DataLoader(
             self.source,
-            batch_sampler=[list(group) for group in chosen],
+            batch_size=batch_size,
             collate_fn=self.collate,
             # The seed of the workers comes from here and not from the global random state.
             generator=torch.Generator().manual_seed(0),
@@ -137,6 +118,13 @@ class Pool:
         )
         for batch in loader:
             yield model_inputs(batch)
+
+    def first(self, count: int) -> Inputs:
+        """Model inputs of the first `count` samples, or of all where there are fewer."""
+        if isinstance(self.source, Tensor):
+            return self.source[:count]
+        items = [self.source[i] for i in range(min(count, len(self)))]
+        return model_inputs(self.collate(items))
 
     def subset(self, indices: Sequence[int]) -> Pool:
         """A pool of the samples at `indices`."""

@@ -17,7 +17,8 @@ from fishermask_fast.data import Inputs, Pool, count_samples, to_model
 from fishermask_fast.evaluation import device_of, input_dtype
 from fishermask_fast.layers import LayerRule
 
-BATCH_SIZE = 64
+# Memory for one batch's activations and gradients, and the most samples it is spent on.
+_BUDGET = {"cpu": (256 * 2**20, 256), "cuda": (4 * 2**30, 1024)}
 
 
 def batches(
@@ -25,18 +26,23 @@ def batches(
 ) -> Iterator[tuple[int, Inputs, Plan]]:
     """(index of the first sample, inputs on the model's device, plan) of every batch."""
     device = device_of(net)
-    size = batch_size or pool.batch_size or BATCH_SIZE
-    plan = None
+    trial = pool.first(3)
+    plan = make_plan(net, to_model(trial, device, input_dtype(net, trial)), names)
+    size = batch_size or pool.batch_size or _fitting_size(plan, device)
     start = 0
     with _bar(len(pool), progress) as done:
         for inputs in pool.batches(size):
             inputs = to_model(inputs, device, input_dtype(net, inputs))
-            if plan is None:
-                plan = make_plan(net, inputs, names)
             n = count_samples(inputs)
             yield start, inputs, plan
             start += n
             done(n)
+
+
+def _fitting_size(plan: Plan, device: torch.device) -> int:
+    """Samples a batch that stay within the budget of the device."""
+    memory, most = _BUDGET.get(device.type, _BUDGET["cpu"])
+    return max(1, min(most, memory // max(plan.bytes_per_sample, 1)))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from fishermask_fast import reference
+from fishermask_fast import reference, walk
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.mask import FisherMask, fisher_diagonal
@@ -414,3 +414,20 @@ def test_slow_way_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "cannot take these samples together" in caplog.text
     expected = expected_columns(reference.per_sample_gradients(model, inputs), mask, None)
     assert relative_error(factors.dense(), expected) < 1e-12
+
+
+def test_batches_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = make_model(), make_inputs(9)
+    mask, sizes = some_of_each(model), []
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    masked_gradients(model, inputs, mask)
+    assert sizes == [2, 3, 9]
+    # Of each sample: its image, 27 + 27 + 6 + 6 numbers on the way and as many gradients.
+    for numbers, expected in ((1000, range(3, 9)), (1, range(1, 2))):
+        monkeypatch.setitem(walk._BUDGET, "cpu", (8 * numbers, 256))
+        sizes.clear()
+        masked_gradients(model, inputs, mask)
+        assert sizes[2] in expected and sum(sizes[2:]) == 9
+    sizes.clear()
+    masked_gradients(model, DataLoader(TensorDataset(inputs), batch_size=4), mask)
+    assert sizes == [2, 3, 4, 4, 1]
