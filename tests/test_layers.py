@@ -9,13 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fishermask_fast import weight_products
 from fishermask_fast.layers import rule_for
 
 BOUND = 1e-12
 
 
 def check_rules(module: nn.Module, given_input: Tensor) -> None:
-    """Every parameter of the module, in all three forms, for a random output gradient."""
+    """Every parameter in all three forms, by the compiled ops and by torch's products."""
+    for compiled in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not compiled:
+                patch.setattr(weight_products, "_compiled", lambda delta: False)
+            check_one_way(module, given_input)
+
+
+def check_one_way(module: nn.Module, given_input: Tensor) -> None:
     module = module.double().eval()
     if given_input.is_floating_point():
         given_input = given_input.double()

@@ -1,0 +1,79 @@
+"""Masked gradients: the published way, torch.func, ours, and the bound of forward and passes.
+
+    pytest benchmarks/bench_gradients.py --benchmark-columns=min,rounds --benchmark-group-by=group
+
+The second group shows where single dot products stop paying for the entries of one convolution:
+`ours` chooses by counting, tile by tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from gradient_problem import (
+    BATCH,
+    N_CLASSES,
+    Problem,
+    forward_and_passes,
+    make_problem,
+    measure,
+    published_rows,
+    torch_func_jacobians,
+)
+from torch import nn
+
+from fishermask_fast import ops, weight_products
+from fishermask_fast.gradients import masked_gradients
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return make_problem()
+
+
+WAYS: dict[str, tuple[int, Callable[[Problem, int], Any]]] = {
+    "published": (1, published_rows),
+    "torch.func": (4, torch_func_jacobians),
+    "ours": (BATCH, lambda p, n: masked_gradients(p.model, p.images, p.mask, batch_size=n)),
+    "ours, C-1 rows": (
+        BATCH,
+        lambda p, n: masked_gradients(p.model, p.images, p.mask, batch_size=n, rank=N_CLASSES - 1),
+    ),
+    "bound": (BATCH, lambda p, n: forward_and_passes(p, N_CLASSES, full=False)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.benchmark(group="masked gradients, ResNet-18 16-32-64-128")
+def test_masked_gradients(benchmark: Any, problem: Problem, way: str) -> None:
+    n, work = WAYS[way]
+    measure(benchmark, n, lambda: work(problem, n))
+
+
+def test_ours_equals_the_published_rows(problem: Problem) -> None:
+    """What the timings compare is the same numbers."""
+    ours = masked_gradients(problem.model, problem.images[:2], problem.mask, weighting="none")
+    published = published_rows(problem, 2)
+    error = (ours.dense() - published).abs().max() / published.abs().max()
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("way", ["gathered dots", "whole product", "ours"])
+@pytest.mark.benchmark(group="entries of a 3 x 3 convolution of 64 channels, 8 x 8")
+def test_crossover(benchmark: Any, way: str, share: float) -> None:
+    module = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    delta = torch.randn(BATCH, 64, 8, 8)
+    a = weight_products.conv_prepare(module, torch.randn(BATCH, 64, 8, 8))
+    size = module.weight.numel()
+    index = torch.randperm(size)[: max(1, int(share * size))].sort().values
+    pair = [1, 1]
+    ways: dict[str, Callable[[], Any]] = {
+        "gathered dots": lambda: weight_products.conv_masked_by_dots(module, a, delta, index),
+        "whole product": lambda: weight_products.conv_masked_by_product(module, a, delta, index),
+        "ours": lambda: ops.masked_grad_conv2d(a, delta, index, [3, 3], pair, pair, 1),
+    }
+    measure(benchmark, BATCH, ways[way])
