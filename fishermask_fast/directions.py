@@ -104,6 +104,10 @@ class Directions:
         """Whether `update` needs no further product with M^-1 and G."""
         return index in self._known
 
+    def equal(self, one: int, other: int) -> bool:
+        """Whether two known samples have the same gradients."""
+        return torch.equal(self._known[one].rows, self._known[other].rows)
+
     def update(self, index: int) -> Update:
         """The update of sample `index` after the picks added so far."""
         self.fetch([index])

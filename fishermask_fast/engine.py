@@ -27,7 +27,7 @@ from torch import Tensor
 from fishermask_fast import ops
 from fishermask_fast.directions import Directions, Update, add_symmetric
 from fishermask_fast.factors import GradientFactors
-from fishermask_fast.precision import MARGIN, TIE, PrecisionPolicy
+from fishermask_fast.precision import TIE, PrecisionPolicy
 
 _logger = logging.getLogger(__name__)
 
@@ -171,11 +171,11 @@ class Engine:
         picks, running = self._pick_among(leaders, size)
         kept = size
         if rest.numel():
-            tolerance = TIE if float64 else MARGIN
-            thresholds = [pick.score - tolerance * abs(pick.score) for pick in picks]
+            margin = self._policy.margin
+            thresholds = [score - margin * abs(score) for score in running]
             beaten = self._apply(rest, self._directions.block(size), thresholds)
             self.passes += 1
-            kept = self._first_beaten(picks, *beaten)
+            kept = self._first_beaten(picks, running, *beaten)
         if kept < size:
             self._a.copy_(self._saved[0])
             self._b.copy_(self._saved[1])
@@ -232,26 +232,28 @@ class Engine:
     def _choose(self, leaders: Tensor, scores: Tensor, left: int) -> tuple[Update, int]:
         """The winner among the leaders and its place among them.
 
-        After float32 products the candidates within MARGIN of the top are compared by their float64
-        scores; a tie goes to the lowest index.
+        The candidates within the margin of the top are compared by scores taken anew; a tie goes to
+        the lowest index. Where they are too many for that, they are taken for equal samples.
         """
-        float64 = self._policy.float64
         top = scores.max()
-        near = (scores >= top - (TIE if float64 else MARGIN) * top.abs()).nonzero().squeeze(1)
-        slots: list[int] = near[:1].tolist() if float64 else near.tolist()
-        if len(slots) > _MAX_CONTENDERS:
-            raise _Ambiguous
-        indices = leaders[near[: len(slots)]].tolist()
+        near = (scores >= top - self._policy.margin * top.abs()).nonzero().squeeze(1)
+        if near.numel() > _MAX_CONTENDERS:
+            if not self._policy.float64:
+                raise _Ambiguous
+            near = near[:1]
+        slots: list[int] = near.tolist()
+        indices: list[int] = leaders[near].tolist()
         if not all(self._directions.is_known(index) for index in indices):
             # One more product costs little beside reading M^-1 and G.
             self._fetch_best(leaders, scores, len(slots) + left // 2)
             self._directions.fetch(indices)
         contenders = [self._directions.update(index) for index in indices]
-        best = max(update.score for update in contenders)
+        best = max(contenders, key=lambda update: update.score)
         return next(
             (update, slot)
             for update, slot in zip(contenders, slots, strict=True)
-            if update.score >= best - TIE * abs(best)
+            if update.score >= best.score - TIE * abs(best.score)
+            or self._directions.equal(update.index, best.index)
         )
 
     def _apply(
@@ -277,18 +279,17 @@ class Engine:
     def _first_beaten(
         self,
         picks: list[Update],
+        running: list[float],
         best: list[float],
         best_index: list[int],
         first_index: list[int],
     ) -> int:
         """How many picks stand before one that a candidate outside the leaders would have won."""
         float64 = self._policy.float64
-        for t, pick in enumerate(picks):
-            # In float64 the threshold is a tie, which only a lower index wins.
+        for t, (pick, score) in enumerate(zip(picks, running, strict=True)):
+            # A higher index with an equal score loses; float32 cannot tell which scores are equal.
             beaten = first_index[t] < (pick.index if float64 else len(self._factors))
-            if float64 and best[t] > pick.score + TIE * abs(pick.score):
-                beaten = True
-            if beaten:
+            if beaten or best[t] > score + TIE * abs(score):
                 self._forced |= {
                     i for i in (best_index[t], first_index[t]) if i < len(self._factors)
                 }
@@ -301,6 +302,7 @@ class Engine:
             self.taken.append(pick.index)
             self.changes.append(pick.score)
             self._free[pick.index] = False
+            self._forced.discard(pick.index)
             self._policy.observe(abs(pick.score), abs(score))
 
 
