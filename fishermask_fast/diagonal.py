@@ -93,7 +93,7 @@ def fisher_diagonal(
                 for site, name, rule, a, delta in pairs(plan, prepared, deltas, dtype):
                     total[name] += rule.squared(site.module, a, delta)
             if plan.others:
-                for _, found in per_sample_rows(net, inputs, rows, plan.others):
+                for _, _, found in per_sample_rows(net, inputs, rows, plan.others):
                     for name, gradient in found.items():
                         # Out of place: gradients of different parameters may share memory.
                         total[name] += gradient.to(dtype).square().sum((0, 1))

@@ -11,6 +11,7 @@ the parameters that have none: shared weights, recurrent layers, parametrisation
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,8 +35,8 @@ def per_sample_rows(
     rows: Tensor,
     names: Collection[str],
     pick: Callable[[str, Tensor], Tensor] = lambda name, gradient: gradient,
-) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-    """Gradients of the named parameters for some samples at a time.
+) -> Iterator[tuple[slice, slice, dict[str, Tensor]]]:
+    """Gradients of the named parameters for some samples and some rows at a time.
 
     Args:
         model: as `evaluation.evaluating` gives it.
@@ -45,28 +46,31 @@ def per_sample_rows(
         pick: (name, gradient) -> the part of it to keep.
 
     Yields:
-        (samples, name -> what is kept of the gradients (samples, r, *parameter shape)).
+        (samples, rows, name -> what is kept of the gradients (samples, rows, *parameter shape)).
     """
     parameters = dict(model.named_parameters())
     chosen = {name: parameters[name].detach() for name in names}
     rest = {name: p.detach() for name, p in parameters.items() if name not in chosen}
     n, r = rows.shape[:2]
-    numbers = r * sum(p.numel() for p in chosen.values())
-    size = max(1, _CHUNK_NUMBERS // max(numbers, 1))
+    numbers = max(1, sum(p.numel() for p in chosen.values()))
+    some_rows = max(1, min(r, _CHUNK_NUMBERS // numbers))
+    size = max(1, _CHUNK_NUMBERS // (some_rows * numbers))
     together = True
-    for start in range(0, n, size):
+    for start, first in itertools.product(range(0, n, size), range(0, r, some_rows)):
         part = slice(start, min(start + size, n))
+        which = slice(first, min(first + some_rows, r))
+        cotangents = rows[part, which]
         here = torch.arange(part.start, part.stop, device=rows.device)
         some = take(inputs, here.to(_device_of(inputs)))
         if together:
             try:
-                found = _together(model, some, rows[part], chosen, rest)
+                found = _together(model, some, cotangents, chosen, rest)
             except (RuntimeError, NotImplementedError) as error:
                 logger.info("torch.func cannot take these samples together: %s", error)
                 together = False
         if not together:
-            found = _one_by_one(model, some, rows[part], chosen, rest)
-        yield part, {name: pick(name, gradient) for name, gradient in found.items()}
+            found = _one_by_one(model, some, cotangents, chosen, rest)
+        yield part, which, {name: pick(name, gradient) for name, gradient in found.items()}
 
 
 def _device_of(inputs: Inputs) -> torch.device:

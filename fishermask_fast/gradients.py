@@ -167,10 +167,10 @@ class _Columns:
             def pick(name: str, gradient: Tensor) -> Tensor:
                 return gradient.flatten(2)[:, :, self.index[name]]
 
-            for some, found in per_sample_rows(net, inputs, rows, others, pick):
+            for some, which, found in per_sample_rows(net, inputs, rows, others, pick):
                 here = slice(part.start + some.start, part.start + some.stop)
                 for name, values in found.items():
-                    self.middle[here, :, self.columns[name]] = values.to(dtype)
+                    self.middle[here, which, self.columns[name]] = values.to(dtype)
 
     def parts(self, part: slice) -> list[Tensor]:
         """What has been filled in for these samples."""

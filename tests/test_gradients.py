@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import relative_error
-from networks import TextClassifier, expected_columns, some_of_each
+from networks import SharedWeights, TextClassifier, expected_columns, some_of_each
 from torch import Tensor, nn
 from torch.utils.data import (
     DataLoader,
@@ -19,7 +19,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from fishermask_fast import reference, walk
+from fishermask_fast import fallback, reference, walk
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.mask import FisherMask, fisher_diagonal
@@ -395,6 +395,18 @@ def test_bad_gradients_of_good_logits() -> None:
         masked_gradients(model, inputs, some_of_each(model))
     with pytest.raises(ValueError, match="gradients must be finite; those of body.weight"):
         fisher_diagonal(model, inputs)
+
+
+@pytest.mark.parametrize("numbers", [1, 60, 10**6])
+def test_slow_way_in_pieces(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = SharedWeights().double(), torch.randn(5, 5).double()
+    monkeypatch.setattr(fallback, "_CHUNK_NUMBERS", numbers)
+    mask = some_of_each(model)
+    expected = reference.per_sample_gradients(model, inputs)
+    factors = masked_gradients(model, inputs, mask)
+    assert relative_error(factors.dense(), expected_columns(expected, mask, None)) < 1e-12
+    for name, values in fisher_diagonal(model, inputs).items():
+        assert relative_error(values, expected[name].square().sum(1).mean(0)) < 1e-12
 
 
 def test_slow_way_is_logged(caplog: pytest.LogCaptureFixture) -> None:
