@@ -12,6 +12,7 @@ raises tr(M^-1 F) least first, until K are left.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from fishermask_fast.checks import (
 )
 from fishermask_fast.engine import Engine, Problem
 from fishermask_fast.factors import GradientFactors, as_factors
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def select_batch(
 
     Args:
         gradients: of the unlabelled pool: V as a (N, r, k) tensor of float16, bfloat16, float32 or
-            float64, strided in any way, or GradientFactors.
+            float64, strided in any way, or GradientFactors. From a GPU they are copied to the CPU.
         n_select: K, how many to select; 1..N.
         fisher: (k, k) F, of any floating dtype; None for the mean of V_x^T V_x over the pool.
         labeled_fisher: (k, k) F_L, the mean over the labelled samples; None where there are none.
@@ -192,6 +195,10 @@ def _check(
         factors = factors.to(dtype=torch.float32)
     if fisher is None:
         fisher = factors.fisher()
+    if factors.device.type != "cpu":
+        _logger.info("selection runs on the CPU: copying gradients from %s", factors.device)
+        factors, fisher = factors.to("cpu"), fisher.cpu()
+        labeled_fisher = None if labeled_fisher is None else labeled_fisher.cpu()
     return Problem(factors, fisher, labeled_fisher, lamb, n_labeled, n_select), backward_steps
 
 
