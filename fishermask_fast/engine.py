@@ -31,7 +31,7 @@ from fishermask_fast.precision import TIE, PrecisionPolicy
 
 _logger = logging.getLogger(__name__)
 
-_MAX_BLOCK = 32
+_MAX_BLOCK = 16
 _LEADERS_PER_PICK = 8
 _MAX_CONTENDERS = 16
 _MAX_EMPTY_BLOCKS = 3

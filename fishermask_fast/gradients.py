@@ -58,8 +58,9 @@ def masked_gradients(
         mask: which parameters.
         weighting: "fisher": rows sqrt(p_c) grad log p_c, so that V_x^T V_x is the sample's Fisher
             information; "none": rows grad log p_c, as the published code has them.
-        rank: rows r a sample; None or C: one a class; C-1: exact all the same, by a Cholesky
-            factor; fewer: the largest eigenvectors. Costs r backward passes a batch.
+        rank: rows r a sample, each costing one backward pass a batch; None: the fewest that are
+            exact, C-1 by a Cholesky factor with weighting "fisher" and C with "none"; C: one a
+            class, as published; fewer than C-1: the largest eigenvectors, an approximation.
         batch_size: samples a batch; by default the DataLoader's, or chosen here.
         device: where to compute; by default where the model is.
         progress: whether to show a bar.

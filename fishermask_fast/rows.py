@@ -47,8 +47,9 @@ def make_rows(logits: Tensor, weighting: str = "fisher", rank: int | None = None
     Args:
         logits: (N, C), any floating dtype.
         weighting: "fisher" or "none", as above.
-        rank: None or C: one row a class; C-1: the exact Cholesky rows; less: the rows
-            sqrt(lambda_i) u_i^T of the `rank` largest eigenvalues, an approximation.
+        rank: None: the fewest exact rows, C-1 with weighting "fisher" and C with "none"; C: one
+            row a class; C-1: the exact Cholesky rows; less: the rows sqrt(lambda_i) u_i^T of the
+            `rank` largest eigenvalues, an approximation.
 
     Raises:
         ValueError: rank above the number of classes.
@@ -57,6 +58,8 @@ def make_rows(logits: Tensor, weighting: str = "fisher", rank: int | None = None
     n_classes = p.shape[1]
     if rank is not None and rank > n_classes:
         raise ValueError(f"rank must be at most the number of classes {n_classes}; got {rank}")
+    if rank is None and weighting == "fisher":
+        rank = max(n_classes - 1, 1)
     if rank is None or rank == n_classes:
         rows = torch.eye(n_classes, dtype=p.dtype, device=p.device) - p[:, None, :]
         return p.sqrt()[:, :, None] * rows if weighting == "fisher" else rows
