@@ -29,21 +29,19 @@ struct Tile {
   int64_t width, depth;
 };
 
-#define FISHERMASK_WEIGHT_GRADIENT(T)                                                              \
-  FISHERMASK_DECLARE(                                                                              \
-      Tile tile_of(                                                                                \
-          const WeightGradient<T>&                                                                 \
-              problem); /* delta of samples [begin, end) as (n, group, block of channels, l,       \
-                           width), the channels of the last block filled up with zeros */                                                         \
-      void pack_delta(                                                                             \
-          const WeightGradient<T>& problem, int64_t begin, int64_t end,                            \
-          T* packed); /* sums over all samples of dW^2, (group, o, k), for tiles [begin, end) of   \
-                         all, counted as (group, block of channels, block of k) */                                                      \
-      void sum_of_squares(const WeightGradient<T>& problem, const T* packed, int64_t begin,        \
-                          int64_t end, T* result); /* dW of samples [begin, end) at the sorted     \
-                                                      flat positions index = (o of all groups) n_k \
-                                                      + k, (n, n_index) */                         \
-      void entries(const WeightGradient<T>& problem, const int64_t* index, int64_t n_index,        \
+// pack_delta:     delta of samples [begin, end) as (n, group, block of channels, l, width), the
+//                 channels of the last block filled up with zeros.
+// sum_of_squares: sums over all samples of dW^2, (group, o, k), for tiles [begin, end) of all,
+//                 counted as (group, block of channels, block of k).
+// entries:        dW of samples [begin, end) at the sorted flat positions
+//                 index = (o of all groups) n_k + k, (n, n_index).
+#define FISHERMASK_WEIGHT_GRADIENT(T)                                                           \
+  FISHERMASK_DECLARE(                                                                           \
+      Tile tile_of(const WeightGradient<T>& problem);                                           \
+      void pack_delta(const WeightGradient<T>& problem, int64_t begin, int64_t end, T* packed); \
+      void sum_of_squares(const WeightGradient<T>& problem, const T* packed, int64_t begin,     \
+                          int64_t end, T* result);                                              \
+      void entries(const WeightGradient<T>& problem, const int64_t* index, int64_t n_index,     \
                    int64_t least_for_tile, int64_t begin, int64_t end, T* result))
 FISHERMASK_WEIGHT_GRADIENT(float)
 FISHERMASK_WEIGHT_GRADIENT(double)
