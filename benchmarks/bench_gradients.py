@@ -38,9 +38,9 @@ WAYS: dict[str, tuple[int, Callable[[Problem, int], Any]]] = {
     "published": (1, published_rows),
     "torch.func": (4, torch_func_jacobians),
     "ours": (BATCH, lambda p, n: masked_gradients(p.model, p.images, p.mask, batch_size=n)),
-    "ours, C-1 rows": (
+    "ours, C rows": (
         BATCH,
-        lambda p, n: masked_gradients(p.model, p.images, p.mask, batch_size=n, rank=N_CLASSES - 1),
+        lambda p, n: masked_gradients(p.model, p.images, p.mask, batch_size=n, rank=N_CLASSES),
     ),
     "bound": (BATCH, lambda p, n: forward_and_passes(p, N_CLASSES, full=False)),
 }
