@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pools import random_fisher
@@ -73,6 +74,19 @@ def test_both_equal_the_published_formulas(
     assert found == expected
     assert compat.fresh_select(x, 12, fisher, iterates, lamb, backward, n_labeled) == expected
     assert all(type(index) is int for index in found)
+
+
+@pytest.mark.parametrize("function", [compat.select, compat.fresh_select])
+def test_numpy_gradients(
+    function: Callable[..., list[int]], pool: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    # As the published scripts call it: a numpy pool beside float32 matrices, a numpy count.
+    x, fisher, iterates = pool
+    array = x.double().numpy()
+    before = array.copy()
+    found = function(array, 9, fisher, iterates, lamb=1, nLabeled=np.sum(np.ones(5, dtype=bool)))
+    assert found == function(x, 9, fisher, iterates, nLabeled=5)
+    assert np.array_equal(array, before)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 200])
