@@ -24,11 +24,17 @@ def groups_of(record: dict[str, Any]) -> dict[str, list[Row]]:
         name = found["name"].removeprefix("test_")
         info = ", ".join(f"{key} {value}" for key, value in found["extra_info"].items())
         groups[found["group"] or "all"].append((name, found["stats"]["median"], info))
-    for part in (record, record.get("large", {})):
-        for found in part.get("rows", []):
-            title = f"selection, N = {found['n']:,}, K = {found['n_select']:,}"
-            groups[title].append((found["name"], found["seconds"], remark(found)))
+    for found in record.get("rows", []):
+        title = f"selection, {size_of(found)}"
+        groups[title].append((found["name"], found["seconds"], remark(found)))
+    for found in record.get("large", {}).get("rows", []):
+        name = f"{found['name']}, {size_of(found)}"
+        groups["selection from a larger pool"].append((name, found["seconds"], remark(found)))
     return groups
+
+
+def size_of(found: dict[str, Any]) -> str:
+    return f"N = {found['n']:,}, K = {found['n_select']:,}"
 
 
 def remark(found: dict[str, Any]) -> str:
@@ -77,7 +83,10 @@ def plot(groups: dict[str, list[Row]], path: Path) -> None:
 
     heights = [len(rows) + 1 for rows in groups.values()]
     figure = Figure(figsize=(8, 0.35 * sum(heights) + 0.6 * len(heights)), layout="constrained")
-    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    # One axis for all, as a logarithmic one has no zero for bars to start from.
+    panels = figure.subplots(len(groups), 1, squeeze=False, sharex=True, height_ratios=heights)[
+        :, 0
+    ]
     for axes, (title, rows) in zip(panels, groups.items(), strict=True):
         names = [name for name, _, _ in rows][::-1]
         seconds = [value for _, value, _ in rows][::-1]
