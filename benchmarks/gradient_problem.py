@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, jacrev, vmap
 
 from fishermask_fast.loop.models import resnet18_small
@@ -71,17 +72,24 @@ def torch_func_jacobians(problem: Problem, n: int) -> dict[str, Tensor]:
 
 
 def forward_and_passes(problem: Problem, r: int, full: bool) -> None:
-    """One forward pass and r backward passes: of the input alone, or of all parameters."""
-    images = problem.images.clone().requires_grad_(not full)
+    """One forward pass and r backward passes, to the first layer's output or of everything."""
     parameters = list(problem.model.parameters())
+    edges: list[GradientEdge] = []
+
+    def note(module: nn.Module, args: object, output: Tensor) -> None:
+        edges.append(get_gradient_edge(output))
+
+    first = next(m for m in problem.model.modules() if isinstance(m, nn.Conv2d))
+    handle = first.register_forward_hook(note)
     for p in parameters:
-        p.requires_grad_(full)
+        p.requires_grad_(full or p is first.weight)
     try:
-        logits = problem.model(images)
-        wanted = parameters if full else [images]
+        logits = problem.model(problem.images)
+        wanted = parameters if full else edges
         for _ in range(r):
             torch.autograd.grad(logits, wanted, torch.ones_like(logits), retain_graph=True)
     finally:
+        handle.remove()
         for p in parameters:
             p.requires_grad_(True)
 
