@@ -103,6 +103,14 @@ class GradientFactors:
     def _head_columns(self) -> int:
         return self._head_size if self.head_index is None else self.head_index.numel()
 
+    def _layout(self) -> tuple[int, ...]:
+        head = (
+            ()
+            if self.coupling is None or self.hidden is None
+            else (self.coupling.shape[2], self.hidden.shape[1])
+        )
+        return (self.n_rows, self.middle.shape[2], *head)
+
     def __getitem__(self, index: int | slice | Tensor) -> GradientFactors:
         """The factors of some samples, in the order of `index`; an int keeps the leading axis."""
         if isinstance(index, int):
@@ -140,13 +148,11 @@ class GradientFactors:
             raise ValueError("cat needs at least one GradientFactors; got none")
         first = parts[0]
         for part in parts[1:]:
-            same_index = (part.head_index is None) == (first.head_index is None) and (
-                first.head_index is None
-                or part.head_index is None
-                or torch.equal(part.head_index, first.head_index)
-            )
-            if part.n_columns != first.n_columns or not same_index:
-                raise ValueError("cat needs parts with the same columns")
+            if part._layout() != first._layout() or not _same(part.head_index, first.head_index):
+                raise ValueError(
+                    "cat needs parts with the same columns; got (r, k_mid, C, d) = "
+                    f"{first._layout()} and {part._layout()}"
+                )
 
         def join(tensors: list[Tensor | None]) -> Tensor | None:
             kept = [t for t in tensors if t is not None]
@@ -192,6 +198,7 @@ class GradientFactors:
         for start in range(0, len(self), chunk_size):
             yield self[start : start + chunk_size]
 
+    @torch.no_grad()
     def fisher(self, chunk_size: int | None = None) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
 
@@ -207,6 +214,7 @@ class GradientFactors:
         lower = total.tril_()
         return (lower + lower.tril(-1).T).div_(len(self))
 
+    @torch.no_grad()
     def quadratic_forms(self, *matrices: Tensor, chunk_size: int | None = None) -> list[Tensor]:
         """V_x Q V_x^T for every sample and each symmetric Q, in float64.
 
@@ -228,6 +236,7 @@ class GradientFactors:
                 result[start : start + size] = values
         return out
 
+    @torch.no_grad()
     def times(self, matrix: Tensor) -> Tensor:
         """V_x S for every sample and a (k, q) float64 matrix S, as (N, r, q) float64."""
         chunk = self._compact().to(dtype=torch.float64)
@@ -334,6 +343,12 @@ class _QuadraticForms:
             head = chunk.coupling @ inner @ chunk.coupling.transpose(1, 2)
             out.append(_symmetric(torch.bmm(x, chunk.middle.transpose(1, 2))).add_(head))
         return out
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
 
 
 def _symmetric(half: Tensor) -> Tensor:
