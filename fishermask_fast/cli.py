@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _experiment(arguments: argparse.Namespace, progress: bool) -> Experiment:
-    """Everything that the flags ask for, checked; the data are read last of what can fail."""
+    """What the flags ask for, all of it checked before anything is trained."""
     model = arguments.model or ("cnn_small" if arguments.data == "digits" else "resnet18_small")
     schedule = Schedule(
         strategies=tuple(dict.fromkeys(arguments.strategy or STRATEGIES)),
@@ -112,17 +112,6 @@ def _experiment(arguments: argparse.Namespace, progress: bool) -> Experiment:
         epochs=arguments.epochs,
         min_steps=arguments.min_steps,
     )
-    query = QueryOptions(
-        fraction=default_fraction(model) if arguments.fraction is None else arguments.fraction,
-        mask=arguments.mask,
-        keep_head=arguments.keep_head,
-        weighting=arguments.weighting,
-        lamb=arguments.lamb,
-        fisher_samples=arguments.fisher_samples,
-        rank=arguments.rank,
-        batch_size=arguments.batch_size,
-        progress=progress,
-    )
     device = _device(arguments.device)
     data = load_data(
         DataOptions(
@@ -135,6 +124,20 @@ def _experiment(arguments: argparse.Namespace, progress: bool) -> Experiment:
             augment=arguments.augment,
             seed=arguments.seed,
         )
+    )
+    fraction = arguments.fraction
+    if fraction is None:
+        fraction = default_fraction(model, len(data.classes), data.image_shape)
+    query = QueryOptions(
+        fraction=fraction,
+        mask=arguments.mask,
+        keep_head=arguments.keep_head,
+        weighting=arguments.weighting,
+        lamb=arguments.lamb,
+        fisher_samples=arguments.fisher_samples,
+        rank=arguments.rank,
+        batch_size=arguments.batch_size,
+        progress=progress,
     )
     return Experiment(data, model, schedule, recipe, query, device)
 
@@ -270,8 +273,8 @@ def _add_query_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fraction",
         type=float,
-        help="share of the parameters that the mask keeps (default: 0.002, and more for cnn_small "
-        "and mlp_small)",
+        help="share of the parameters that the mask keeps (default: 0.002; more for cnn_small "
+        "and mlp_small, less for networks of more than 4 million parameters)",
     )
     group.add_argument(
         "--mask",

@@ -175,7 +175,14 @@ def test_torchvision_networks_by_name() -> None:
 def test_the_default_fraction_is_wider_than_the_head(name: str) -> None:
     model = build_model(name, 10, (1, 8, 8))
     head = list(model.parameters())[-1].numel()
-    assert default_fraction(name) * sum(p.numel() for p in model.parameters()) > head
+    fraction = default_fraction(name, 10, (1, 8, 8))
+    assert fraction * sum(p.numel() for p in model.parameters()) > head
+
+
+def test_the_default_fraction_of_a_large_network_fits_in_memory() -> None:
+    size = sum(p.numel() for p in build_model("resnet18", 10, (3, 32, 32)).parameters())
+    assert default_fraction("resnet18", 10, (3, 32, 32)) * size == pytest.approx(8192)
+    assert default_fraction("resnet18_small", 10, (3, 32, 32)) == 0.002
 
 
 def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:

@@ -124,6 +124,8 @@ def mlp_small(n_classes: int, in_features: int, width: int = 64) -> nn.Module:
 
 
 TINY_MODELS = ("cnn_small", "mlp_small")
+# F and M^-1 of this many masked parameters take half a GiB each.
+LARGEST_MASK = 8192
 SMALL_MODELS = (*TINY_MODELS, "resnet18_small")
 
 
@@ -155,12 +157,25 @@ def build_model(name: str, n_classes: int, image_shape: Sequence[int], seed: int
         return make()
 
 
-def default_fraction(name: str) -> float:
+def default_fraction(name: str, n_classes: int, image_shape: Sequence[int]) -> float:
     """Share of a model's parameters that a mask keeps where nobody says otherwise.
 
-    0.002, the published choice; the smallest networks need more for a mask wider than the head.
+    0.002, the published choice; more for the smallest networks, whose heads are a larger share of
+    them; less where k would pass ``LARGEST_MASK``, since F and M^-1 take k^2 float64 numbers each.
+
+    Args:
+        name: As for ``build_model``.
+        n_classes: Number of logits.
+        image_shape: (channels, height, width) of one image.
+
+    Raises:
+        ValueError: As for ``build_model``.
     """
-    return {"cnn_small": 0.05, "mlp_small": 0.15}.get(name, 0.002)
+    with torch.device("meta"):
+        model = build_model(name, n_classes, image_shape)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    fraction = {"cnn_small": 0.05, "mlp_small": 0.15}.get(name, 0.002)
+    return min(fraction, LARGEST_MASK / n_parameters)
 
 
 def _torchvision_model(name: str, n_classes: int, image_shape: Sequence[int]) -> nn.Module:
