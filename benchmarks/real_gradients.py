@@ -50,8 +50,7 @@ def trained_gradients(n_samples: int, data_root: str, seed: int = 0) -> Gradient
     train_model(model, data.training_set(labeled), data.pool.take(labeled), Recipe(), seed=seed)
     pool = data.pool.take(unlabeled)
     mask = FisherMask.from_scores(fisher_diagonal(model, pool, seed=seed), FRACTION, "global")
-    # One row a class, as the published code has it.
-    factors = masked_gradients(model, pool, mask, rank=len(data.classes))
+    factors = masked_gradients(model, pool, mask)
     return Gradients(factors, f"ResNet-18 on {N_LABELED} Fashion-MNIST images, {n_samples} others")
 
 

@@ -66,6 +66,26 @@ class Problem:
             m.add_(self.factors[included].fisher(), alpha=self.scale**2 * included.numel())
         return m
 
+    def inverses(self, included: Tensor) -> tuple[Tensor, Tensor]:
+        """M^-1 and G = M^-1 F M^-1 with the candidates `included` in M.
+
+        Raises:
+            ValueError: M is not positive definite.
+        """
+        if self.labeled_fisher is None and included.numel() == 0:
+            eye = torch.eye(len(self.fisher), dtype=torch.float64, device=self.fisher.device)
+            return eye / self.lamb, self.fisher / self.lamb**2
+        factor, failed = torch.linalg.cholesky_ex(self.information(included))
+        if int(failed):
+            raise ValueError(
+                "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) must be positive "
+                "definite; labeled_fisher has a negative eigenvalue"
+            )
+        inverse = torch.cholesky_inverse(factor)
+        double = torch.zeros_like(inverse)
+        add_symmetric(double, [(inverse, self.fisher @ inverse)], 1.0)
+        return inverse, double
+
 
 class _Ambiguous(Exception):
     """More candidates within float32's margin of the winner than are scored one by one."""
@@ -119,10 +139,7 @@ class Engine:
         device = self._factors.device
         taken = torch.tensor(self.taken, dtype=torch.int64, device=device)
         free = self._free.nonzero().squeeze(1)
-        information = self._problem.information(taken if self._sign > 0 else free)
-        inverse = _inverse(information)
-        double = torch.zeros_like(inverse)
-        add_symmetric(double, [(inverse, self._problem.fisher @ inverse)], 1.0)
+        inverse, double = self._problem.inverses(taken if self._sign > 0 else free)
         r = self._factors.n_rows
         rows, columns = torch.tril_indices(r, r, device=device)
         square = self._problem.scale**2 * self._sign
@@ -304,18 +321,3 @@ class Engine:
             self._free[pick.index] = False
             self._forced.discard(pick.index)
             self._policy.observe(abs(pick.score), abs(score))
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    """The inverse of a positive definite matrix.
-
-    Raises:
-        ValueError: it is not positive definite.
-    """
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
-        raise ValueError(
-            "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) must be positive definite; "
-            "labeled_fisher has a negative eigenvalue"
-        )
-    return torch.cholesky_inverse(factor)
