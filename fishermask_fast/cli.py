@@ -274,7 +274,7 @@ def _add_query_options(group: argparse._ArgumentGroup) -> None:
         "--fraction",
         type=float,
         help="share of the parameters that the mask keeps (default: 0.002; more for cnn_small "
-        "and mlp_small, less for networks of more than 4 million parameters)",
+        "and mlp_small, less for networks of more than 2 million parameters)",
     )
     group.add_argument(
         "--mask",

@@ -179,10 +179,11 @@ def test_the_default_fraction_is_wider_than_the_head(name: str) -> None:
     assert fraction * sum(p.numel() for p in model.parameters()) > head
 
 
-def test_the_default_fraction_of_a_large_network_fits_in_memory() -> None:
-    size = sum(p.numel() for p in build_model("resnet18", 10, (3, 32, 32)).parameters())
-    assert default_fraction("resnet18", 10, (3, 32, 32)) * size == pytest.approx(8192)
-    assert default_fraction("resnet18_small", 10, (3, 32, 32)) == 0.002
+@pytest.mark.parametrize(("n_classes", "k"), [(10, 512 * 10 + 10 + 512), (4, 4096)])
+def test_the_default_mask_of_a_large_network_is_bounded(n_classes: int, k: int) -> None:
+    model = build_model("resnet18", n_classes, (3, 32, 32))
+    size = sum(p.numel() for p in model.parameters())
+    assert default_fraction("resnet18", n_classes, (3, 32, 32)) * size == pytest.approx(k)
 
 
 def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.mask import find_head
+
 
 class SmallResNet(nn.Module):
     """ResNet of basic blocks with a 3 x 3 stem and no first pooling, for small images."""
@@ -124,8 +126,7 @@ def mlp_small(n_classes: int, in_features: int, width: int = 64) -> nn.Module:
 
 
 TINY_MODELS = ("cnn_small", "mlp_small")
-# F and M^-1 of this many masked parameters take half a GiB each.
-LARGEST_MASK = 8192
+LARGEST_MASK, BESIDE_HEAD = 4096, 512
 SMALL_MODELS = (*TINY_MODELS, "resnet18_small")
 
 
@@ -161,7 +162,8 @@ def default_fraction(name: str, n_classes: int, image_shape: Sequence[int]) -> f
     """Share of a model's parameters that a mask keeps where nobody says otherwise.
 
     0.002, the published choice; more for the smallest networks, whose heads are a larger share of
-    them; less where k would pass ``LARGEST_MASK``, since F and M^-1 take k^2 float64 numbers each.
+    them; less where k would pass ``LARGEST_MASK``, since M^-1 takes k^2 numbers and k^3 products.
+    A head that comes near that is still kept whole, with ``BESIDE_HEAD`` parameters beside it.
 
     Args:
         name: As for ``build_model``.
@@ -174,8 +176,10 @@ def default_fraction(name: str, n_classes: int, image_shape: Sequence[int]) -> f
     with torch.device("meta"):
         model = build_model(name, n_classes, image_shape)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    head = find_head(model)
+    n_head = 0 if head is None else sum(p.numel() for p in model.get_submodule(head).parameters())
     fraction = {"cnn_small": 0.05, "mlp_small": 0.15}.get(name, 0.002)
-    return min(fraction, LARGEST_MASK / n_parameters)
+    return min(fraction, max(LARGEST_MASK, n_head + BESIDE_HEAD) / n_parameters)
 
 
 def _torchvision_model(name: str, n_classes: int, image_shape: Sequence[int]) -> nn.Module:
