@@ -44,6 +44,8 @@ def check_positive(name: str, value: object) -> float:
         if isinstance(value, (bool, str)):
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ValueError(f"{name} must be a finite number above 0; got {value!r}") from None
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number above 0; got {value!r}") from None
     if not (number > 0 and math.isfinite(number)):

@@ -35,6 +35,7 @@ _MAX_BLOCK = 16
 _LEADERS_PER_PICK = 8
 _MAX_CONTENDERS = 16
 _MAX_EMPTY_BLOCKS = 3
+_NEAR_TOP = 0.9
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Problem:
         factor, failed = torch.linalg.cholesky_ex(self.information(included))
         if int(failed):
             raise ValueError(
-                "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) must be positive "
-                "definite; labeled_fisher has a negative eigenvalue"
+                "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) + V^T V of the picks "
+                "must be positive definite in float64: labeled_fisher has a negative eigenvalue, "
+                f"or lamb = {self.lamb:g} is too small against it and the gradients"
             )
         inverse = torch.cholesky_inverse(factor)
         double = torch.zeros_like(inverse)
@@ -89,6 +91,14 @@ class Problem:
 
 class _Ambiguous(Exception):
     """More candidates within float32's margin of the winner than are scored one by one."""
+
+
+class _Stale(Exception):
+    """The state must be set up again before it can tell the next winner, of the score given."""
+
+    def __init__(self, score: float) -> None:
+        super().__init__(score)
+        self.score = score
 
 
 class Engine:
@@ -147,6 +157,8 @@ class Engine:
         a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
         self._a.copy_(a[:, rows, columns])
         self._b.copy_(b[:, rows, columns]).mul_(square)
+        self._diagonal = (rows == columns).nonzero().squeeze(1)
+        self._b_at_setup = self._b[:, self._diagonal].sum(1).abs()
         self._directions = Directions(
             self._factors,
             self._problem.scale,
@@ -157,7 +169,11 @@ class Engine:
         )
         empty = inverse.new_empty(0, inverse.shape[0])
         self._apply(free, (empty, empty, []), [])
-        self._policy.set_up()
+        if not bool(self._scores[free].isfinite().all()):
+            raise ValueError(
+                "scores overflow float64: the gradients or fisher are too large against "
+                f"lamb = {self._problem.lamb:g}; scale them down or raise lamb"
+            )
         self.setups += 1
         return float((inverse * self._problem.fisher).sum())
 
@@ -167,11 +183,13 @@ class Engine:
             before = len(self.taken)
             try:
                 self._take_block(n_take - before)
-                if self._policy.setup_due(abs(self.changes[-1])) and len(self.taken) < n_take:
-                    self._set_up()
+            except _Stale as stale:
+                self._policy.set_up(stale.score)
+                self._set_up()
             except _Ambiguous:
                 _logger.info("near-ties within float32's margin: going on in float64 alone")
                 self._policy.always_float64 = True
+                self._policy.set_up(abs(self.changes[-1]))
                 self._set_up()
             if on_progress is not None:
                 on_progress(len(self.taken) - before)
@@ -186,7 +204,7 @@ class Engine:
         self._saved[1].copy_(self._b)
         self._directions.begin()
         picks, running = self._pick_among(leaders, size)
-        kept = size
+        kept = size = len(picks)
         if rest.numel():
             margin = self._policy.margin
             thresholds = [score - margin * abs(score) for score in running]
@@ -204,7 +222,7 @@ class Engine:
         self._empty_blocks = 0 if kept else self._empty_blocks + 1
         if not float64 and self._empty_blocks > _MAX_EMPTY_BLOCKS:
             raise _Ambiguous
-        self._accept(picks[:kept], running)
+        self._accept(picks[:kept])
         if self._fixed_block is None:
             grown = 2 * size if kept == size else max(size // 2, 1)
             self._block = min(grown, _MAX_BLOCK)
@@ -226,7 +244,8 @@ class Engine:
     def _pick_among(self, leaders: Tensor, size: int) -> tuple[list[Update], list[float]]:
         """Greedy picks among the leaders alone, whose state moves along.
 
-        Returns the picks in order, and what the running score of each was.
+        Ends early where the state has gone stale. Returns the picks in order, and what the running
+        score of each was.
         """
         scores = self._scores[leaders]
         self._fetch_best(leaders, scores, size + size // 2)
@@ -234,13 +253,27 @@ class Engine:
         running: list[float] = []
         for left in range(size, 0, -1):
             pick, slot = self._choose(leaders, scores, left)
+            score = float(scores[slot])
+            first = abs(picks[0].score) if picks else None
+            loss = self._loss(leaders, scores)
+            if self._policy.stale(abs(pick.score), abs(score), loss, first):
+                if not picks:
+                    raise _Stale(abs(pick.score))
+                break
             picks.append(pick)
-            running.append(float(scores[slot]))
+            running.append(score)
             self._directions.add(pick)
             leaders = torch.cat([leaders[:slot], leaders[slot + 1 :]])
             self._apply(leaders, (pick.u, pick.w, [pick.u.shape[0]]), [0.0])
             scores = self._scores[leaders]
         return picks, running
+
+    def _loss(self, leaders: Tensor, scores: Tensor) -> float:
+        """How many times tr(B_x) has fallen since the set-up, at most, among the best leaders."""
+        top = scores.max()
+        best = leaders[scores >= top - _NEAR_TOP * top.abs()]
+        now = self._b[best][:, self._diagonal].sum(1).abs()
+        return float((self._b_at_setup[best] / now.clamp(min=1e-300)).max())
 
     def _fetch_best(self, leaders: Tensor, scores: Tensor, count: int) -> None:
         best = scores.topk(min(count, leaders.numel())).indices
@@ -313,11 +346,11 @@ class Engine:
                 return t
         return len(picks)
 
-    def _accept(self, picks: list[Update], running: list[float]) -> None:
+    def _accept(self, picks: list[Update]) -> None:
         self._directions.keep(len(picks))
-        for pick, score in zip(picks, running, strict=False):
+        for pick in picks:
             self.taken.append(pick.index)
             self.changes.append(pick.score)
             self._free[pick.index] = False
             self._forced.discard(pick.index)
-            self._policy.observe(abs(pick.score), abs(score))
+            self._policy.observe(abs(pick.score))

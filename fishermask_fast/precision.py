@@ -16,11 +16,14 @@ TIE = 1e-9
 _MARGIN_IN_FLOAT32 = 1e-4
 _MARGIN_IN_FLOAT64 = 1e-6
 
-_FALL_TO_FLOAT32 = 1e3
-# Falls of the top score since the last set-up, or since float32 products began, that call for a
-# new one. In float64 the error left behind grows with the square of the fall.
+# Falls of the top score since the last set-up that call for a new one. In float64 the error left
+# behind grows with the square of the fall. Float32 products begin where the first of these is due.
+_FALL_IN_FLOAT64 = 1e3
 _FALL_IN_FLOAT32 = 64.0
-_FALL_IN_FLOAT64 = 1e5
+# How many times B_x may have fallen since the last set-up, for the same reason.
+_LARGEST_LOSS = 1e7
+# Below this share of the first score rounding is all that is left to compare.
+_NOTHING_LEFT = 1e-14
 
 
 class PrecisionPolicy:
@@ -34,8 +37,7 @@ class PrecisionPolicy:
         self.always_float64 = always_float64
         self._first: float | None = None
         self._float32 = False
-        self._reference: float | None = None  # the score that falls are counted from
-        self._worst_error = 0.0
+        self._reference: float | None = None  # the first score since the last set-up
 
     @property
     def float64(self) -> bool:
@@ -47,30 +49,37 @@ class PrecisionPolicy:
         """How close running scores must be for their order to be doubtful."""
         return _MARGIN_IN_FLOAT64 if self.float64 else _MARGIN_IN_FLOAT32
 
-    def observe(self, score: float, running: float) -> None:
-        """Note a winner's float64 score and what its running score was."""
+    def observe(self, score: float) -> None:
+        """Note a winner's score."""
         if self._first is None:
             self._first = score
         if self._reference is None:
             self._reference = score
-        if score > 0.0:
-            self._worst_error = max(self._worst_error, abs(running - score) / score)
-        if self.float64 and not self.always_float64 and score * _FALL_TO_FLOAT32 < self._first:
-            self._float32 = True
-            self._reference = score
-            self._worst_error = 0.0
 
-    def setup_due(self, score: float) -> bool:
-        """Whether the picks after one of this score need a state that is set up again.
+    def stale(self, score: float, running: float, loss: float, first: float | None) -> bool:
+        """Whether the state can no longer tell that the winner of this score has won.
 
-        That is when scores have fallen far since the last time, or when a winner's running score
-        was off by more than a quarter of the margin.
+        That is when scores, or B_x of a candidate near the top, have fallen far since the last
+        set-up, or when the running score is off by more than a quarter of the margin. The first
+        winner after a set-up is always believed.
+
+        Args:
+            score: the would-be winner's, taken anew.
+            running: the same as rank updates have left it.
+            loss: how many times the trace of B_x has fallen, at most, near the top.
+            first: the score of the block's first winner, None before there is one.
         """
+        reference = first if self._reference is None else self._reference
+        if reference is None:
+            return False
+        if self._first is not None and score < _NOTHING_LEFT * self._first:
+            return False
         fall = _FALL_IN_FLOAT64 if self.float64 else _FALL_IN_FLOAT32
-        fallen = self._reference is not None and score * fall < self._reference
-        return fallen or self._worst_error > self.margin / 4
+        drifted = abs(running - score) > self.margin / 4 * score
+        return drifted or score * fall < reference or loss > _LARGEST_LOSS
 
-    def set_up(self) -> None:
-        """Note a set-up."""
+    def set_up(self, score: float) -> None:
+        """Note a set-up, made for a winner of this score."""
         self._reference = None
-        self._worst_error = 0.0
+        if self._first is not None and score * _FALL_IN_FLOAT64 < self._first:
+            self._float32 = True

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pools import ADVERSARIAL, greedy, oracle, perturbed, picks, random_factors, random_fisher
 
-from fishermask_fast import GradientFactors, Selection, ops, select_batch
+from fishermask_fast import GradientFactors, Selection, ops, reference, select_batch
 from fishermask_fast.precision import PrecisionPolicy
 
 BLOCK_SIZES = (1, 2, 5, 32, None)
@@ -235,39 +235,56 @@ def test_progress_goes_to_stderr(
     assert "/330" in output.err
 
 
-def observed(policy: PrecisionPolicy, *scores: float, drift: float = 0.0) -> PrecisionPolicy:
-    for score in scores:
-        policy.observe(score, score * (1 + drift))
-    return policy
-
-
 def test_policy_in_float64() -> None:
-    policy = observed(PrecisionPolicy(always_float64=True), 1.0, 1e-2, 1e-4)
-    assert policy.float64 and not policy.setup_due(1e-4)
-    assert observed(policy, 1e-6).float64
-    assert policy.setup_due(1e-6)
+    policy = PrecisionPolicy(always_float64=True)
+    assert not policy.stale(1.0, 2.0, 1.0, None)
+    policy.observe(1.0)
+    assert not policy.stale(2e-3, 2e-3, 1.0, None)
+    assert policy.stale(9e-4, 9e-4, 1.0, None)
+    policy.set_up(9e-4)
+    assert policy.float64
+    assert not policy.stale(9e-4, 9e-4, 1.0, None)
+    assert policy.stale(8e-7, 8e-7, 1.0, 9e-4)
+    assert policy.stale(9e-4, 9e-4, 1e8, 9e-4)
 
 
 def test_policy_goes_to_float32_once_scores_have_fallen() -> None:
-    policy = observed(PrecisionPolicy(always_float64=False), 50.0, 0.06)
-    assert policy.float64 and not policy.setup_due(0.06)
-    observed(policy, 0.04)
+    policy = PrecisionPolicy(always_float64=False)
+    policy.observe(50.0)
+    policy.set_up(0.06)
+    assert policy.float64
+    policy.set_up(0.04)
     assert not policy.float64
-    assert not policy.setup_due(0.04 / 60)
-    assert policy.setup_due(0.04 / 70)
-    policy.set_up()
-    observed(policy, 0.04 / 70)
-    assert not policy.float64 and not policy.setup_due(0.04 / 70)
+    policy.observe(0.04)
+    assert not policy.stale(0.04 / 60, 0.04 / 60, 1.0, None)
+    assert policy.stale(0.04 / 70, 0.04 / 70, 1.0, None)
 
 
-def test_policy_sets_up_where_running_scores_have_drifted() -> None:
-    policy = observed(PrecisionPolicy(always_float64=False), 1.0, 9e-4)
-    observed(policy, 8e-4, drift=1e-6)
-    assert not policy.setup_due(8e-4)
-    observed(policy, 7e-4, drift=1e-4)
-    assert policy.setup_due(7e-4)
-    policy.set_up()
-    assert not policy.setup_due(7e-4)
+@pytest.mark.parametrize("always_float64", [True, False])
+def test_policy_sets_up_where_running_scores_have_drifted(always_float64: bool) -> None:
+    policy = PrecisionPolicy(always_float64)
+    policy.observe(1.0)
+    policy.set_up(1e-4)
+    policy.observe(1e-4)
+    margin = policy.margin
+    assert not policy.stale(1e-4, 1e-4 * (1 + margin / 5), 1.0, None)
+    assert policy.stale(1e-4, 1e-4 * (1 + margin / 3), 1.0, None)
+    # What is left by then is rounding, however large its share.
+    assert not policy.stale(1e-15, 3e-15, 1.0, None)
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("seed", range(6))
+def test_scores_that_fall_steeply(block_size: int | None, seed: int) -> None:
+    """Gradients of very unequal sizes: one pick can take all that the state held."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (1.5 * torch.randn(40, 1, 1, generator=generator)).exp() * 10
+    pool = torch.randn(40, 9, 20, generator=generator, dtype=torch.float64) * sizes
+    expected, _ = reference.select(pool, 15)
+    assert picks(select_batch(pool, 15, block_size=block_size)) == expected
+    narrow = pool.float()
+    expected, _ = reference.select(narrow.double(), 15)
+    assert picks(select_batch(narrow, 15, block_size=block_size)) == expected
 
 
 # A process of its own, as peak memory is a process's. V would be 1.1 GB in float32.
