@@ -19,7 +19,7 @@ run: $(VENV)/.loop
 	$(BIN)/fishermask-fast run $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(PYTHON_CODE)
