@@ -15,6 +15,10 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks)
 .NOTPARALLEL:
 .PHONY: run test lint format bench check-torch clean
 
+# Threads that spin while they wait cost many times the work itself where another program wants the
+# cores.
+run test: export OMP_WAIT_POLICY ?= passive
+
 run: $(VENV)/.loop
 	$(BIN)/fishermask-fast run $(ARGS)
 
