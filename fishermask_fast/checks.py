@@ -6,10 +6,11 @@ import math
 import operator
 import os
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors import GradientFactors, tensor_kind
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FINITE_CHUNK = 2**24
@@ -23,7 +24,7 @@ def check_integer(name: str, value: object, minimum: int) -> int:
         ValueError: below `minimum`.
     """
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool) or _is_no_number(value):
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -41,7 +42,7 @@ def check_positive(name: str, value: object) -> float:
         ValueError: zero, negative, infinite or NaN.
     """
     try:
-        if isinstance(value, (bool, str)):
+        if isinstance(value, (bool, str, np.bool_)) or _is_no_number(value):
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
     except OverflowError:
@@ -51,6 +52,10 @@ def check_positive(name: str, value: object) -> float:
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{name} must be a finite number above 0; got {number}")
     return number
+
+
+def _is_no_number(value: object) -> bool:
+    return isinstance(value, Tensor) and (value.dtype == torch.bool or value.ndim > 0)
 
 
 def check_finite(factors: GradientFactors) -> None:
@@ -83,6 +88,8 @@ def check_matrix(name: str, matrix: object, factors: GradientFactors) -> Tensor:
     k = factors.n_columns
     if not isinstance(matrix, Tensor):
         raise TypeError(f"{name} must be a Tensor of shape ({k}, {k}); got {type(matrix).__name__}")
+    if matrix.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(matrix)}")
     if matrix.dtype not in _FLOATING:
         raise TypeError(f"{name} must have a floating dtype; got {matrix.dtype}")
     if tuple(matrix.shape) != (k, k):

@@ -101,11 +101,12 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
 
     Raises:
         TypeError: see `unwrap`.
-        ValueError: a BatchNorm that cannot use running statistics, or tensors on several devices.
+        ValueError: a BatchNorm that cannot use running statistics, tensors on several devices, or a
+            device that is not there.
     """
     model = unwrap(model)
     home = device_of(model)
-    target = home if device is None else torch.device(device)
+    target = home if device is None else check_device(device)
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
     fast_attention = torch.backends.mha.get_fastpath_enabled()
@@ -128,13 +129,29 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
                 model.to(target)
             yield model
         finally:
-            if target != home:
-                model.to(home)
             torch.backends.mha.set_fastpath_enabled(fast_attention)
             for p, flag in flags:
                 p.requires_grad_(flag)
             for module, mode in modes:
                 module.training = mode
+            if target != home:
+                model.to(home)
+
+
+def check_device(device: torch.device | str) -> torch.device:
+    """A device that can compute here.
+
+    Raises:
+        ValueError: no such device, or one that holds no numbers ("meta").
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device must be one of this machine's; got {device!r}: {error}") from None
+    if found.type == "meta":
+        raise ValueError('device must hold numbers, which "meta" does not')
+    return found
 
 
 def _check_batch_norm(name: str, module: nn.Module) -> None:

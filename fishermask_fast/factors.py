@@ -288,10 +288,18 @@ def _check_part(name: str, part: object, ndim: int) -> None:
     shape = "(N, d)" if ndim == 2 else "(N, r, k)"
     if not isinstance(part, Tensor):
         raise TypeError(f"{name} must be a Tensor of shape {shape}; got {type(part).__name__}")
+    if part.layout != torch.strided or part.is_nested or (part.is_meta and name == "gradients"):
+        raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(part)}")
     if part.dtype not in _FLOATING:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64; got {part.dtype}")
     if part.ndim != ndim:
         raise ValueError(f"{name} must have shape {shape}; got {tuple(part.shape)}")
+
+
+def tensor_kind(tensor: Tensor) -> str:
+    if tensor.is_nested:
+        return "a nested tensor"
+    return "a meta tensor" if tensor.is_meta else f"layout {tensor.layout}"
 
 
 def _check_head_index(index: Tensor, size: int, device: torch.device) -> None:

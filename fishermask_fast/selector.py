@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from fishermask_fast.checks import check_positive
 from fishermask_fast.data import Pool, check_count
+from fishermask_fast.evaluation import check_device
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.mask import METHODS, FisherMask, check_fraction, find_head, fisher_diagonal
@@ -186,10 +187,9 @@ class FisherMaskSelector:
                 f"mask must be one of {', '.join(MASKS)} or a FisherMask; got {self.mask!r}"
             )
         check_rows(self.weighting, self.rank)
-        if isinstance(self.lamb, bool) or not isinstance(self.lamb, (int, float)):
-            raise TypeError(f"lamb must be a number; got {self.lamb!r}")
-        if not (self.lamb > 0 and math.isfinite(self.lamb)):
-            raise ValueError(f"lamb must be positive and finite; got {self.lamb}")
+        check_positive("lamb", self.lamb)
+        if self.device is not None:
+            check_device(self.device)
         for name in ("backward_steps", "seed"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):

@@ -106,7 +106,7 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
         ("--initial 66", "66 initial labels and 1 rounds of 5 need 71 pool samples"),
         ("--initial 1", "initial must be at least 2; got 1"),
         ("--fraction 0.001", "use fraction >= 0.0266"),
-        ("--lamb -1", "lamb must be positive and finite; got -1.0"),
+        ("--lamb -1", "lamb must be a finite number above 0; got -1.0"),
         ("--device nosuch", "device must be one of cpu"),
         ("--epochs 0", "epochs must be at least 1; got 0"),
         ("--image-size 16", "image_size is for folders of images"),

@@ -387,3 +387,35 @@ def test_progress_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match="pip install tqdm"):
         fast_select(**arguments({"progress": True}))
     assert len(fast_select(**arguments({}))) == 4
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [
+        torch.randn(4, 2, 3).to_sparse(),
+        torch.empty(4, 2, 3, device="meta"),
+        torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(1, 3)]),
+    ],
+    ids=["sparse", "meta", "nested"],
+)
+def test_tensors_without_strides_or_numbers(gradients: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match="gradients must be a dense tensor of numbers; got"):
+        fast_select(gradients, 1)
+    with pytest.raises(TypeError, match="fisher must be a dense tensor of numbers; got"):
+        fast_select(torch.randn(4, 2, 3), 1, torch.eye(3).to_sparse())
+
+
+@pytest.mark.parametrize("value", [torch.tensor(True), torch.tensor([2])])
+def test_tensors_that_are_no_number(value: torch.Tensor) -> None:
+    with pytest.raises(TypeError, match="n_select must be an integer"):
+        fast_select(torch.randn(4, 2, 3), value)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="lamb must be a number"):
+        fast_select(torch.randn(4, 2, 3), 1, lamb=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale, lamb", [(1e20, 1.0), (1.0, 1e-300)])
+def test_numbers_that_overflow_say_so(scale: float, lamb: float) -> None:
+    with pytest.raises(ValueError, match="too large against lamb|too small against"):
+        fast_select(scale**8 * torch.randn(6, 2, 3, dtype=torch.float64), 2, lamb=lamb)
+    with pytest.raises(ValueError, match="lamb must be a finite number above 0"):
+        fast_select(torch.randn(6, 2, 3), 2, lamb=10**400)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fishermask_fast import reference, selector
-from fishermask_fast.mask import FisherMask
+from fishermask_fast.mask import FisherMask, fisher_diagonal
 from fishermask_fast.selector import FisherMaskSelector
 
 N_POOL, N_LABELED, N_SELECT, FEATURES, CLASSES = 40, 15, 6, 6, 3
@@ -243,9 +243,9 @@ def test_progress_without_tqdm_goes_on_and_says_so(
         ({"fraction": 0.0}, ValueError, r"fraction must be in \(0, 1\]; got 0.0"),
         ({"fraction": "much"}, TypeError, "fraction must be a number"),
         ({"fraction": 0.1}, ValueError, "fewer than the head's 15 parameters; use fraction >= 0.3"),
-        ({"lamb": 0}, ValueError, "lamb must be positive and finite; got 0"),
-        ({"lamb": float("nan")}, ValueError, "lamb must be positive and finite; got nan"),
-        ({"lamb": "1"}, TypeError, "lamb must be a number; got '1'"),
+        ({"lamb": 0}, ValueError, "lamb must be a finite number above 0; got 0"),
+        ({"lamb": float("nan")}, ValueError, "lamb must be a finite number above 0; got nan"),
+        ({"lamb": "1"}, TypeError, "lamb must be a number above 0; got '1'"),
         ({"backward_steps": -1}, ValueError, "backward_steps must be 0 or more; got -1"),
         ({"backward_steps": 1.0}, TypeError, "backward_steps must be an int"),
         ({"fisher_samples": 0}, ValueError, "fisher_samples must be at least 1; got 0"),
@@ -332,3 +332,18 @@ def test_integer_images() -> None:
     query = FisherMaskSelector(model, fraction=1.0)
     integer = query.query(images, 4, progress=False).indices.tolist()
     assert integer == query.query(images.float(), 4, progress=False).indices.tolist()
+
+
+@pytest.mark.parametrize("device", ["meta", "nope"])
+def test_a_device_that_cannot_compute_leaves_the_model_alone(device: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="device must"):
+        FisherMaskSelector(model, mask="head", device=device).query(
+            torch.randn(6, 3), 2, progress=False
+        )
+    with pytest.raises(ValueError, match="device must"):
+        fisher_diagonal(model, torch.randn(6, 3), device=device)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
