@@ -105,7 +105,7 @@ def test_log_file_arguments_have_no_effect(
 ) -> None:
     x, fisher, iterates = pool
     monkeypatch.chdir(tmp_path)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "fishermask_fast"):
         found = compat.select(x, 5, fisher, iterates, savefile="log", alg="FISH")
     assert found == compat.select(x, 5, fisher, iterates)
     assert "savefile and alg have no effect" in caplog.text
