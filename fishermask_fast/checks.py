@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import sys
 
 import numpy as np
 import torch
@@ -14,6 +15,15 @@ from fishermask_fast.factors import GradientFactors, tensor_kind
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FINITE_CHUNK = 2**24
+
+
+def caller_level() -> int:
+    """The stacklevel of a warning that is to point at the first caller outside this package."""
+    package = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check_integer(name: str, value: object, minimum: int) -> int:

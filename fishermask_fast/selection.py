@@ -17,11 +17,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fishermask_fast.arrays import Array, as_tensor, like
 from fishermask_fast.checks import (
+    caller_level,
     check_finite,
     check_integer,
     check_matrix,
@@ -59,20 +62,23 @@ class Selection:
 
 
 def fast_select(
-    gradients: Tensor | GradientFactors,
+    gradients: Tensor | GradientFactors | Array,
     n_select: int,
-    fisher: Tensor | None = None,
-    labeled_fisher: Tensor | None = None,
+    fisher: Tensor | Array | None = None,
+    labeled_fisher: Tensor | Array | None = None,
     *,
     lamb: float = 1.0,
     n_labeled: int = 0,
     backward_steps: int = 0,
     chunk_size: int | None = None,
     progress: bool = False,
-) -> list[int]:
+) -> list[int] | Any:
     """Indices of the batch that most reduces tr(M^-1 F), in the order picked.
 
     See select_batch for the arguments and the errors, and for scores beside the indices.
+
+    Returns:
+        A list of int; for gradients that are an array of another library, an array of that library.
     """
     selection = select_batch(
         gradients,
@@ -85,15 +91,14 @@ def fast_select(
         chunk_size=chunk_size,
         progress=progress,
     )
-    indices: list[int] = selection.indices.tolist()
-    return indices
+    return like(gradients, selection.indices)
 
 
 def select_batch(
-    gradients: Tensor | GradientFactors,
+    gradients: Tensor | GradientFactors | Array,
     n_select: int,
-    fisher: Tensor | None = None,
-    labeled_fisher: Tensor | None = None,
+    fisher: Tensor | Array | None = None,
+    labeled_fisher: Tensor | Array | None = None,
     *,
     lamb: float = 1.0,
     n_labeled: int = 0,
@@ -110,9 +115,11 @@ def select_batch(
 
     Args:
         gradients: of the unlabelled pool: V as a (N, r, k) tensor of float16, bfloat16, float32 or
-            float64, strided in any way, or GradientFactors. From a GPU they are copied to the CPU.
+            float64, strided in any way, or an array that speaks `__dlpack__` or `__array__`, or
+            GradientFactors. From a GPU they are copied to the CPU.
         n_select: K, how many to select; 1..N.
-        fisher: (k, k) F, of any floating dtype; None for the mean of V_x^T V_x over the pool.
+        fisher: (k, k) F, of any floating dtype, a tensor or an array; None for the mean of
+            V_x^T V_x over the pool.
         labeled_fisher: (k, k) F_L, the mean over the labelled samples; None where there are none.
         lamb: lambda of M, above 0.
         n_labeled: n_L, how many samples are labelled.
@@ -138,9 +145,14 @@ def select_batch(
     if precision not in ("mixed", "float64"):
         raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
     with torch.no_grad():
-        factors = as_factors(gradients)
         problem, backward_steps = _check(
-            factors, n_select, fisher, labeled_fisher, lamb, n_labeled, backward_steps
+            as_factors(as_tensor("gradients", gradients)),
+            n_select,
+            as_tensor("fisher", fisher),
+            as_tensor("labeled_fisher", labeled_fisher),
+            lamb,
+            n_labeled,
+            backward_steps,
         )
         return _select(
             problem,
@@ -189,7 +201,7 @@ def _check(
             f"backward_steps={backward_steps} picks {(1 + backward_steps) * n_select} samples "
             f"before it drops any, but the pool holds {n}: all of them are picked first",
             UserWarning,
-            stacklevel=4,
+            stacklevel=caller_level(),
         )
     if factors.dtype in (torch.float16, torch.bfloat16):
         factors = factors.to(dtype=torch.float32)

@@ -53,10 +53,10 @@ BAD: dict[str, tuple[Callable[[], Change], type[Exception], str]] = {
         TypeError,
         r"gradients must be a Tensor of shape \(N, r, k\).*got NoneType",
     ),
-    "numpy gradients": (
-        lambda: {"gradients": gradients().numpy()},
+    "a list of gradients": (
+        lambda: {"gradients": gradients().tolist()},
         TypeError,
-        r"gradients must be a Tensor.*got ndarray",
+        r"gradients must be a Tensor.*got list",
     ),
     "flat gradients": (
         lambda: {"gradients": gradients().flatten(1)},
@@ -193,10 +193,10 @@ BAD: dict[str, tuple[Callable[[], Change], type[Exception], str]] = {
         TypeError,
         "fisher must have a floating dtype; got torch.complex128",
     ),
-    "numpy fisher": (
-        lambda: {"fisher": fisher().numpy()},
+    "a list as fisher": (
+        lambda: {"fisher": fisher().tolist()},
         TypeError,
-        "fisher must be a Tensor.*got ndarray",
+        "fisher must be a Tensor.*got list",
     ),
     "fisher on another device": (
         lambda: {"fisher": fisher().to("meta")},

@@ -1,0 +1,87 @@
+"""Arrays of other libraries as tensors, and indices as arrays of the same library.
+
+Whatever speaks `__dlpack__` or `__array__` (numpy, jax, cupy, pandas ...) is read in place where
+its memory allows; nothing of it is ever changed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+
+class SupportsArray(Protocol):
+    """Gives its data as a numpy array."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+class SupportsDlpack(Protocol):
+    """Gives its data through DLPack."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+Array = SupportsArray | SupportsDlpack
+
+
+def as_tensor(name: str, value: object) -> Any:
+    """An array as a tensor; what is no array is handed back for its reader to judge.
+
+    Args:
+        name: what to call it in messages.
+        value: anything.
+
+    Raises:
+        TypeError: an array whose dtype has no counterpart in torch, or that does not give its data.
+    """
+    if isinstance(value, (Tensor, type)):
+        return value
+    if isinstance(value, np.ndarray):
+        return _from_numpy(name, value)
+    if hasattr(value, "__dlpack__"):
+        try:
+            return from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            if not hasattr(value, "__array__"):
+                raise TypeError(
+                    f"{name} must give its data through __dlpack__; {type(value).__name__} did "
+                    f"not: {error}"
+                ) from error
+    if hasattr(value, "__array__"):
+        return _from_numpy(name, np.asarray(value))
+    return value
+
+
+def like(source: object, indices: Tensor) -> Any:
+    """Indices as what `source` is an array of: a list of int for tensors and factors.
+
+    An array gets indices of its own library where that has an array namespace, numpy's otherwise.
+    """
+    if isinstance(source, Tensor) or not (
+        hasattr(source, "__dlpack__") or hasattr(source, "__array__")
+    ):
+        return indices.tolist()
+    array = indices.numpy()
+    if not hasattr(source, "__array_namespace__"):
+        return array
+    return source.__array_namespace__().asarray(array)
+
+
+def _from_numpy(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides if array.itemsize):
+        array = array.copy()
+    try:
+        with warnings.catch_warnings():
+            # Nothing writes to the tensor, so that memory that must not be written can be shared.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(array)
+    except TypeError:
+        raise TypeError(f"{name} must hold floating-point numbers; got {array.dtype}") from None
