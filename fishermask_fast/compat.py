@@ -1,9 +1,11 @@
-"""The published code's own function signatures, so that replacing an import is enough.
+"""The published codes' own function signatures, so that replacing an import is enough.
 
-Both take X (N, C, k), the gradients of the unlabelled pool as a tensor or, as the published scripts
-have them, a numpy array, `fisher` and `iterates` (k, k), the mean Fisher matrices of all and of the
-labelled samples, on any device, and return a list of K indices into X. What is computed stands in
-selection.py.
+All take X (N, r, k), the gradients of the unlabelled pool, `fisher` and `iterates` (k, k), the mean
+Fisher matrices of all and of the labelled samples, as tensors on any device or as arrays, and
+return a list of K indices into X. What is computed stands in selection.py.
+
+Gradients are scaled by sqrt(K / (nLabeled + K)), as the papers' M has it and BAIT's code does; a
+revision of FisherMask's code leaves this out, which weighs a batch more the more labels there are.
 """
 
 from __future__ import annotations
@@ -11,22 +13,19 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from fishermask_fast.arrays import Array, as_tensor
 from fishermask_fast.selection import fast_select
 
 _logger = logging.getLogger(__name__)
-
-Array = np.ndarray[Any, Any]
 
 
 def select(
     X: Tensor | Array,
     K: int,
-    fisher: Tensor,
-    iterates: Tensor,
+    fisher: Tensor | Array,
+    iterates: Tensor | Array,
     savefile: object = None,
     alg: object = None,
     lamb: float = 1,
@@ -44,24 +43,14 @@ def select(
     """
     if savefile is not None or alg is not None:
         _logger.info("savefile and alg have no effect: nothing is written during a selection")
-    gradients = torch.from_numpy(X) if isinstance(X, np.ndarray) else X
-    return fast_select(
-        gradients,
-        K,
-        _beside(gradients, fisher),
-        _beside(gradients, iterates) if nLabeled else None,
-        lamb=lamb,
-        n_labeled=nLabeled,
-        backward_steps=backwardSteps,
-        chunk_size=chunkSize,
-    )
+    return _select(X, K, fisher, iterates, lamb, backwardSteps, nLabeled, chunkSize)
 
 
 def fresh_select(
     X: Tensor | Array,
     K: int,
-    fisher: Tensor,
-    iterates: Tensor,
+    fisher: Tensor | Array,
+    iterates: Tensor | Array,
     lamb: float = 1,
     backwardSteps: int = 0,
     nLabeled: int = 0,
@@ -71,19 +60,75 @@ def fresh_select(
     Raises:
         TypeError, ValueError: as fast_select.
     """
-    gradients = torch.from_numpy(X) if isinstance(X, np.ndarray) else X
-    return fast_select(
+    return _select(X, K, fisher, iterates, lamb, backwardSteps, nLabeled)
+
+
+def bait_select(
+    X: Tensor | Array,
+    K: int,
+    fisher: Tensor | Array,
+    iterates: Tensor | Array,
+    lamb: float = 1,
+    *positional: int,
+    backwardSteps: int = 1,
+    nLabeled: int = 0,
+) -> list[int]:
+    """BAIT's selection, in both signatures that its `select` was published with.
+
+    Where `backwardSteps` is named it says by how many K to oversample before samples are dropped
+    again, as in `select(X, K, fisher, iterates, lamb=1, backwardSteps=0, nLabeled=0)`. Where it
+    is not, 2 K samples are picked and K dropped, as in `select(X, K, fisher, iterates, lamb=1,
+    nLabeled=0)`.
+
+    Args:
+        X: see this module's head; likewise K, fisher and iterates.
+        lamb: lambda of M.
+        *positional: backwardSteps and nLabeled, both. One alone means backwardSteps in one of the
+            signatures and nLabeled in the other, and is refused.
+        backwardSteps: b: (1 + b) K samples are picked, then b K dropped.
+        nLabeled: how many samples are labelled.
+
+    Raises:
+        TypeError: six positional arguments, or more than seven; otherwise as fast_select.
+        ValueError: as fast_select.
+    """
+    if positional:
+        if len(positional) != 2:
+            raise TypeError(
+                "bait_select takes 4, 5 or 7 positional arguments; a sixth alone is backwardSteps "
+                "in one of BAIT's signatures and nLabeled in the other, so name it; got "
+                f"{5 + len(positional)}"
+            )
+        backwardSteps, nLabeled = positional
+    return _select(X, K, fisher, iterates, lamb, backwardSteps, nLabeled)
+
+
+def _select(
+    x: object,
+    n_select: int,
+    fisher: object,
+    iterates: object,
+    lamb: float,
+    backward_steps: int,
+    n_labeled: int,
+    chunk_size: int | None = None,
+) -> list[int]:
+    gradients = as_tensor("gradients", x)
+    indices: list[int] = fast_select(
         gradients,
-        K,
-        _beside(gradients, fisher),
-        _beside(gradients, iterates) if nLabeled else None,
+        n_select,
+        _beside(gradients, as_tensor("fisher", fisher)),
+        # The published codes take a matrix of zeros, or any other, where nothing is labelled.
+        _beside(gradients, as_tensor("iterates", iterates)) if n_labeled else None,
         lamb=lamb,
-        n_labeled=nLabeled,
-        backward_steps=backwardSteps,
+        n_labeled=n_labeled,
+        backward_steps=backward_steps,
+        chunk_size=chunk_size,
     )
+    return indices
 
 
-def _beside(gradients: Tensor, matrix: Tensor) -> Tensor:
+def _beside(gradients: Any, matrix: Any) -> Any:
     """The matrix on the gradients' device; what is no tensor is left for fast_select to refuse."""
     both = isinstance(gradients, Tensor) and isinstance(matrix, Tensor)
     return matrix.to(gradients.device) if both else matrix

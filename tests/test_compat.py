@@ -1,4 +1,4 @@
-"""The published signatures: the published formulas' picks, from the same positional arguments."""
+"""The published signatures: the published formulas' picks, from the same arguments."""
 
 from __future__ import annotations
 
@@ -88,6 +88,49 @@ def test_numpy_gradients(
     assert np.array_equal(array, before)
 
 
+@pytest.mark.parametrize("function", [compat.select, compat.fresh_select, compat.bait_select])
+def test_arrays_of_any_layout(
+    function: Callable[..., list[int]], pool: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    x, fisher, iterates = (part.double() for part in pool)
+    expected = function(x.flip(0), 9, fisher, iterates, nLabeled=5)
+    backwards = x.numpy()[::-1]
+    matrices = np.asfortranarray(fisher.numpy()), iterates.numpy().astype(">f8")
+    assert function(backwards, 9, *matrices, nLabeled=5) == expected
+
+
+@pytest.mark.parametrize("lamb", [1, 0.05])
+@pytest.mark.parametrize("n_labeled", [0, 13])
+def test_both_signatures_of_bait(
+    lamb: float, n_labeled: int, pool: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    x, fisher, iterates = (part.double() for part in pool)
+    found = compat.bait_select(x, 12, fisher, iterates, lamb=lamb, nLabeled=n_labeled)
+    assert found == published(x, 12, fisher, iterates, lamb, 1, n_labeled)
+    assert all(type(index) is int for index in found)
+    for steps in (0, 1, 2):
+        expected = published(x, 12, fisher, iterates, lamb, steps, n_labeled)
+        given = (x, 12, fisher, iterates, lamb)
+        assert compat.bait_select(*given, steps, n_labeled) == expected
+        found = compat.bait_select(*given, backwardSteps=steps, nLabeled=n_labeled)
+        assert found == expected
+
+
+@pytest.mark.parametrize("more", [(5,), (1, 5, 7)])
+def test_bait_asks_for_names(more: tuple[int, ...], pool: tuple[Tensor, Tensor, Tensor]) -> None:
+    with pytest.raises(TypeError, match=f"name it; got {5 + len(more)}"):
+        compat.bait_select(pool[0], 4, pool[1], pool[2], 1, *more)
+
+
+@pytest.mark.parametrize("function", [compat.select, compat.fresh_select, compat.bait_select])
+def test_warning_points_at_the_call(
+    function: Callable[..., list[int]], pool: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    with pytest.warns(UserWarning, match="all of them are picked first") as caught:
+        assert len(function(*pool[:1], 40, *pool[1:], backwardSteps=1)) == 40
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 @pytest.mark.parametrize("chunk_size", [1, 7, 200])
 def test_chunk_size_changes_nothing(chunk_size: int, pool: tuple[Tensor, Tensor, Tensor]) -> None:
     x, fisher, iterates = pool
@@ -142,7 +185,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD.values(), ids=BAD.keys())
-@pytest.mark.parametrize("function", [compat.select, compat.fresh_select])
+@pytest.mark.parametrize("function", [compat.select, compat.fresh_select, compat.bait_select])
 def test_bad_input(
     function: Callable[..., Any],
     change: dict[str, Any],
