@@ -82,7 +82,6 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
         "fisher_samples": 20,
         "rank": None,
         "batch_size": 9,
-        "progress": False,
     }
     assert config["recipe"] == {
         "learning_rate": 0.01,
@@ -90,13 +89,14 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
         "target_accuracy": 0.5,
         "epochs": 1,
         "min_steps": 3,
+        "warm_start": False,
     }
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--data nosuch", "data must be one of digits, fashion-mnist, cifar10 or an existing fol"),
+        ("--data nosuch", "data must be one of digits, mnist, fashion-mnist, cifar10, svhn"),
         (
             "--data cifar10 --data-root nowhere",
             "fishermask-fast run --data cifar10 --data-root now",
@@ -111,6 +111,11 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
         ("--epochs 0", "epochs must be at least 1; got 0"),
         ("--image-size 16", "image_size is for folders of images"),
         ("--seed -1", "seed must be at least 0; got -1"),
+        ("--seed 1 1", "seeds must differ; got 1 1"),
+        ("--strategy nosuch", "strategy must be one of fishermask, "),
+        ("--rank 11", "rank must be at most the 10 classes; got 11"),
+        ("--stop-labels 5", "stop_labels must be at least the 10 initial labels; got 5"),
+        ("--class-counts 5 5 5 --imbalance-ratio 2", "give class_counts or imbalance_ratio"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(
@@ -128,7 +133,7 @@ def test_mistakes_get_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("run --strategy nosuch", "invalid choice: 'nosuch'"),
+        ("run --mask nosuch", "invalid choice: 'nosuch'"),
         ("run --rounds many", "argument --rounds: invalid int value: 'many'"),
         ("run --nosuch", "unrecognized arguments: --nosuch"),
         ("walk", "invalid choice: 'walk'"),
@@ -167,7 +172,7 @@ def test_an_interrupt_leaves_whole_rounds(
     found = [(entry.round, entry.strategy) for entry in read_rounds(tmp_path / "run")]
     assert found == [(0, "fishermask"), (0, "bait"), (0, "random"), (1, "fishermask")]
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {"config.json", "rounds.jsonl"}
+    assert files == {"config.json", "rounds.jsonl", "state"}
 
 
 def test_a_missing_package_is_named(

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from fishermask_fast.loop import samples
 from fishermask_fast.loop.datasets import DataOptions, LoopData, load_data
 from fishermask_fast.loop.models import build_model, default_fraction, resnet18_small
 from fishermask_fast.loop.train import Recipe, evaluate, settle_batch_norm, train_model
@@ -38,7 +39,7 @@ def write_images(folder: Path, n_images: int, side: int = 12) -> None:
 def test_digits_are_all_there_once() -> None:
     data = load_data(DataOptions())
     assert (len(data.pool), len(data.test)) == (1297, 500)
-    assert data.image_shape == (1, 8, 8)
+    assert data.shape == (1, 8, 8)
     stored = torch.cat([data.pool.source, data.test.source])  # type: ignore[list-item]
     found = sorted(image.flatten().tolist() for image in stored)
     values, labels = load_digits(return_X_y=True)
@@ -71,7 +72,7 @@ def test_folder_with_train_and_test(tmp_path: Path) -> None:
     data = load_data(DataOptions(str(tmp_path), image_size=8))
     assert data.classes == ("cats", "dogs")
     assert (len(data.pool), len(data.test)) == (10, 4)
-    assert data.pool[0][0].shape == data.image_shape == (3, 8, 8)
+    assert data.pool[0][0].shape == data.shape == (3, 8, 8)
     assert data.pool.targets.tolist() == [0] * 5 + [1] * 5
 
 
@@ -80,8 +81,8 @@ def test_folder_is_split_class_by_class(tmp_path: Path) -> None:
     data = load_data(DataOptions(str(tmp_path), image_size=8))
     assert data.pool.targets.bincount().tolist() == [8, 8]
     assert data.test.targets.bincount().tolist() == [2, 2]
-    paths = data.pool.source.paths + data.test.source.paths  # type: ignore[union-attr]
-    assert len(set(paths)) == 20
+    stored = torch.cat([data.pool.source, data.test.source])  # type: ignore[list-item]
+    assert len(stored.unique(dim=0)) == 20
 
 
 def test_only_training_sees_random_crops_and_flips(tmp_path: Path) -> None:
@@ -96,13 +97,21 @@ def test_only_training_sees_random_crops_and_flips(tmp_path: Path) -> None:
     assert torch.equal(plain.training_set(torch.tensor([3]))[0][0], pool[0])
 
 
-def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("largest", [0, 2**20])
+def test_damaged_images_are_found_when_data_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
+) -> None:
+    monkeypatch.setattr(samples, "LARGEST_DECODED", largest)
     write_images(tmp_path, 5)
-    for path in (tmp_path / "cats").iterdir():
-        path.write_bytes(b"not an image")
-    data = load_data(DataOptions(str(tmp_path), image_size=8))
-    with pytest.raises(ValueError, match=r"cannot read image .*cats.*png"):
-        data.pool[0]
+    whole = load_data(DataOptions(str(tmp_path), image_size=8))
+    assert isinstance(whole.pool.source, Tensor) == (largest > 0)
+    assert whole.pool[0][0].shape == (3, 8, 8)
+    path = tmp_path / "cats" / "0.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    for other in (tmp_path / "dogs").iterdir():
+        other.write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"of 8 images are damaged: cannot read image .*png"):
+        load_data(DataOptions(str(tmp_path), image_size=8))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +189,7 @@ def test_the_default_mask_of_a_large_network_is_bounded(n_classes: int, k: int) 
 
 
 def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:
-    model = build_model("cnn_small", 10, data.image_shape)
+    model = build_model("cnn_small", 10, data.shape)
     indices = torch.arange(n)
     settling = Subset(data.pool, indices.tolist())
     train_model(model, data.training_set(indices), settling, recipe, seed=seed)
@@ -208,7 +217,7 @@ def test_training_is_repeated_by_seed_and_leaves_the_random_state(digits: LoopDa
     ids=["epochs", "least steps", "accuracy", "one sample left over"],
 )
 def test_training_stops(digits: LoopData, recipe: Recipe, epochs: int, steps: int) -> None:
-    model = build_model("cnn_small", 10, digits.image_shape)
+    model = build_model("cnn_small", 10, digits.shape)
     data = digits.training_set(torch.arange(40))
     done = train_model(model, data, data, recipe)
     assert (done.epochs, done.steps) == (epochs, steps)
@@ -268,4 +277,4 @@ def test_bad_recipes_are_named(digits: LoopData) -> None:
             Recipe(**options)  # type: ignore[arg-type]
     one = digits.training_set(torch.tensor([0]))
     with pytest.raises(ValueError, match="at least 2 labelled samples; got 1"):
-        train_model(build_model("cnn_small", 10, digits.image_shape), one, one, QUICK)
+        train_model(build_model("cnn_small", 10, digits.shape), one, one, QUICK)

@@ -1,18 +1,21 @@
 """One active-learning run: data x model x schedule x strategies, round after round.
 
-Every strategy starts from the same initial set and the same first network, and trains a new
-network from scratch each round with the same recipe, the same initial weights and the same order
-of samples; only the picks differ. All of them go forward round by round, so that each round can
-be compared at once.
+Every strategy starts from the same initial set and the same first network, and trains with the
+same recipe, the same initial weights and the same order of samples; only the picks differ. All of
+them go forward round by round, so that each round can be compared at once. Everything drawn has a
+seed of its own, made of the run's seed, the round and the purpose, so that a run which goes on
+from its record makes the picks that it would have made.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import math
+import re
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +25,10 @@ from torch.utils.data import Subset
 
 from fishermask_fast.loop.datasets import LoopData
 from fishermask_fast.loop.models import TINY_MODELS, build_model
+from fishermask_fast.loop.picks import Picks, QueryOptions
 from fishermask_fast.loop.records import Round, RunFolder
-from fishermask_fast.loop.strategies import STRATEGIES, QueryOptions, check
+from fishermask_fast.loop.schedule import Schedule, initial_set
+from fishermask_fast.loop.strategies import STRATEGIES, check
 from fishermask_fast.loop.train import (
     Evaluation,
     Recipe,
@@ -32,54 +37,46 @@ from fishermask_fast.loop.train import (
     limited_threads,
     train_model,
 )
+from fishermask_fast.mask import FisherMask
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How many labels, when, and from whom.
+class Variant:
+    """A strategy under a name of its own, with options of its own."""
 
-    Attributes:
-        strategies: Names from ``STRATEGIES``, each run on its own copy of the pool.
-        initial: Labels of the first training, drawn uniformly.
-        per_round: Labels added each round.
-        rounds: Rounds after the first training.
-        seed: Of everything drawn: initial set, initial weights, order of training, queries.
-    """
-
-    strategies: tuple[str, ...] = ("fishermask", "bait", "random")
-    initial: int = 20
-    per_round: int = 20
-    rounds: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.strategies:
-            raise ValueError("strategies must name at least one strategy; got none")
-        for name in self.strategies:
-            if name not in STRATEGIES:
-                raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}")
-        if len(set(self.strategies)) < len(self.strategies):
-            raise ValueError(f"strategies must differ; got {', '.join(self.strategies)}")
-        for name, least in (("initial", 2), ("per_round", 1), ("rounds", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
-
-    def check_pool(self, size: int) -> None:
-        """Raise ValueError where a pool of ``size`` cannot give all the labels."""
-        needed = self.initial + self.rounds * self.per_round
-        if needed > size:
-            raise ValueError(
-                f"{self.initial} initial labels and {self.rounds} rounds of {self.per_round} need "
-                f"{needed} pool samples; the pool has {size}"
-            )
+    strategy: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class _Progress:
-    """Where one strategy stands: its network and the pool indices that it has labelled."""
+class _State:
+    """Where one strategy stands: its network, the pool indices it has labelled, its last mask."""
 
     model: nn.Module
-    labelled: list[int] = field(default_factory=list)
+    labelled: list[int]
+    round: int = 0
+    accuracy: float = 0.0
+    mask: FisherMask | None = None
+
+    def to_bytes(self) -> bytes:
+        """Network and mask; the rest stands in the record."""
+        content: dict[str, Any] = {"model": self.model.state_dict()}
+        if self.mask is not None:
+            content["mask"] = vars(self.mask)
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        return stream.getvalue()
+
+    def restore(self, content: bytes) -> None:
+        """What ``to_bytes`` gave, into a network of the same architecture."""
+        device = next(self.model.parameters()).device
+        found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        self.model.load_state_dict(found["model"])
+        self.model.eval()
+        if "mask" in found:
+            mask = found["mask"]
+            mask["indices"] = {name: index.cpu() for name, index in mask["indices"].items()}
+            self.mask = FisherMask(**mask)
 
 
 class Experiment:
@@ -92,10 +89,11 @@ class Experiment:
         recipe: How to train.
         query: Options of the strategies.
         device: Where networks are trained and queried.
+        variants: Strategies with options of their own, by the names that the schedule gives them.
 
     Raises:
-        ValueError: The pool is too small, the model unknown or unfit for the data, or an option
-            of a strategy unfit for the model.
+        ValueError: The pool is too small, a strategy or the model unknown or unfit for the data,
+            or an option of a strategy unfit for the model.
     """
 
     def __init__(
@@ -106,6 +104,7 @@ class Experiment:
         recipe: Recipe | None = None,
         query: QueryOptions | None = None,
         device: str | torch.device = "cpu",
+        variants: Mapping[str, Variant] | None = None,
     ) -> None:
         schedule.check_pool(len(data.pool))
         self.data = data
@@ -114,14 +113,37 @@ class Experiment:
         self.recipe = recipe or Recipe()
         self.query = query or QueryOptions()
         self.device = torch.device(device)
+        self.variants = dict(variants or {})
         network = self._build(0)
-        for name in schedule.strategies:
-            check(name, network, self.query)
+        self.arms = {name: self._arm(name) for name in schedule.strategies}
+        self._initial = initial_set(schedule, data.pool.targets, self._seed(0, "initial"))
+        for strategy, options in self.arms.values():
+            check(strategy, network, len(data.classes), options)
+
+    def _arm(self, name: str) -> tuple[str, QueryOptions]:
+        if not re.fullmatch(r"[\w.+=-]+", name):
+            raise ValueError(f"a strategy's name may hold letters, digits, _.+=-; got {name!r}")
+        variant = self.variants.get(name, Variant(name))
+        if variant.strategy not in STRATEGIES:
+            known = ", ".join([*STRATEGIES, *self.variants])
+            raise ValueError(f"strategy must be one of {known}; got {variant.strategy!r}")
+        known_options = {each.name for each in fields(QueryOptions)}
+        for option in variant.options:
+            if option not in known_options:
+                raise ValueError(
+                    f"options of {name} must be among {', '.join(sorted(known_options))}; "
+                    f"got {option!r}"
+                )
+        return variant.strategy, replace(self.query, **variant.options)
 
     def config(self) -> dict[str, Any]:
         """What the run's folder records of this experiment."""
+        query = asdict(self.query)
+        del query["progress"]
+        used = {name: asdict(v) for name, v in self.variants.items() if name in self.arms}
         return {
             "data": asdict(self.data.options),
+            "name": self.data.name,
             "n_pool": len(self.data.pool),
             "n_test": len(self.data.test),
             "classes": list(self.data.classes),
@@ -130,39 +152,66 @@ class Experiment:
             "threads": torch.get_num_threads(),
             "schedule": asdict(self.schedule),
             "recipe": asdict(self.recipe),
-            "query": asdict(self.query),
+            "query": query,
+            "variants": used,
         }
 
     def run(self, folder: RunFolder) -> Iterator[Round]:
-        """Run all rounds; each is recorded in ``folder`` and then yielded.
+        """Run all rounds that are not recorded yet; each is recorded and then yielded.
 
-        Round by round, strategies in the order of the schedule. Stopping the iteration early
-        leaves a record of the rounds that were whole.
+        Round by round, strategies in the order of the schedule. Stopping the iteration early, or
+        killing the process, leaves a record of the rounds that were whole.
         """
-        initial = self._initial_set()
-        first = _Progress(self._build(0), initial)
-        outcome = self._train_and_evaluate(first, 0)
-        states: dict[str, _Progress] = {}
-        for name in self.schedule.strategies:
-            states[name] = _Progress(copy.deepcopy(first.model), list(initial))
-            yield self._record(folder, name, 0, initial, states[name], outcome, {})
-        for number in range(1, self.schedule.rounds + 1):
-            for name in self.schedule.strategies:
-                state = states[name]
-                picks, info = self._pick(name, state, number)
-                state.labelled += picks
-                state.model = self._build(number)
-                outcome = self._train_and_evaluate(state, number)
-                yield self._record(folder, name, number, picks, state, outcome, info)
+        states = {name: self._resume(folder, name) for name in self.schedule.strategies}
+        first: tuple[_State, tuple[Training, Evaluation, dict[str, float]]] | None = None
+        for number in range(self.schedule.rounds + 1):
+            for name, state in states.items():
+                if number == 0 and state is None:
+                    if first is None:
+                        first = self._first()
+                    start, outcome = first
+                    states[name] = state = copy.deepcopy(start)
+                    yield self._record(folder, name, start.labelled, state, outcome, {})
+                elif state is not None and state.round < number and not self._is_done(state):
+                    picks, info = self._pick(name, state, number)
+                    state.labelled += picks
+                    state.round = number
+                    if not self.recipe.warm_start:
+                        state.model = self._build(number)
+                    outcome = self._train_and_evaluate(state)
+                    yield self._record(folder, name, picks, state, outcome, info)
+        folder.finish()
 
-    def _initial_set(self) -> list[int]:
-        generator = torch.Generator().manual_seed(self._seed(0, "initial"))
-        order = torch.randperm(len(self.data.pool), generator=generator)
-        return order[: self.schedule.initial].tolist()
+    def n_rounds(self) -> int:
+        """Rounds in all, where none of them is stopped early."""
+        return (self.schedule.rounds + 1) * len(self.schedule.strategies)
+
+    def _first(self) -> tuple[_State, tuple[Training, Evaluation, dict[str, float]]]:
+        state = _State(self._build(0), list(self._initial))
+        return state, self._train_and_evaluate(state)
+
+    def _resume(self, folder: RunFolder, name: str) -> _State | None:
+        recorded = [entry for entry in folder.rounds if entry.strategy == name]
+        if not recorded:
+            return None
+        last = recorded[-1]
+        picks = [pick for entry in recorded for pick in entry.picks]
+        state = _State(self._build(0), picks, last.round, last.accuracy)
+        if last.round < self.schedule.rounds and not self._is_done(state):
+            state.restore(folder.load_state(name, last.round))
+        return state
+
+    def _is_done(self, state: _State) -> bool:
+        return self.schedule.is_done(len(state.labelled), state.accuracy)
 
     def _build(self, number: int) -> nn.Module:
-        seed = self._seed(number, "weights")
-        model = build_model(self.model, len(self.data.classes), self.data.image_shape, seed)
+        model = build_model(
+            self.model,
+            len(self.data.classes),
+            self.data.shape,
+            self._seed(number, "weights"),
+            vocabulary=self.data.vocabulary,
+        )
         return model.to(self.device)
 
     def _seed(self, number: int, purpose: str) -> int:
@@ -171,33 +220,36 @@ class Experiment:
         sequence = np.random.SeedSequence([self.schedule.seed, number, purposes.index(purpose)])
         return int(sequence.generate_state(1)[0])
 
-    def _pick(self, name: str, state: _Progress, number: int) -> tuple[list[int], dict[str, Any]]:
+    def _pick(self, name: str, state: _State, number: int) -> tuple[list[int], dict[str, Any]]:
         taken = torch.zeros(len(self.data.pool), dtype=torch.bool)
         taken[state.labelled] = True
         unlabelled = (~taken).nonzero().flatten()
+        n_picks = self.schedule.batch(len(state.labelled))
+        strategy, options = self.arms[name]
         start = time.perf_counter()
-        picks = STRATEGIES[name](
+        picks: Picks = STRATEGIES[strategy](
             state.model,
             Subset(self.data.pool, unlabelled.tolist()),
             Subset(self.data.pool, state.labelled),
-            self.schedule.per_round,
+            n_picks,
             self._seed(number, "query"),
-            self.query,
+            options,
         )
         info = dict(picks.info)
         steps = {f"query/{step}": value for step, value in info.pop("seconds", {}).items()}
         info["seconds"] = {"query": time.perf_counter() - start, **steps}
+        if picks.mask is not None and state.mask is not None:
+            info["mask_overlap"] = picks.mask.overlap(state.mask)
+        state.mask = picks.mask
         indices = unlabelled[picks.indices]
-        if len(indices.unique()) != self.schedule.per_round:
+        if len(indices.unique()) != n_picks:
             raise RuntimeError(
-                f"{name} must return {self.schedule.per_round} different indices; "
+                f"{name} must return {n_picks} different indices; "
                 f"got {len(indices)}, {len(indices.unique())} of them different"
             )
         return indices.tolist(), info
 
-    def _train_and_evaluate(
-        self, state: _Progress, number: int
-    ) -> tuple[Training, Evaluation, dict[str, float]]:
+    def _train_and_evaluate(self, state: _State) -> tuple[Training, Evaluation, dict[str, float]]:
         start = time.perf_counter()
         # Steps of the smallest networks are too short for threads to be worth waking.
         with limited_threads(1 if self.model in TINY_MODELS else torch.get_num_threads()):
@@ -206,10 +258,11 @@ class Experiment:
                 self.data.training_set(torch.tensor(state.labelled)),
                 Subset(self.data.pool, state.labelled),
                 self.recipe,
-                seed=self._seed(number, "training"),
+                seed=self._seed(state.round, "training"),
             )
         trained = time.perf_counter()
         evaluation = evaluate(state.model, self.data.test, len(self.data.classes))
+        state.accuracy = evaluation.accuracy
         seconds = {"train": trained - start, "evaluate": time.perf_counter() - trained}
         return training, evaluation, seconds
 
@@ -217,9 +270,8 @@ class Experiment:
         self,
         folder: RunFolder,
         name: str,
-        number: int,
         picks: list[int],
-        state: _Progress,
+        state: _State,
         outcome: tuple[Training, Evaluation, dict[str, float]],
         info: dict[str, Any],
     ) -> Round:
@@ -227,8 +279,8 @@ class Experiment:
         entry = Round(
             strategy=name,
             seed=self.schedule.seed,
-            round=number,
-            picks=picks,
+            round=state.round,
+            picks=list(picks),
             n_labeled=len(state.labelled),
             accuracy=evaluation.accuracy,
             class_accuracy=[None if math.isnan(a) else a for a in evaluation.class_accuracy],
@@ -237,6 +289,7 @@ class Experiment:
             seconds={**info.pop("seconds", {}), **seconds},
             query=info,
         )
+        folder.save_state(name, state.round, state.to_bytes())
         folder.append(entry)
         return entry
 

@@ -1,48 +1,19 @@
 """Who picks the next batch: functions of (model, pool, labelled, n, seed) that return pool indices.
 
 ``fishermask`` and ``bait`` are one engine with two masks; ``random`` is what every strategy has
-to beat.
+to beat. The others stand in ``uncertainty`` and ``diversity``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
+from torch.utils.data import Subset
 
+from fishermask_fast.loop.diversity import badge, coreset
+from fishermask_fast.loop.picks import Picks, Pool, QueryOptions, Strategy
+from fishermask_fast.loop.uncertainty import entropy, least_confidence, margin, require_head
 from fishermask_fast.selector import FisherMaskSelector
-
-Pool = Dataset[Any]
-
-
-@dataclass(frozen=True)
-class Picks:
-    """Pool indices in the order picked, int64 (n,), and what the strategy tells of them."""
-
-    indices: Tensor
-    info: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class QueryOptions:
-    """What the strategies may need beyond their five arguments; see ``FisherMaskSelector``."""
-
-    fraction: float = 0.002
-    mask: str = "global"
-    keep_head: bool = True
-    weighting: str = "fisher"
-    lamb: float = 1.0
-    fisher_samples: int = 1024
-    rank: int | None = None
-    batch_size: int | None = None
-    progress: bool = False
-
-
-Strategy = Callable[[nn.Module, Pool, Pool, int, int, QueryOptions], Picks]
 
 
 def fishermask(
@@ -50,6 +21,19 @@ def fishermask(
 ) -> Picks:
     """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information."""
     return _query(_fishermask_selector(model, seed, options), pool, labelled, n, options)
+
+
+def fishermask_entropy(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
+    size = len(pool)  # type: ignore[arg-type]
+    first = entropy(model, pool, labelled, n // 2, seed, options).indices
+    free = torch.ones(size, dtype=torch.bool)
+    free[first] = False
+    rest = free.nonzero().flatten()
+    then = fishermask(model, Subset(pool, rest.tolist()), labelled, n - len(first), seed, options)
+    return Picks(torch.cat([first, rest[then.indices]]), then.info, then.mask)
 
 
 def bait(
@@ -68,13 +52,28 @@ def random(
     return Picks(order[:n])
 
 
-STRATEGIES: dict[str, Strategy] = {"fishermask": fishermask, "bait": bait, "random": random}
+STRATEGIES: dict[str, Strategy] = {
+    "fishermask": fishermask,
+    "fishermask_entropy": fishermask_entropy,
+    "bait": bait,
+    "random": random,
+    "entropy": entropy,
+    "margin": margin,
+    "least_confidence": least_confidence,
+    "coreset": coreset,
+    "badge": badge,
+}
+"""Every strategy by name."""
 
 
-def check(name: str, model: nn.Module, options: QueryOptions) -> None:
+def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
     """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
     if name in _SELECTORS:
+        if options.rank is not None and options.rank > n_classes:
+            raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
         _SELECTORS[name](model, 0, options).check_parameters()
+    elif name in ("coreset", "badge"):
+        require_head(model)
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
@@ -105,7 +104,11 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
     )
 
 
-_SELECTORS = {"fishermask": _fishermask_selector, "bait": _bait_selector}
+_SELECTORS = {
+    "fishermask": _fishermask_selector,
+    "fishermask_entropy": _fishermask_selector,
+    "bait": _bait_selector,
+}
 
 
 def _query(
@@ -117,7 +120,8 @@ def _query(
         {
             "scores": selection.scores.tolist(),
             "objective": selection.objective.tolist(),
-            "mask": {name: masked for name, masked, _ in selector.mask_.profile() if masked},
+            "mask": {name: [masked, size] for name, masked, size in selector.mask_.profile()},
             "seconds": selector.seconds_,
         },
+        selector.mask_,
     )

@@ -15,10 +15,12 @@ def header(strategies: Sequence[str]) -> str:
     return f"test accuracy\n{'round':>5}{'labels':>8}{names}"
 
 
-def row(rounds: Sequence[Round]) -> str:
-    """One round of every strategy, in the order of the header."""
-    cells = "".join(f"{entry.accuracy:>{_width(entry.strategy)}.1%}" for entry in rounds)
-    return f"{rounds[0].round:>5}{rounds[0].n_labeled:>8}{cells}"
+def row(rounds: Sequence[Round], strategies: Sequence[str]) -> str:
+    """One round of every strategy, in the order of the header; a dash where one has stopped."""
+    found = {entry.strategy: f"{entry.accuracy:.1%}" for entry in rounds}
+    cells = "".join(f"{found.get(name, '-'):>{_width(name)}}" for name in strategies)
+    n_labeled = max(entry.n_labeled for entry in rounds)
+    return f"{rounds[0].round:>5}{n_labeled:>8}{cells}"
 
 
 def summary(rounds: Sequence[Round]) -> str:

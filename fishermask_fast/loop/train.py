@@ -31,6 +31,7 @@ class Recipe:
         target_accuracy: Training accuracy, over an epoch in train mode, that ends training.
         epochs: Epochs that end training whatever the accuracy.
         min_steps: Optimiser steps before either of them may end it.
+        warm_start: Go on from the last round's network instead of a new one.
     """
 
     learning_rate: float = 1e-3
@@ -38,6 +39,7 @@ class Recipe:
     target_accuracy: float = 0.99
     epochs: int = 200
     min_steps: int = 200
+    warm_start: bool = False
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -213,5 +215,7 @@ def _batches(order: Tensor, size: int) -> list[Tensor]:
 
 
 def _read(data: Labelled, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    images, labels = zip(*(data[i] for i in indices.tolist()), strict=True)
+    many = getattr(data, "__getitems__", None)
+    items = many(indices.tolist()) if many else [data[i] for i in indices.tolist()]
+    images, labels = zip(*items, strict=True)
     return torch.stack(images).to(device), torch.tensor(labels).to(device)

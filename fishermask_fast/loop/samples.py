@@ -1,0 +1,140 @@
+"""Labelled samples as they are stored, and how they are read.
+
+Images are kept as uint8 and transformed when read. Gradients, masks and accuracies read through
+the evaluation transform; only training sees the training transform. Numbers and word ids are
+stored as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Apply = Callable[[Tensor], Tensor]
+LARGEST_DECODED = 2**31
+"""Bytes of images that are kept decoded; beyond it they are decoded each time they are read."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From stored samples to what the network reads.
+
+    Attributes:
+        apply: The function.
+        random: Whether it draws; then each sample goes through it alone.
+    """
+
+    apply: Apply
+    random: bool = False
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Transformed samples (n, ...) of stored ones (n, ...)."""
+        if self.random:
+            return torch.stack([self.apply(each) for each in stored])
+        return self.apply(stored)
+
+
+IDENTITY = Transform(lambda stored: stored)
+
+
+class FolderImages:
+    """Images of a folder, decoded when read: shorter side resized to ``size``, centre cropped."""
+
+    def __init__(self, paths: Sequence[str], size: int) -> None:
+        self.paths = list(paths)
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from torchvision.datasets.folder import default_loader
+        from torchvision.transforms.v2 import functional
+
+        path = self.paths[index]
+        try:
+            image = functional.pil_to_tensor(default_loader(path))
+            image = functional.resize(image, [self.size], antialias=True)
+        # A damaged file can fail in the decoder of its format, with whatever that raises.
+        except Exception as error:
+            raise ValueError(f"cannot read image {path}: {error}") from error
+        cropped: Tensor = functional.center_crop(image, [self.size, self.size])
+        return cropped
+
+    def decoded(self) -> Source:
+        """All images as one tensor where they fit, themselves otherwise; each is read once.
+
+        Raises:
+            ValueError: Images cannot be read; says how many, and which is the first.
+        """
+        keep = len(self) * 3 * self.size**2 <= LARGEST_DECODED
+
+        def read(index: int) -> Tensor | ValueError | None:
+            try:
+                image = self[index]
+            except ValueError as error:
+                return error
+            return image if keep else None
+
+        with ThreadPoolExecutor() as threads:
+            found = list(threads.map(read, range(len(self))))
+        errors = [each for each in found if isinstance(each, ValueError)]
+        if errors:
+            raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {errors[0]}")
+        return torch.stack([each for each in found if isinstance(each, Tensor)]) if keep else self
+
+
+Source = Tensor | FolderImages
+
+
+class LabelledSamples(Dataset[tuple[Tensor, int]]):
+    """Stored samples with their labels, seen through one transform.
+
+    Args:
+        source: (N, ...) stored samples, or images decoded when read.
+        targets: int64 (N,) class indices.
+        transform: From stored samples to what the network reads.
+    """
+
+    def __init__(self, source: Source, targets: Tensor, transform: Transform) -> None:
+        self.source = source
+        self.targets = targets
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Several samples, transformed together: what a DataLoader asks a batch of."""
+        read = self.transform(self.stored(indices))
+        return list(zip(read, self.targets[list(indices)].tolist(), strict=True))
+
+    def stored(self, indices: Sequence[int]) -> Tensor:
+        """The samples at ``indices`` as they are stored, (n, ...)."""
+        if isinstance(self.source, Tensor):
+            return self.source[list(indices)]
+        return torch.stack([self.source[i] for i in indices])
+
+    def take(self, indices: Tensor) -> LabelledSamples:
+        """The samples at ``indices`` (int64), in that order."""
+        source: Source
+        if isinstance(self.source, Tensor):
+            source = self.source[indices]
+        else:
+            paths = [self.source.paths[i] for i in indices.tolist()]
+            source = FolderImages(paths, self.source.size)
+        return LabelledSamples(source, self.targets[indices], self.transform)
+
+    def decoded(self) -> LabelledSamples:
+        """The same, with images decoded once and for all where they fit into memory."""
+        if isinstance(self.source, Tensor):
+            return self
+        return LabelledSamples(self.source.decoded(), self.targets, self.transform)
