@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
+from fishermask_fast import fisher_diagonal
 from fishermask_fast.loop import strategies
 from fishermask_fast.loop.datasets import DataOptions, LoopData, load_data
 from fishermask_fast.loop.diversity import factored_kmeans_plusplus
@@ -191,3 +192,19 @@ def test_a_head_that_takes_more_than_a_vector_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"fc must take one vector a sample, \(N, d\); got \(5, 4"):
         predict(Tokens(), TensorDataset(torch.zeros(5, 4, 3)), hidden=True)
+
+
+def test_the_middle_mask_leaves_the_head_out(digits: LoopData) -> None:
+    model = build_model("cnn_small", 10, digits.shape)
+    pool, labelled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
+    options = QueryOptions(fraction=0.01, mask="middle", fisher_samples=80)
+    picks = strategies.fishermask(model, pool, labelled, 3, 0, options)
+    assert picks.mask is not None
+    size = sum(p.numel() for p in model.parameters())
+    assert len(picks.mask) == int(0.01 * size)
+    scores = fisher_diagonal(model, Subset(digits.pool, range(80)), n_samples=80)
+    del scores["11.weight"]
+    assert set(picks.mask.indices) <= set(scores)
+    taken = torch.cat([scores[n].flatten()[i] for n, i in picks.mask.indices.items()])
+    everything = torch.cat([score.flatten() for score in scores.values()])
+    assert torch.equal(taken.sort().values, everything.sort().values[-len(taken) :])

@@ -20,9 +20,8 @@ from fishermask_fast.loop.experiment import Experiment, Variant
 from fishermask_fast.loop.models import default_fraction, default_model
 from fishermask_fast.loop.picks import QueryOptions
 from fishermask_fast.loop.schedule import DRAWS, Schedule
-from fishermask_fast.loop.strategies import STRATEGIES
+from fishermask_fast.loop.strategies import MASK_NAMES, STRATEGIES
 from fishermask_fast.loop.train import Recipe
-from fishermask_fast.selector import MASKS
 
 NOT_IN_FILES = ("help", "config", "resume", "verbose", "variants", "command")
 
@@ -327,7 +326,7 @@ def add_query_options(group: argparse._ArgumentGroup) -> None:
         "alone is larger, less for networks of more than 2 million parameters)",
     )
     group.add_argument(
-        "--mask", choices=MASKS, default=query.mask, help="how fishermask chooses parameters"
+        "--mask", choices=MASK_NAMES, default=query.mask, help="how fishermask chooses parameters"
     )
     group.add_argument(
         "--no-keep-head",

@@ -6,21 +6,38 @@ to beat. The others stand in ``uncertainty`` and ``diversity``.
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import nn
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
+from fishermask_fast.diagonal import fisher_diagonal
 from fishermask_fast.loop.diversity import badge, coreset
 from fishermask_fast.loop.picks import Picks, Pool, QueryOptions, Strategy
 from fishermask_fast.loop.uncertainty import entropy, least_confidence, margin, require_head
-from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.mask import FisherMask
+from fishermask_fast.selector import MASKS, FisherMaskSelector
+
+MASK_NAMES = (*MASKS, "middle")
 
 
 def fishermask(
     model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
-    """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information."""
-    return _query(_fishermask_selector(model, seed, options), pool, labelled, n, options)
+    """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information.
+
+    ``mask="middle"`` leaves the head out: the ``fraction`` of all parameters that has the largest
+    Fisher information among those of the other layers.
+    """
+    start = time.perf_counter()
+    selector = _fishermask_selector(model, seed, options)
+    if options.mask == "middle":
+        selector.mask = _middle_mask(model, ConcatDataset([labelled, pool]), seed, options)
+    spent = time.perf_counter() - start
+    picks = _query(selector, pool, labelled, n, options)
+    picks.info["seconds"]["mask"] += spent
+    return picks
 
 
 def fishermask_entropy(
@@ -71,17 +88,36 @@ def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) ->
     if name in _SELECTORS:
         if options.rank is not None and options.rank > n_classes:
             raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
+        if options.mask not in MASK_NAMES:
+            raise ValueError(f"mask must be one of {', '.join(MASK_NAMES)}; got {options.mask!r}")
         _SELECTORS[name](model, 0, options).check_parameters()
     elif name in ("coreset", "badge"):
         require_head(model)
+
+
+def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions) -> FisherMask:
+    scores = fisher_diagonal(
+        model,
+        data,
+        n_samples=min(options.fisher_samples, len(data)),  # type: ignore[arg-type]
+        seed=seed,
+        batch_size=options.batch_size,
+        progress=options.progress,
+    )
+    head = require_head(model)
+    for name in scores:
+        if name.rpartition(".")[0] == head:
+            # The lowest score there is: the head's entries would be the last to be taken.
+            scores[name] = torch.zeros_like(scores[name])
+    return FisherMask.from_scores(scores, options.fraction, "global", keep_head=False)
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
         model,
         fraction=options.fraction,
-        mask=options.mask,
-        keep_head=options.keep_head,
+        mask="global" if options.mask == "middle" else options.mask,
+        keep_head=options.keep_head and options.mask != "middle",
         weighting=options.weighting,
         lamb=options.lamb,
         fisher_samples=options.fisher_samples,
