@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "score_update_kernel.h"
 
@@ -29,14 +30,37 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The columns [U_t W_t] of each update side by side, scaled, in the type of the products; the
-// head's masked rows stand at their places in a full (c, d) block.
+// The masked entries of the head by class: a sorted index of c * d + j, or all of them.
+struct Head {
+  Head(const std::optional<Tensor>& index, int64_t classes, int64_t width) {
+    starts.resize(static_cast<size_t>(classes) + 1);
+    if (!index.has_value()) {
+      for (int64_t c = 0; c <= classes; ++c) starts[c] = c * width;
+      return;
+    }
+    const int64_t* positions = static_cast<const int64_t*>(index->const_data_ptr());
+    const int64_t* end = positions + index->numel();
+    for (int64_t c = 0; c <= classes; ++c) {
+      starts[c] = std::lower_bound(positions, end, c * width) - positions;
+    }
+    inputs.reserve(static_cast<size_t>(index->numel()));
+    for (const int64_t* at = positions; at != end; ++at) {
+      inputs.push_back(static_cast<int>(*at % width));
+    }
+  }
+
+  int64_t size() const { return starts.back(); }
+
+  std::vector<int> inputs;
+  std::vector<int64_t> starts;
+};
+
+// The columns [U_t W_t] of each update side by side, scaled, in the type of the products.
 template <typename T>
 class PackedUpdates {
  public:
   PackedUpdates(const Tensor& u, const Tensor& w, const std::vector<int64_t>& ranks,
-                const double* thresholds, double scale, int64_t m, int64_t head_size,
-                const int64_t* head_index, int64_t n_head) {
+                const double* thresholds, double scale, int64_t m, int64_t n_head) {
     int64_t columns = 0;
     updates_.max_rank = 0;
     for (const int64_t rank : ranks) {
@@ -45,17 +69,15 @@ class PackedUpdates {
       updates_.max_rank = std::max(updates_.max_rank, static_cast<int>(rank));
     }
     updates_.thresholds = thresholds;
-    memory_.resize(static_cast<size_t>((m + head_size) * 2 * columns));
+    memory_.resize(static_cast<size_t>((m + n_head) * 2 * columns));
     T* to = memory_.data();
     int64_t first = 0;
     for (const int64_t rank : ranks) {
       const int64_t width = 2 * rank;
-      T* head = to + m * width;
       updates_.middle.push_back(to);
-      updates_.head.push_back(head);
-      pack(u, w, first, rank, scale, 0, m, nullptr, to);
-      pack(u, w, first, rank, scale, m, n_head, head_index, head);
-      to = head + head_size * width;
+      updates_.head.push_back(to + m * width);
+      pack(u, w, first, rank, scale, m + n_head, to);
+      to += (m + n_head) * width;
       first += rank;
     }
   }
@@ -64,15 +86,15 @@ class PackedUpdates {
 
  private:
   static void pack(const Tensor& u, const Tensor& w, int64_t first, int64_t rank, double scale,
-                   int64_t start, int64_t rows, const int64_t* places, T* to) {
+                   int64_t rows, T* to) {
     const Tensor* parts[2] = {&u, &w};
     for (int part = 0; part < 2; ++part) {
       const double* from = static_cast<const double*>(parts[part]->const_data_ptr());
       const int64_t down = parts[part]->stride(0), across = parts[part]->stride(1);
       torch::stable::parallel_for(0, rows, 256, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
-          const double* source = from + first * down + (start + row) * across;
-          T* target = to + (places == nullptr ? row : places[row]) * 2 * rank + part * rank;
+          const double* source = from + first * down + row * across;
+          T* target = to + row * 2 * rank + part * rank;
           for (int64_t q = 0; q < rank; ++q) {
             target[q] = static_cast<T>(scale * source[q * down]);
           }
@@ -101,7 +123,7 @@ void run(const Candidates<Stored>& candidates, const PackedUpdates<T>& packed, c
 
 template <typename Stored>
 Candidates<Stored> candidates_of(const Tensor& middle, const std::optional<Tensor>& coupling,
-                                 const std::optional<Tensor>& hidden) {
+                                 const std::optional<Tensor>& hidden, const Head& head) {
   Candidates<Stored> candidates{};
   candidates.middle = static_cast<const Stored*>(middle.const_data_ptr());
   candidates.r = static_cast<int>(middle.size(1));
@@ -111,6 +133,8 @@ Candidates<Stored> candidates_of(const Tensor& middle, const std::optional<Tenso
     candidates.hidden = static_cast<const Stored*>(hidden->const_data_ptr());
     candidates.c = static_cast<int>(coupling->size(2));
     candidates.d = static_cast<int>(hidden->size(1));
+    candidates.inputs = head.inputs.empty() ? nullptr : head.inputs.data();
+    candidates.starts = head.starts.data();
   }
   return candidates;
 }
@@ -124,18 +148,15 @@ std::tuple<Tensor, Tensor, Tensor> score_update_cpu(
                          static_cast<double*>(b.mutable_data_ptr()),
                          static_cast<double*>(scores.mutable_data_ptr())};
   const double* limits = static_cast<const double*>(thresholds.const_data_ptr());
-  const int64_t head_size = coupling.has_value() ? coupling->size(2) * hidden->size(1) : 0;
-  const int64_t* places =
-      head_index.has_value() ? static_cast<const int64_t*>(head_index->const_data_ptr()) : nullptr;
-  const int64_t n_head = head_index.has_value() ? head_index->numel() : head_size;
+  const Head head(head_index, coupling.has_value() ? coupling->size(2) : 0,
+                  coupling.has_value() ? hidden->size(1) : 0);
   Beaten beaten(static_cast<int>(ranks.size()), none);
 
   const auto with = [&](auto stored, auto compute) {
     using Stored = decltype(stored);
     using Compute = decltype(compute);
-    const PackedUpdates<Compute> packed(u, w, ranks, limits, scale, middle.size(2), head_size,
-                                        places, n_head);
-    run(candidates_of<Stored>(middle, coupling, hidden), packed, index, state, none, beaten);
+    const PackedUpdates<Compute> packed(u, w, ranks, limits, scale, middle.size(2), head.size());
+    run(candidates_of<Stored>(middle, coupling, hidden, head), packed, index, state, none, beaten);
   };
   if (middle.scalar_type() == ScalarType::Double) {
     with(double{}, double{});

@@ -8,12 +8,15 @@
 
 namespace fishermask {
 
-// The factors V of all candidates, row-major; coupling and hidden are null without a head.
+// The factors V of all candidates, row-major; coupling and hidden are null without a head, and
+// inputs is null where the whole head is masked.
 template <typename Stored>
 struct Candidates {
   const Stored* middle;    // (N, r, m)
   const Stored* coupling;  // (N, r, c)
   const Stored* hidden;    // (N, d)
+  const int* inputs;       // the input j of each masked entry of the head, by class
+  const int64_t* starts;   // (c + 1,) where the entries of each class start among the masked
   int r, m, c, d;
 };
 
@@ -22,7 +25,7 @@ template <typename Compute>
 struct Updates {
   std::vector<int> ranks;
   std::vector<const Compute*> middle;  // T times (m, 2 rank)
-  std::vector<const Compute*> head;    // T times (c, d, 2 rank)
+  std::vector<const Compute*> head;    // T times (masked entries of the head, 2 rank)
   const double* thresholds;            // (T,)
   int max_rank;
 };

@@ -110,6 +110,7 @@ template <typename T>
 static void product(const T* left, const T* right, int length, int columns, bool add, T* out) {
   const int fits = kCacheBytes / (static_cast<int>(sizeof(T)) * (kTile<T> + columns));
   const int stretch = std::max(fits, 16);
+  if (length == 0 && !add) std::fill_n(out, static_cast<int64_t>(columns) * kTile<T>, T(0));
   for (int start = 0; start < length; start += stretch) {
     const int here = std::min(stretch, length - start);
     const T* left_here = left + static_cast<int64_t>(start) * kTile<T>;
@@ -138,6 +139,7 @@ class Tile {
     middle_ = allocate<T>(r * v_.m * lanes);
     coupling_ = allocate<T>(r * v_.c * lanes);
     hidden_ = allocate<T>(static_cast<int64_t>(v_.d) * lanes);
+    if (v_.inputs != nullptr) masked_ = allocate<T>(v_.starts[v_.c] * lanes);
     inner_ = allocate<T>(v_.c * columns * lanes);
     products_ = allocate<T>(r * columns * lanes);
     a_ = allocate<double>(static_cast<int64_t>(entries_) * lanes);
@@ -157,6 +159,11 @@ class Tile {
     if (v_.coupling == nullptr) return;
     turn(v_.coupling, static_cast<int64_t>(v_.r) * v_.c, coupling_.get());
     turn(v_.hidden, v_.d, hidden_.get());
+    if (v_.inputs == nullptr) return;
+    for (int64_t e = 0; e < v_.starts[v_.c]; ++e) {
+      std::copy_n(hidden_.get() + static_cast<int64_t>(v_.inputs[e]) * lanes, lanes,
+                  masked_.get() + e * lanes);
+    }
   }
 
   void store_tile(const ScoreState& state) const {
@@ -190,7 +197,9 @@ class Tile {
     const int columns = 2 * rank;
     if (v_.coupling != nullptr) {
       for (int c = 0; c < v_.c; ++c) {
-        product(hidden_.get(), head + static_cast<int64_t>(c) * v_.d * columns, v_.d, columns,
+        const int64_t start = v_.starts[c];
+        const T* inputs = v_.inputs == nullptr ? hidden_.get() : masked_.get() + start * lanes;
+        product(inputs, head + start * columns, static_cast<int>(v_.starts[c + 1] - start), columns,
                 false, inner_.get() + static_cast<int64_t>(c) * columns * lanes);
       }
       for (int i = 0; i < v_.r; i += 2) couple(i, columns);
@@ -338,7 +347,7 @@ class Tile {
   int count_ = 0;
   int64_t at_[lanes];
   double scores_[lanes];
-  Memory<T> middle_, coupling_, hidden_, inner_, products_;
+  Memory<T> middle_, coupling_, hidden_, masked_, inner_, products_;
   Memory<double> a_, b_;
   Memory<Doubles> work_;
 };
