@@ -6,6 +6,7 @@ model and a pool.
 
 from __future__ import annotations
 
+from fishermask_fast.embeddings import factors_from_embeddings
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.mask import FisherMask, fisher_diagonal
@@ -23,6 +24,7 @@ __all__ = [
     "Selection",
     "__version__",
     "build_info",
+    "factors_from_embeddings",
     "fast_select",
     "fisher_diagonal",
     "masked_gradients",

@@ -122,23 +122,22 @@ def check_matrix(name: str, matrix: object, factors: GradientFactors) -> Tensor:
     return (wide + wide.T) / 2
 
 
-def check_memory(factors: GradientFactors) -> None:
+def check_memory(k: int, device: torch.device, remedy: str = "Mask fewer parameters.") -> None:
     """Raise where the (k, k) matrices of a selection cannot fit in the device's memory.
 
     Raises:
-        ValueError: says how large they would be.
+        ValueError: says how large M would be, and the remedy.
     """
-    k = factors.n_columns
     needed = 5 * 8 * k * k  # F, F_L, M^-1, G and one at work
-    if factors.device.type == "cuda":
-        available = torch.cuda.mem_get_info(factors.device)[1]
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[1]
     elif "SC_PHYS_PAGES" in os.sysconf_names:
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
         return
     if needed > available:
         raise ValueError(
-            f"{k} masked parameters need float64 matrices of {k} x {k}, "
+            f"{k} masked parameters need float64 matrices M and F of {k} x {k}, "
             f"{8 * k * k / 2**30:.1f} GiB each and {needed / 2**30:.1f} GiB in all; "
-            f"{factors.device} has {available / 2**30:.1f} GiB. Mask fewer parameters."
+            f"{device} has {available / 2**30:.1f} GiB. {remedy}"
         )

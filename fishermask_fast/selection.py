@@ -184,7 +184,7 @@ def _check(
     backward_steps = check_integer("backward_steps", backward_steps, 0)
     n_labeled = check_integer("n_labeled", n_labeled, 0)
     lamb = check_positive("lamb", lamb)
-    check_memory(factors)
+    check_memory(k, factors.device)
     check_finite(factors)
     if fisher is not None:
         fisher = check_matrix("fisher", fisher, factors)
