@@ -173,6 +173,15 @@ class FisherMaskSelector:
         self.mask_, self.fisher_, self.labeled_fisher_ = mask, fisher, labeled_fisher
         return selection
 
+    def make_mask(self, data: Data, *, progress: bool = False) -> FisherMask:
+        """The mask that ``query`` would take for a pool of these samples.
+
+        Raises:
+            TypeError, ValueError: As ``query``.
+        """
+        self.check_parameters()
+        return self._make_mask(data, len(Pool.of(data)), None, 0, progress and _has_tqdm())
+
     def check_parameters(self) -> None:
         """Check everything but the data, as ``query`` does before any work.
 

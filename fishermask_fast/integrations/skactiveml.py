@@ -1,0 +1,336 @@
+"""Query strategies for scikit-activeml (1.0): FisherMask and BAIT.
+
+Both pick the batch that most lowers tr(M^-1 F) (see selection.py). F is the mean of V_x^T V_x over
+the labelled samples and those without a label, F_L over the labelled. V_x comes from a
+skorch-wrapped module's own gradients, or from embeddings h and probabilities p as those of a linear
+head, V_x = L_x^T kron h_x (see embeddings.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from torch import Tensor, nn
+
+from fishermask_fast.checks import check_integer, check_positive
+from fishermask_fast.embeddings import factors_from_embeddings
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.gradients import masked_gradients
+from fishermask_fast.mask import FisherMask
+from fishermask_fast.scores import scores_along
+from fishermask_fast.selection import select_batch
+from fishermask_fast.selector import MASKS, FisherMaskSelector
+
+try:
+    from skactiveml.base import (
+        SingleAnnotatorPoolQueryStrategy,
+        SkactivemlClassifier,
+        SkorchMixin,
+    )
+    from skactiveml.utils import (
+        MISSING_LABEL,
+        check_equal_missing_label,
+        check_scalar,
+        check_type,
+        is_labeled,
+    )
+except ImportError as error:
+    raise ImportError(
+        "fishermask_fast.integrations.skactiveml needs scikit-activeml 1.0: "
+        "pip install 'scikit-activeml>=1.0,<1.1' skorch"
+    ) from error
+
+Array = np.ndarray[Any, Any]
+
+
+class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
+    """What the two strategies share: everything but whose gradients, and where they are masked."""
+
+    def query(
+        self,
+        X: Any,
+        y: Any,
+        clf: Any,
+        fit_clf: bool = True,
+        sample_weight: Any = None,
+        candidates: Any = None,
+        batch_size: int = 1,
+        return_utilities: bool = False,
+    ) -> Any:
+        """Picks the batch of candidates that most lowers tr(M^-1 F).
+
+        Args:
+            X: (n_samples, ...) all samples, labelled or not.
+            y: (n_samples,) their labels, `missing_label` where there is none.
+            clf: a SkactivemlClassifier. Where it wraps a skorch module, and
+                `clf_embedding_flag_name` is None, the gradients are the module's; otherwise those
+                of a linear head on the embeddings that `predict_proba` gives, or else on X itself.
+            fit_clf: whether a clone of `clf` is fitted on X, y and `sample_weight` first.
+            sample_weight: (n_samples,) weights of the fit.
+            candidates: None for every sample without a label; (n_candidates,) indices into X; or
+                (n_candidates, ...) samples of their own.
+            batch_size: how many to pick.
+            return_utilities: whether to return the utilities beside the indices.
+
+        Returns:
+            query_indices: (batch_size,) into X, or into `candidates` where these are samples.
+            utilities: (batch_size, n_samples), or (batch_size, n_candidates) where candidates are
+                samples: by how much each would lower tr(M^-1 F) given the picks before it; NaN for
+                those picked before and for those that are no candidates. Without backward steps
+                each pick is the largest of its row.
+
+        Raises:
+            TypeError, ValueError: an argument that cannot be, as scikit-activeml's own strategies.
+            NotFittedError: `fit_clf` is False and `clf` was not fitted.
+        """
+        X, y, candidates, batch_size, return_utilities = self._validate_data(
+            X, y, candidates, batch_size, return_utilities, reset=True
+        )
+        own, mapping = self._transform_candidates(candidates, X, y)
+        check_type(clf, "clf", SkactivemlClassifier)
+        check_equal_missing_label(clf.missing_label, self.missing_label_)
+        check_scalar(fit_clf, "fit_clf", bool)
+        self._check_parameters()
+        labeled = np.flatnonzero(is_labeled(y, missing_label=self.missing_label_))
+        if mapping is None:
+            # X may hold the candidates too; they must not count twice.
+            samples = np.concatenate([X[labeled], own])
+            labeled, among = np.arange(len(labeled)), len(labeled) + np.arange(len(own))
+        else:
+            samples, among = X, np.asarray(mapping)
+        n_shown = len(own) if mapping is None else len(X)
+        utilities = np.full((batch_size, n_shown), np.nan)
+        if batch_size == 0:
+            nothing = np.empty(0, dtype=int)
+            return (nothing, utilities) if return_utilities else nothing
+        if fit_clf:
+            weights = () if sample_weight is None else (sample_weight,)
+            clf = clone(clf).fit(X, y, *weights)
+        shown = np.arange(len(own)) if mapping is None else among
+        picks, scores = self._select(clf, samples, labeled, among, batch_size, return_utilities)
+        for row, (values, before) in enumerate(zip(scores, range(batch_size), strict=False)):
+            utilities[row, shown] = values
+            utilities[row, shown[picks[:before]]] = np.nan
+        indices = shown[picks]
+        return (indices, utilities) if return_utilities else indices
+
+    def _select(
+        self,
+        clf: Any,
+        samples: Array,
+        labeled: Array,
+        among: Array,
+        n_select: int,
+        with_scores: bool,
+    ) -> tuple[Array, list[Array]]:
+        """Places of the picks in `among`, and where wanted all scores before each of them."""
+        factors = self._factors(clf, samples)
+        fisher = factors.fisher()
+        pool = factors[torch.from_numpy(among)]
+        labeled_fisher = None
+        if len(labeled):
+            labeled_fisher = factors[torch.from_numpy(labeled)].fisher()
+        lamb, n_labeled = self.lamb, len(labeled)
+        selection = select_batch(
+            pool,
+            n_select,
+            fisher,
+            labeled_fisher,
+            lamb=lamb,
+            n_labeled=n_labeled,
+            backward_steps=self.backward_steps,
+        )
+        picks = selection.indices.numpy()
+        if not with_scores:
+            return picks, []
+        course = scores_along(
+            pool, picks.tolist(), fisher, labeled_fisher, lamb=float(lamb), n_labeled=n_labeled
+        )
+        return picks, [scores.cpu().numpy() for scores, _ in zip(course, picks, strict=False)]
+
+    def _check_parameters(self) -> None:
+        if self.clf_embedding_flag_name is not None:
+            check_type(self.clf_embedding_flag_name, "clf_embedding_flag_name", dict, str)
+        check_positive("lamb", self.lamb)
+        check_integer("backward_steps", self.backward_steps, 0)
+        if self.rank is not None:
+            check_integer("rank", self.rank, 1)
+
+    def _factors(self, clf: Any, samples: Array) -> GradientFactors:
+        if isinstance(clf, SkorchMixin) and not hasattr(clf, "neural_net_"):
+            # Its predict_proba would set up a network of random weights.
+            raise NotFittedError("with fit_clf=False the classifier must be fitted or initialized")
+        if self.clf_embedding_flag_name is None and isinstance(clf, SkorchMixin):
+            module, dtype = _logits_module(clf), clf.sample_dtype
+            return self._module_factors(module, torch.from_numpy(samples.astype(dtype, copy=False)))
+        given = self.clf_embedding_flag_name
+        flags = {given: True} if isinstance(given, str) else given or {}
+        output = clf.predict_proba(samples, **flags)
+        probabilities, embeddings = output if isinstance(output, tuple) else (output, samples)
+        embeddings = np.asarray(embeddings).reshape(len(samples), -1)
+        if embeddings.dtype.kind != "f":
+            embeddings = embeddings.astype(np.float64)
+        probabilities = np.asarray(probabilities)
+        if probabilities.shape[1] == 1:
+            # A single class says nothing of any sample.
+            return GradientFactors(torch.zeros(len(samples), 1, 1))
+        return self._head_factors(embeddings, probabilities)
+
+    def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
+        raise NotImplementedError
+
+    def _head_factors(self, embeddings: Array, probabilities: Array) -> GradientFactors:
+        raise NotImplementedError
+
+
+class BaitQuery(_FisherQuery):
+    """BAIT (Ash et al. 2021): the gradients of the head, oversampled and pruned.
+
+    Args:
+        clf_embedding_flag_name: how `predict_proba` is asked for embeddings: None, the name of a
+            flag that is set to True, or a dict of keyword arguments. It then returns
+            (probabilities, embeddings).
+        lamb: lambda > 0.
+        backward_steps: b: (1 + b) batches are picked, then b batches dropped again.
+        rank: rows a sample; None is exact; see `factors_from_embeddings`.
+        bias: whether the head on the embeddings has a bias. A module's own head knows.
+        missing_label: the label of a sample without one.
+        random_state: accepted for the framework's sake: nothing here is random.
+    """
+
+    def __init__(
+        self,
+        clf_embedding_flag_name: Any = None,
+        lamb: float = 1.0,
+        backward_steps: int = 1,
+        rank: int | None = None,
+        bias: bool = False,
+        missing_label: Any = MISSING_LABEL,
+        random_state: Any = None,
+    ) -> None:
+        self.clf_embedding_flag_name = clf_embedding_flag_name
+        self.lamb = lamb
+        self.backward_steps = backward_steps
+        self.rank = rank
+        self.bias = bias
+        super().__init__(missing_label=missing_label, random_state=random_state)
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_scalar(self.bias, "bias", bool)
+
+    def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
+        return masked_gradients(module, samples, FisherMask.head(module), rank=self.rank)
+
+    def _head_factors(self, embeddings: Array, probabilities: Array) -> GradientFactors:
+        return factors_from_embeddings(embeddings, probabilities, rank=self.rank, bias=self.bias)
+
+
+class FisherMaskQuery(_FisherQuery):
+    """FisherMask (Gul et al. 2024): the gradients of the parameters with the most information.
+
+    Args:
+        clf_embedding_flag_name: see BaitQuery.
+        fraction: share of a module's parameters that the mask keeps, in (0, 1].
+        mask: how they are chosen; see FisherMaskSelector.
+        keep_head: whether the mask keeps the whole head.
+        head_entries: the most entries of a linear head on embeddings that the mask keeps.
+        fisher_samples: samples behind the mask of a module, drawn by `random_state`.
+        lamb: lambda > 0.
+        backward_steps: see BaitQuery.
+        rank: see BaitQuery.
+        bias: see BaitQuery.
+        missing_label: the label of a sample without one.
+        random_state: of the samples behind the mask, and of a random mask.
+    """
+
+    def __init__(
+        self,
+        clf_embedding_flag_name: Any = None,
+        fraction: float = 0.002,
+        mask: str = "global",
+        keep_head: bool = True,
+        head_entries: int = 2000,
+        fisher_samples: int = 1024,
+        lamb: float = 1.0,
+        backward_steps: int = 0,
+        rank: int | None = None,
+        bias: bool = False,
+        missing_label: Any = MISSING_LABEL,
+        random_state: Any = None,
+    ) -> None:
+        self.clf_embedding_flag_name = clf_embedding_flag_name
+        self.fraction = fraction
+        self.mask = mask
+        self.keep_head = keep_head
+        self.head_entries = head_entries
+        self.fisher_samples = fisher_samples
+        self.lamb = lamb
+        self.backward_steps = backward_steps
+        self.rank = rank
+        self.bias = bias
+        super().__init__(missing_label=missing_label, random_state=random_state)
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if check_positive("fraction", self.fraction) > 1:
+            raise ValueError(f"fraction must be at most 1; got {self.fraction}")
+        if not isinstance(self.mask, str) or self.mask not in MASKS:
+            raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
+        check_scalar(self.keep_head, "keep_head", bool)
+        check_integer("head_entries", self.head_entries, 1)
+        check_integer("fisher_samples", self.fisher_samples, 1)
+        check_scalar(self.bias, "bias", bool)
+
+    def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
+        selector = FisherMaskSelector(
+            module,
+            fraction=self.fraction,
+            mask=self.mask,
+            keep_head=self.keep_head,
+            fisher_samples=self.fisher_samples,
+            rank=self.rank,
+            seed=int(self.random_state_.randint(2**31 - 1)),
+        )
+        return masked_gradients(module, samples, selector.make_mask(samples), rank=self.rank)
+
+    def _head_factors(self, embeddings: Array, probabilities: Array) -> GradientFactors:
+        size = probabilities.shape[1] * (embeddings.shape[1] + self.bias)
+        return factors_from_embeddings(
+            embeddings,
+            probabilities,
+            mask=min(self.head_entries, size),
+            rank=self.rank,
+            bias=self.bias,
+        )
+
+
+class _Logits(nn.Module):
+    """The output of a module that probabilities are made of, as logits.
+
+    Probabilities p themselves serve as log p, whose softmax they are.
+    """
+
+    def __init__(self, module: nn.Module, place: int, as_logits: bool) -> None:
+        super().__init__()
+        self.module = module
+        self.place = place
+        self.as_logits = as_logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.module(x)
+        chosen: Tensor = output[self.place] if isinstance(output, tuple) else output
+        return chosen if self.as_logits else chosen.clamp(min=1e-38).log()
+
+
+def _logits_module(clf: Any) -> nn.Module:
+    """A skorch-wrapped classifier's module, from samples to logits."""
+    place, transform = next(iter(clf._effective_forward_outputs().values()))
+    # The softmax of logits, and of log-probabilities, are the probabilities.
+    as_logits = isinstance(transform, nn.Softmax) or transform in (torch.exp, torch.softmax)
+    module: nn.Module = clf.neural_net_.module_
+    return module if place == 0 and as_logits else _Logits(module, place, as_logits)

@@ -1,0 +1,467 @@
+"""The contract of scikit-activeml's pool query strategies, and the picks of the formula."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fishermask_fast import FisherMask, masked_gradients, reference
+
+pytest.importorskip("skactiveml")
+pytest.importorskip("skorch")
+
+from skactiveml.base import SingleAnnotatorPoolQueryStrategy  # noqa: E402
+from skactiveml.classifier import (  # noqa: E402
+    ParzenWindowClassifier,
+    SklearnClassifier,
+    SkorchClassifier,
+)
+from sklearn.base import clone  # noqa: E402
+from sklearn.exceptions import NotFittedError  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.naive_bayes import GaussianNB  # noqa: E402
+
+from fishermask_fast.integrations.skactiveml import BaitQuery, FisherMaskQuery  # noqa: E402
+
+STRATEGIES = (BaitQuery, FisherMaskQuery)
+N_SAMPLES, N_LABELED = 30, 6
+
+every = pytest.mark.parametrize("strategy", STRATEGIES)
+
+
+class WithEmbeddings(ParzenWindowClassifier):
+    """Gives what it reads as its embeddings when asked to."""
+
+    def predict_proba(self, X: Any, embed: bool = False) -> Any:
+        probabilities = super().predict_proba(X)
+        return (probabilities, np.asarray(X) ** 2) if embed else probabilities
+
+
+class Always(ParzenWindowClassifier):
+    """Gives its embeddings unasked."""
+
+    def predict_proba(self, X: Any) -> Any:
+        return super().predict_proba(X), np.asarray(X) ** 2
+
+
+class Network(nn.Module):
+    """Gives logits, and the embeddings before them where wanted."""
+
+    def __init__(self, outputs: str = "logits") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.outputs = outputs
+        self.body = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.ReLU())
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        h = self.body(x)
+        z = self.head(h)
+        if self.outputs == "logits":
+            return z
+        if self.outputs == "probabilities":
+            return z.softmax(1)
+        return (h, z) if self.outputs == "second" else (z, h)
+
+
+def network(outputs: str = "logits", forward: Any = None, **more: Any) -> SkorchClassifier:
+    return SkorchClassifier(
+        module=Network,
+        forward_outputs=forward,
+        neural_net_param_dict={
+            "module__outputs": outputs,
+            "max_epochs": 2,
+            "verbose": 0,
+            "train_split": None,
+            "lr": 0.1,
+        },
+        classes=[0, 1],
+        **more,
+    )
+
+
+def data(missing: Any = np.nan, classes: Any = (0, 1), dtype: Any = float) -> tuple[Any, Any]:
+    generator = np.random.default_rng(0)
+    X = generator.normal(size=(N_SAMPLES, 3))
+    y = np.full(N_SAMPLES, missing, dtype=dtype)
+    labels = [classes[i % 2] for i in range(N_LABELED)]
+    y[3 * np.arange(N_LABELED)] = labels
+    return X, y
+
+
+def parzen(**more: Any) -> ParzenWindowClassifier:
+    return ParzenWindowClassifier(**({"classes": [0, 1], "random_state": 0} | more))
+
+
+def unlabeled() -> Any:
+    return np.setdiff1d(np.arange(N_SAMPLES), 3 * np.arange(N_LABELED))
+
+
+@every
+def test_is_a_pool_strategy_of_the_framework(strategy: Any) -> None:
+    assert issubclass(strategy, SingleAnnotatorPoolQueryStrategy)
+    for name in inspect.signature(strategy).parameters:
+        marker = object()
+        assert getattr(strategy(**{name: marker}), name) is marker
+    assert clone(strategy(lamb=0.5)).get_params()["lamb"] == 0.5
+
+
+CLASSIFIERS: dict[str, Any] = {
+    "features": lambda: (parzen(), None),
+    "flag": lambda: (WithEmbeddings(classes=[0, 1]), "embed"),
+    "flags": lambda: (WithEmbeddings(classes=[0, 1]), {"embed": True}),
+    "unasked": lambda: (Always(classes=[0, 1]), None),
+    "sklearn": lambda: (SklearnClassifier(LogisticRegression(), classes=[0, 1]), None),
+    "module": lambda: (network(), None),
+    "module with embeddings": lambda: (
+        network("both", {"proba": (0, nn.Softmax(dim=-1)), "emb": (1, None)}),
+        {"extra_outputs": "emb"},
+    ),
+    "module, logits second": lambda: (
+        network("second", {"proba": (1, nn.Softmax(dim=-1)), "emb": (0, None)}),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("make", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
+@every
+def test_every_kind_of_classifier(strategy: Any, make: Any) -> None:
+    clf, flag = make()
+    X, y = data()
+    query = strategy(clf_embedding_flag_name=flag, random_state=0)
+    if strategy is FisherMaskQuery:
+        query.set_params(fraction=0.8)
+    before = deepcopy((X, y)), repr(clf.get_params())
+    indices, utilities = query.query(X, y, clf, batch_size=4, return_utilities=True)
+    assert np.array_equal(X, before[0][0]) and np.array_equal(y, before[0][1], equal_nan=True)
+    assert repr(clf.get_params()) == before[1] and not hasattr(clf, "classes_")
+    assert isinstance(indices, np.ndarray) and indices.dtype.kind == "i"
+    assert len(set(indices.tolist())) == 4 and set(indices.tolist()) <= set(unlabeled().tolist())
+    assert utilities.shape == (4, N_SAMPLES)
+    for row in range(4):
+        shown = np.setdiff1d(unlabeled(), indices[:row])
+        assert np.array_equal(np.flatnonzero(~np.isnan(utilities[row])), shown)
+        assert (utilities[row][shown] >= 0).all()
+        if strategy is FisherMaskQuery:
+            assert np.isclose(utilities[row, indices[row]], np.nanmax(utilities[row]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_picks_are_those_of_the_formula(steps: int) -> None:
+    X, y = data()
+    clf = WithEmbeddings(classes=[0, 1]).fit(X, y)
+    probabilities, embeddings = clf.predict_proba(X, embed=True)
+    p, h = torch.from_numpy(probabilities), torch.from_numpy(embeddings)
+    rows = p.sqrt()[:, :, None] * (torch.eye(2) - p[:, None, :])
+    v = (rows[..., None] * h[:, None, None, :]).flatten(2)
+    labeled = v[3 * np.arange(N_LABELED)]
+    expected, scores = reference.select(
+        v[unlabeled()],
+        5,
+        torch.einsum("nrk,nrl->kl", v, v) / len(v),
+        torch.einsum("nrk,nrl->kl", labeled, labeled) / len(labeled),
+        lamb=0.3,
+        n_labeled=N_LABELED,
+        backward_steps=steps,
+    )
+    query = BaitQuery("embed", lamb=0.3, backward_steps=steps)
+    found, utilities = query.query(X, y, clf, False, batch_size=5, return_utilities=True)
+    assert found.tolist() == unlabeled()[expected].tolist()
+    if steps == 0:
+        picked = utilities[np.arange(5), found]
+        assert np.allclose(picked, scores, rtol=1e-9)
+
+
+def test_module_gradients_are_the_modules_own() -> None:
+    X, y = data()
+    clf = network().fit(X, y)
+    module = clf.neural_net_.module_
+    samples = torch.from_numpy(X.astype(np.float32))
+    v = masked_gradients(module, samples, FisherMask.head(module)).dense().double()
+    labeled = v[3 * np.arange(N_LABELED)]
+    expected, _ = reference.select(
+        v[unlabeled()],
+        4,
+        torch.einsum("nrk,nrl->kl", v, v) / len(v),
+        torch.einsum("nrk,nrl->kl", labeled, labeled) / len(labeled),
+        n_labeled=N_LABELED,
+        backward_steps=1,
+    )
+    state = deepcopy(module.state_dict())
+    mode = module.training
+    found = BaitQuery().query(X, y, clf, fit_clf=False, batch_size=4)
+    assert found.tolist() == unlabeled()[expected].tolist()
+    assert all(torch.equal(state[name], value) for name, value in module.state_dict().items())
+    assert module.training == mode and all(p.requires_grad for p in module.parameters())
+
+
+def test_logits_are_found_where_the_module_has_them() -> None:
+    X, y = data()
+    softmax = nn.Softmax(dim=-1)
+    kinds = [
+        network(),
+        network("second", {"proba": (1, softmax), "emb": (0, None)}),
+        network("probabilities", {"proba": (0, None)}),
+    ]
+    fitted = [clf.initialize() for clf in kinds]
+    for clf in fitted[1:]:
+        clf.neural_net_.module_.load_state_dict(fitted[0].neural_net_.module_.state_dict())
+    for clf in fitted:
+        clf.fit(X, np.full(len(y), np.nan))
+        clf.neural_net_.module_.load_state_dict(fitted[0].neural_net_.module_.state_dict())
+    found = [BaitQuery().query(X, y, clf, False, batch_size=5).tolist() for clf in fitted]
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("missing", "classes", "dtype"),
+    [
+        (np.nan, [1.0, 2.0], float),
+        (0, [1, 2], int),
+        (None, [1, 2], object),
+        (None, ["A", "B"], object),
+        ("", ["A", "B"], str),
+    ],
+)
+@every
+def test_every_kind_of_label(strategy: Any, missing: Any, classes: Any, dtype: Any) -> None:
+    X, y = data(missing, classes, "U1" if dtype is str else dtype)
+    clf = parzen(classes=classes, missing_label=missing)
+    query = strategy(missing_label=missing, random_state=0)
+    found = query.query(X, y, clf, batch_size=3)
+    plain = strategy(random_state=0).query(*data(), parzen(), batch_size=3)
+    assert found.tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("labeled", [0, 1, N_SAMPLES - 1])
+@pytest.mark.parametrize("make", [parzen, network], ids=["parzen", "module"])
+@every
+def test_any_number_of_labels(strategy: Any, make: Any, labeled: int) -> None:
+    X, _ = data()
+    y = np.full(N_SAMPLES, np.nan)
+    y[:labeled] = 0  # a single class
+    query = strategy(random_state=0)
+    if strategy is FisherMaskQuery:
+        query.set_params(fraction=0.8)
+    indices, utilities = query.query(X, y, make(), return_utilities=True)
+    assert len(indices) == 1 and indices[0] >= labeled
+    assert np.isnan(utilities[0]).sum() == labeled
+
+
+@every
+def test_a_single_class_says_nothing(strategy: Any) -> None:
+    X, y = data(classes=(1, 1))
+    indices, utilities = strategy().query(
+        X, y, ParzenWindowClassifier(), batch_size=3, return_utilities=True
+    )
+    assert len(set(indices.tolist())) == 3
+    assert (utilities[0][unlabeled()] == 0).all()
+
+
+@every
+def test_candidates(strategy: Any) -> None:
+    X, y = data()
+    query = strategy(random_state=0)
+    settings: dict[str, Any] = {"batch_size": 4, "return_utilities": True}
+    indices, utilities = query.query(X, y, parzen(), **settings)
+    again, same = query.query(X, y, parzen(), candidates=unlabeled(), **settings)
+    assert np.array_equal(indices, again)
+    assert np.allclose(utilities, same, equal_nan=True)
+
+    within, own = query.query(X, y, parzen(), candidates=X[unlabeled()], **settings)
+    assert np.array_equal(unlabeled()[within], indices)
+    assert own.shape == (4, len(unlabeled()))
+    assert np.allclose(utilities[:, unlabeled()], own, equal_nan=True)
+
+    few = unlabeled()[[5, 2, 9]]
+    picks, values = query.query(X, y, parzen(), candidates=few.tolist(), batch_size=2,
+                                return_utilities=True)  # fmt: skip
+    assert set(picks.tolist()) <= set(few.tolist())
+    assert set(np.flatnonzero(~np.isnan(values[0]))) == set(few.tolist())
+
+    labeled = query.query(X, y, parzen(), candidates=[0, 3])
+    assert labeled[0] in (0, 3)
+
+
+@every
+def test_batch_larger_than_the_candidates(strategy: Any) -> None:
+    X, y = data()
+    total = len(unlabeled())
+    with pytest.warns(UserWarning, match="larger than number of candidates"):
+        indices, utilities = strategy(backward_steps=0).query(
+            X, y, parzen(), batch_size=total + 1, return_utilities=True
+        )
+    assert sorted(indices.tolist()) == unlabeled().tolist()
+    assert utilities.shape == (total, N_SAMPLES)
+
+
+@every
+def test_no_candidates(strategy: Any) -> None:
+    X, _ = data()
+    y = np.arange(N_SAMPLES) % 2
+    with pytest.warns(UserWarning, match="larger than number of candidates"):
+        indices, utilities = strategy(missing_label=-1).query(
+            X, y, parzen(missing_label=-1), return_utilities=True
+        )
+    assert indices.shape == (0,) and utilities.shape == (0, N_SAMPLES)
+
+
+@pytest.mark.parametrize("make", [parzen, network], ids=["parzen", "module"])
+@every
+def test_repeatable(strategy: Any, make: Any) -> None:
+    X, y = data()
+    for state in (3, np.random.RandomState(0)):
+        query = strategy(random_state=state)
+        if strategy is FisherMaskQuery:
+            query.set_params(fraction=0.8, mask="random", fisher_samples=5)
+        clf = make().fit(X, y)
+        settings: dict[str, Any] = {"fit_clf": False, "batch_size": 3, "return_utilities": True}
+        global_state = np.random.get_state()[1].tolist(), torch.get_rng_state()
+        first, utilities = query.query(X, y, clf, **settings)
+        second, same = query.query(X, y, clf, **settings)
+        assert np.array_equal(first, second)
+        assert np.allclose(utilities, same, equal_nan=True)
+        assert np.random.get_state()[1].tolist() == global_state[0]
+        assert torch.equal(torch.get_rng_state(), global_state[1])
+
+
+@every
+def test_sample_weight(strategy: Any) -> None:
+    X, y = data()
+    weights = np.ones(N_SAMPLES)
+    plain = strategy().query(X, y, parzen(), batch_size=3)
+    found = strategy().query(X, y, parzen(), sample_weight=weights, batch_size=3)
+    assert found.tolist() == plain.tolist()
+    with pytest.raises((TypeError, ValueError)):
+        strategy().query(X, y, parzen(), sample_weight=np.ones(N_SAMPLES + 1))
+
+
+@pytest.mark.parametrize("make", [parzen, network], ids=["parzen", "module"])
+@every
+def test_classifier_that_was_not_fitted(strategy: Any, make: Any) -> None:
+    X, y = data()
+    clf = make()
+    before = list(vars(clf))
+    with pytest.raises(NotFittedError):
+        strategy().query(X, y, clf, fit_clf=False)
+    assert list(vars(clf)) == before
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8"])
+@every
+def test_lists_and_dtypes(strategy: Any, dtype: str) -> None:
+    X, y = data()
+    X = (X if dtype[0] == "f" else 10 * X).astype(dtype)
+    expected = strategy().query(X, y, parzen(), batch_size=3)
+    found = strategy().query(X.tolist(), y.tolist(), parzen(), batch_size=3)
+    assert found.tolist() == expected.tolist()
+
+
+def test_images_without_embeddings_are_read_flat() -> None:
+    X, y = data()
+    images = np.repeat(X[:, :, None], 2, axis=2)
+
+    class Flat(ParzenWindowClassifier):
+        def fit(self, X: Any, y: Any) -> Any:
+            return super().fit(np.asarray(X).reshape(len(X), -1), y)
+
+        def predict_proba(self, X: Any) -> Any:
+            return super().predict_proba(np.asarray(X).reshape(len(X), -1))
+
+    assert len(BaitQuery().query(images, y, Flat(classes=[0, 1]), batch_size=2)) == 2
+
+
+class Dummy:
+    pass
+
+
+BAD_QUERY: list[tuple[str, Any, Any]] = [
+    ("X", "string", (TypeError, ValueError)),
+    ("X", Dummy, (TypeError, ValueError)),
+    ("X", np.ones((2 * N_SAMPLES, 3)), ValueError),
+    ("X", np.full((N_SAMPLES, 3), np.nan), ValueError),
+    ("X", np.ones((0, 3)), ValueError),
+    ("y", np.nan, TypeError),
+    ("y", Dummy, TypeError),
+    ("y", np.full((2, N_SAMPLES), np.nan), ValueError),
+    ("clf", np.nan, TypeError),
+    ("clf", "state", TypeError),
+    ("clf", Dummy(), TypeError),
+    ("clf", GaussianNB(), TypeError),
+    ("clf", parzen(missing_label="nothing"), (TypeError, ValueError)),
+    ("fit_clf", np.nan, TypeError),
+    ("fit_clf", "state", TypeError),
+    ("sample_weight", Dummy, (TypeError, ValueError)),
+    ("sample_weight", np.nan, (TypeError, ValueError)),
+    ("candidates", np.nan, ValueError),
+    ("candidates", Dummy, TypeError),
+    ("candidates", [N_SAMPLES], (ValueError, IndexError)),
+    ("candidates", np.ones((4, 5)), ValueError),
+    ("batch_size", 0, ValueError),
+    ("batch_size", 1.2, TypeError),
+    ("return_utilities", "string", TypeError),
+    ("return_utilities", Dummy, TypeError),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), BAD_QUERY)
+@every
+def test_bad_query_parameters(strategy: Any, name: str, value: Any, error: Any) -> None:
+    X, y = data()
+    with pytest.raises(error), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        strategy().query(**({"X": X, "y": y, "clf": parzen()} | {name: value}))
+
+
+BAD_INIT: list[tuple[str, Any, Any]] = [
+    ("random_state", np.nan, ValueError),
+    ("random_state", "state", ValueError),
+    ("missing_label", Dummy, TypeError),
+    ("clf_embedding_flag_name", 1, TypeError),
+    ("lamb", 0, ValueError),
+    ("lamb", "one", TypeError),
+    ("lamb", True, TypeError),
+    ("lamb", np.nan, ValueError),
+    ("backward_steps", -1, ValueError),
+    ("backward_steps", 0.5, TypeError),
+    ("rank", 0, ValueError),
+    ("rank", 3, ValueError),
+    ("rank", "full", TypeError),
+    ("bias", 1, TypeError),
+]
+BAD_FISHER_MASK: list[tuple[str, Any, Any]] = [
+    ("fraction", 0, ValueError),
+    ("fraction", 1.5, ValueError),
+    ("fraction", "all", TypeError),
+    ("mask", "best", ValueError),
+    ("mask", None, ValueError),
+    ("keep_head", "yes", TypeError),
+    ("head_entries", 0, ValueError),
+    ("head_entries", 2.5, TypeError),
+    ("fisher_samples", 0, ValueError),
+    ("fisher_samples", None, TypeError),
+]
+CASES = [(strategy, *case) for strategy in STRATEGIES for case in BAD_INIT]
+CASES += [(FisherMaskQuery, *case) for case in BAD_FISHER_MASK]
+
+
+@pytest.mark.parametrize(("strategy", "name", "value", "error"), CASES)
+def test_bad_init_parameters(strategy: Any, name: str, value: Any, error: Any) -> None:
+    X, y = data()
+    query = strategy(**{name: value})  # stored as given, judged by the query
+    with pytest.raises(error):
+        query.query(X, y, parzen())
+
+
+def test_every_init_parameter_has_a_bad_value() -> None:
+    tried = {name for _, name, _, _ in CASES}
+    for strategy in STRATEGIES:
+        assert set(inspect.signature(strategy).parameters) <= tried
