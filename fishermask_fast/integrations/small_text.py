@@ -1,0 +1,194 @@
+"""A query strategy for small-text (1.4): FisherMask, and BAIT with the mask on the head.
+
+For a PyTorch classifier (KimCNN, transformers) V_x are the network's own masked gradients; for any
+other, and where `embeddings` asks for it, those of a linear head on the features that the
+classifier embeds or reads, V_x = L_x^T kron h_x (see embeddings.py). F_L is the mean over the
+labelled samples, and the batch most lowers tr(M^-1 F).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fishermask_fast.checks import check_integer, check_positive
+from fishermask_fast.embeddings import factors_from_embeddings
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.gradients import masked_gradients
+from fishermask_fast.selection import select_batch
+from fishermask_fast.selector import MASKS, FisherMaskSelector
+
+try:
+    from small_text.query_strategies import QueryStrategy, constraints
+except ImportError as error:
+    raise ImportError(
+        "fishermask_fast.integrations.small_text needs small-text 1.4: "
+        "pip install 'small-text>=1.4,<1.5'"
+    ) from error
+
+Array = np.ndarray[Any, Any]
+
+
+@constraints(classification_type="single-label")
+class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
+    """FisherMask (Gul et al. 2024) for small-text's active learners.
+
+    Args:
+        fraction: share of a network's parameters that the mask keeps, in (0, 1].
+        mask: how they are chosen; see FisherMaskSelector.
+        keep_head: whether the mask keeps the whole head.
+        head_entries: the most entries of a linear head on features that the mask keeps.
+        embeddings: whether to take a linear head on the classifier's embeddings even where it has
+            a network of its own.
+        lamb: lambda > 0.
+        backward_steps: b: (1 + b) n are picked, then b n dropped again.
+        fisher_samples: samples behind the mask of a network, drawn by `seed`.
+        rank: rows a sample; None is exact.
+        seed: of the samples behind the mask, and of a random mask.
+
+    Attributes:
+        scores_: by how much each pick of the last query lowered tr(M^-1 F), in the order picked.
+    """
+
+    def __init__(
+        self,
+        fraction: float = 0.002,
+        mask: str = "global",
+        keep_head: bool = True,
+        head_entries: int = 2000,
+        embeddings: bool = False,
+        lamb: float = 1.0,
+        backward_steps: int = 0,
+        fisher_samples: int = 1024,
+        rank: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.fraction = fraction
+        self.mask = mask
+        self.keep_head = keep_head
+        self.head_entries = head_entries
+        self.embeddings = embeddings
+        self.lamb = lamb
+        self.backward_steps = backward_steps
+        self.fisher_samples = fisher_samples
+        self.rank = rank
+        self.seed = seed
+        self.scores_: Array | None = None
+        self._check_parameters()
+
+    def query(
+        self,
+        clf: Any,
+        dataset: Any,
+        indices_unlabeled: Array,
+        indices_labeled: Array,
+        y: Array,
+        n: int = 10,
+    ) -> Array:
+        """Picks n samples of the unlabelled pool.
+
+        Args:
+            clf: a fitted classifier.
+            dataset: all samples.
+            indices_unlabeled: of the samples to pick from.
+            indices_labeled: of the labelled samples.
+            y: their labels, which are not read.
+            n: how many to pick.
+
+        Returns:
+            (n,) indices into `dataset`, in the order picked.
+
+        Raises:
+            EmptyPoolException, PoolExhaustedException: fewer than n unlabelled samples.
+            ValueError: a classifier that was not fitted, or one without features.
+        """
+        self._validate_query_input(indices_unlabeled, n)
+        pool = np.asarray(indices_unlabeled, dtype=np.int64)
+        labeled = np.asarray(indices_labeled, dtype=np.int64)
+        factors = self._factors(clf, dataset[np.concatenate([pool, labeled])])
+        labeled_fisher = factors[len(pool) :].fisher() if len(labeled) else None
+        selection = select_batch(
+            factors[: len(pool)],
+            n,
+            factors.fisher(),
+            labeled_fisher,
+            lamb=self.lamb,
+            n_labeled=len(labeled),
+            # A pool that holds no more to oversample from is taken whole, which is no mistake here.
+            backward_steps=min(self.backward_steps, len(pool) // n - 1),
+        )
+        self.scores_ = selection.scores.numpy()
+        chosen: Array = pool[selection.indices.numpy()]
+        return chosen
+
+    def _factors(self, clf: Any, dataset: Any) -> GradientFactors:
+        if hasattr(clf, "_create_collate_fn") and not self.embeddings:
+            return self._network_factors(clf, dataset)
+        probabilities = np.asarray(clf.predict_proba(dataset), dtype=np.float64)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        features = clf.embed(dataset) if hasattr(clf, "embed") else dataset.x
+        if hasattr(features, "toarray"):
+            features = features.toarray()
+        features = np.asarray(features)
+        if features.ndim != 2 or features.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{type(clf).__name__} has neither a network nor embeddings, and the dataset's x "
+                "is no matrix of features"
+            )
+        if features.dtype.kind != "f":
+            features = features.astype(np.float64)
+        size = probabilities.shape[1] * features.shape[1]
+        entries = size if self.mask == "head" else min(self.head_entries, size)
+        return factors_from_embeddings(features, probabilities, mask=entries, rank=self.rank)
+
+    def _network_factors(self, clf: Any, dataset: Any) -> GradientFactors:
+        if getattr(clf, "model", None) is None:
+            raise ValueError(f"{type(clf).__name__} was not fitted: it has no model yet")
+        collate = clf._create_collate_fn()
+        items: Any = list(dataset.data)
+        samples: DataLoader[Any] = DataLoader(
+            items,
+            batch_size=clf.mini_batch_size,
+            collate_fn=lambda items: _inputs(collate(items)),
+        )
+        selector = FisherMaskSelector(
+            clf.model,
+            fraction=self.fraction,
+            mask=self.mask,
+            keep_head=self.keep_head,
+            fisher_samples=self.fisher_samples,
+            rank=self.rank,
+            seed=self.seed,
+        )
+        return masked_gradients(clf.model, samples, selector.make_mask(samples), rank=self.rank)
+
+    def _check_parameters(self) -> None:
+        if check_positive("fraction", self.fraction) > 1:
+            raise ValueError(f"fraction must be at most 1; got {self.fraction}")
+        if self.mask not in MASKS:
+            raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
+        for name in ("keep_head", "embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool; got {getattr(self, name)!r}")
+        for name, minimum in (
+            ("head_entries", 1),
+            ("backward_steps", 0),
+            ("fisher_samples", 1),
+            ("seed", 0),
+        ):
+            check_integer(name, getattr(self, name), minimum)
+        if self.rank is not None:
+            check_integer("rank", self.rank, 1)
+        check_positive("lamb", self.lamb)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}(mask={self.mask!r}, fraction={self.fraction})"
+
+
+def _inputs(batch: tuple[Tensor, ...]) -> Tensor | dict[str, Tensor]:
+    """What a model is called with: KimCNN batches hold text, transformers' a mask beside it."""
+    text, *others = batch
+    return {"input_ids": text, "attention_mask": others[0]} if len(others) == 3 else text
