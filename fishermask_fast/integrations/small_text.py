@@ -117,8 +117,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             labeled_fisher,
             lamb=self.lamb,
             n_labeled=len(labeled),
-            # A pool that holds no more to oversample from is taken whole, which is no mistake here.
-            backward_steps=min(self.backward_steps, len(pool) // n - 1),
+            backward_steps=self.backward_steps,
         )
         self.scores_ = selection.scores.numpy()
         chosen: Array = pool[selection.indices.numpy()]

@@ -1,0 +1,111 @@
+"""Queries for Hugging Face models and tokenised datasets, FisherMask's or BAIT's.
+
+The model's `.logits` and its parameters' gradients V_x are read as for any other network (see
+selector.py); what is particular is the data: items are dicts of lists of unequal lengths, with
+columns that the model does not take.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fishermask_fast.checks import check_integer
+from fishermask_fast.selection import Selection
+from fishermask_fast.selector import FisherMaskSelector
+
+_LABELS = ("label", "labels", "label_ids")
+
+
+def query(
+    model: nn.Module,
+    unlabeled: Any,
+    n_select: int,
+    labeled: Any = None,
+    *,
+    tokenizer: Any = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    batch_size: int = 16,
+    progress: bool = False,
+    **options: Any,
+) -> Selection:
+    """Picks samples of a tokenised dataset.
+
+    Args:
+        model: a PreTrainedModel that classifies: its output has `.logits` (N, C).
+        unlabeled: a datasets.Dataset, or any sequence of dicts; columns that the model's forward
+            does not take, and labels, are left out.
+        n_select: how many to pick.
+        labeled: the labelled samples likewise; None or empty where there are none.
+        tokenizer: pads each batch to its longest sample; without one, and without `collate`, all
+            samples must be equally long.
+        collate: makes a batch of a list of items, instead.
+        batch_size: samples of a forward pass.
+        progress: show bars (needs tqdm).
+        **options: of FisherMaskSelector, such as fraction=0.01, or mask="head" and
+            backward_steps=1 for BAIT.
+
+    Returns:
+        The selection, whose `indices` are into `unlabeled`.
+
+    Raises:
+        TypeError: data of another kind, both `tokenizer` and `collate`, or an unknown option.
+        ValueError: columns of which the model takes none, or as FisherMaskSelector.query.
+    """
+    batch_size = check_integer("batch_size", batch_size, 1)
+    selector = FisherMaskSelector(model, **options)
+    selector.check_parameters()
+    if tokenizer is not None and collate is not None:
+        raise TypeError("give tokenizer or collate, not both")
+    collate = collate or _collator(tokenizer)
+    taken = _arguments(model)
+
+    def loader(name: str, data: Any) -> DataLoader[Any]:
+        if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+            raise TypeError(f"{name} must have a length and an index; got {type(data).__name__}")
+        return DataLoader(data, batch_size, collate_fn=lambda items: collate(_only(items, taken)))
+
+    return selector.query(
+        loader("unlabeled", unlabeled),
+        n_select,
+        None if labeled is None or len(labeled) == 0 else loader("labeled", labeled),
+        progress=progress,
+    )
+
+
+def _arguments(model: nn.Module) -> set[str] | None:
+    """Columns that the model's forward takes; None where it takes any."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if all(p.kind is p.VAR_KEYWORD or p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    return {p.name for p in parameters} - set(_LABELS)
+
+
+def _only(items: list[Any], taken: set[str] | None) -> list[Any]:
+    if not items or not hasattr(items[0], "keys"):
+        kind = type(items[0]).__name__ if items else "nothing"
+        raise TypeError(f"items must be dicts of columns, as a tokenizer gives them; got {kind}")
+    if taken is None:
+        return [{k: item[k] for k in item if k not in _LABELS} for item in items]
+    kept = [key for key in items[0] if key in taken]
+    if not kept:
+        raise ValueError(
+            f"the model takes none of the columns {sorted(items[0].keys())}; expected some of "
+            f"{sorted(taken)}"
+        )
+    return [{key: item[key] for key in kept} for item in items]
+
+
+def _collator(tokenizer: Any) -> Callable[[list[Any]], Any]:
+    try:
+        from transformers import DataCollatorWithPadding, default_data_collator
+    except ImportError as error:
+        raise ImportError(
+            "fishermask_fast.integrations.huggingface needs transformers: pip install transformers"
+        ) from error
+    collator: Callable[[list[Any]], Any] = default_data_collator
+    return collator if tokenizer is None else DataCollatorWithPadding(tokenizer)

@@ -1,0 +1,74 @@
+"""Queries from a LightningModule and a LightningDataModule, FisherMask's or BAIT's.
+
+The module's `forward` gives the logits, its parameters the gradients V_x; the pool is what the
+data module would predict on, the labelled samples what it trains on. See selector.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fishermask_fast.selection import Selection
+from fishermask_fast.selector import FisherMaskSelector
+
+_HOOKS = ("setup", "train_dataloader", "predict_dataloader")
+
+
+def query(
+    module: nn.Module,
+    datamodule: Any,
+    n_select: int,
+    *,
+    setup: bool = True,
+    progress: bool = False,
+    **options: Any,
+) -> Selection:
+    """Picks samples of `predict_dataloader`, given those of `train_dataloader`.
+
+    Both are read in the order of their dataset, shuffled or not, so that the picks are indices into
+    the dataset of `predict_dataloader`. Give both without random augmentation.
+
+    Args:
+        module: a LightningModule, whose forward takes the first item of a batch (or a dict's items
+            as keywords) to logits (N, C). Its mode and its parameters' flags stay as they are.
+        datamodule: a LightningDataModule.
+        n_select: how many to pick.
+        setup: whether to call the data module's `setup("predict")` first, as a Trainer would; that
+            of "fit" is called where `train_dataloader` is to be read before any training.
+        progress: show bars (needs tqdm).
+        **options: of FisherMaskSelector, such as fraction=0.01, or mask="head" and
+            backward_steps=1 for BAIT.
+
+    Returns:
+        The selection, whose `indices` are into the dataset of `predict_dataloader`.
+
+    Raises:
+        TypeError: no data module, a loader that is not one DataLoader, or an unknown option.
+        ValueError: as FisherMaskSelector.query.
+    """
+    missing = [name for name in _HOOKS if not callable(getattr(datamodule, name, None))]
+    if missing:
+        raise TypeError(
+            f"datamodule must be a LightningDataModule; {type(datamodule).__name__} has no "
+            f"{missing[0]}"
+        )
+    selector = FisherMaskSelector(module, **options)
+    selector.check_parameters()
+    if setup:
+        if getattr(datamodule, "trainer", None) is None:
+            datamodule.setup("fit")
+        datamodule.setup("predict")
+    unlabeled = _one_loader("predict_dataloader", datamodule.predict_dataloader())
+    labeled = _one_loader("train_dataloader", datamodule.train_dataloader())
+    return selector.query(unlabeled, n_select, labeled, progress=progress)
+
+
+def _one_loader(name: str, loader: Any) -> DataLoader[Any]:
+    if isinstance(loader, (list, tuple)) and len(loader) == 1:
+        loader = loader[0]
+    if not isinstance(loader, DataLoader):
+        raise TypeError(f"{name} must give one DataLoader; got {type(loader).__name__}")
+    return loader
