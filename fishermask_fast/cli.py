@@ -1,4 +1,4 @@
-"""The ``fishermask-fast`` command: ``run`` an active-learning loop, or show ``info`` on the build.
+"""The ``fishermask-fast`` command: ``run`` an active-learning loop, ``plot`` it, show ``info``.
 
 Whatever the user can set right is answered with one line on stderr and exit code 2, Ctrl-C with
 one line and 130.
@@ -18,6 +18,7 @@ import torch
 import fishermask_fast
 from fishermask_fast.loop.arguments import add_run_options, read_file
 from fishermask_fast.loop.records import versions
+from fishermask_fast.loop.report import add_plot_options, plot
 from fishermask_fast.loop.runner import run
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "run" and arguments.config is not None:
             arguments = _with_file(arguments.config, argv)
-        {"run": run, "info": _info}[arguments.command](arguments)
+        {"run": run, "plot": plot, "info": _info}[arguments.command](arguments)
     except KeyboardInterrupt:
         print("fishermask-fast: interrupted; recorded rounds are whole", file=sys.stderr)
         return INTERRUPTED
@@ -93,7 +94,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         description="Active learning by Fisher masks: pick the batch that most reduces tr(M^-1 F).",
     )
     parser.add_argument("--version", action="version", version=fishermask_fast.__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{run,info}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{run,plot,info}")
     run_ = commands.add_parser(
         "run",
         help="train, query, label, train again; compare strategies",
@@ -102,7 +103,16 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         formatter_class=_HelpFormatter,
     )
     add_run_options(run_)
+    plot_ = commands.add_parser(
+        "plot",
+        help="pictures and a table of runs",
+        description="Draw the runs of one experiment, all seeds together, as PNG and SVG: learning "
+        "curves, gains over random picks, label distribution, mask profile and overlap, picks, "
+        "time by step; and a table of areas and of labels needed, with intervals.",
+        formatter_class=_HelpFormatter,
+    )
+    add_plot_options(plot_)
     info = commands.add_parser("info", help="show versions, devices and how this copy was built")
-    for each in (run_, info):
+    for each in (run_, plot_, info):
         each.add_argument("--verbose", action="store_true", help="log, and trace errors")
     return parser, {"run": run_, "info": info}

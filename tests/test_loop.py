@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from fishermask_fast.loop import plots, records, strategies, tables
+from fishermask_fast.loop import records, strategies, tables
 from fishermask_fast.loop.datasets import DataOptions, LoopData, load_data
 from fishermask_fast.loop.experiment import Experiment
 from fishermask_fast.loop.picks import Picks, QueryOptions
@@ -105,34 +104,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         records.replace_file(path, b"after")
     assert path.read_bytes() == b"before"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
-
-
-def test_the_learning_curve_is_a_png_with_a_line_for_each_strategy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.axes import Axes
-
-    lines: dict[str, tuple[list[int], list[float]]] = {}
-    plot = Axes.plot
-
-    def watch(self: Axes, x: list[int], y: list[float], **options: object) -> object:
-        lines[str(options["label"])] = (x, y)
-        return plot(self, x, y, **options)
-
-    monkeypatch.setattr(Axes, "plot", watch)
-    entries = [
-        make_round(name, number, accuracy=0.1 * number + 0.05 * len(name))
-        for number in range(20)
-        for name in ("random", "bait")
-    ]
-    plots.learning_curve(entries, tmp_path / "curve.png", "a title")
-    assert set(lines) == {"random", "bait"}
-    assert lines["bait"] == ([2 + 2 * n for n in range(20)], [0.1 * n + 0.2 for n in range(20)])
-    with Image.open(tmp_path / "curve.png") as image:
-        assert image.format == "PNG"
-        assert min(image.size) > 400
-    with pytest.raises(ValueError, match="at least one round"):
-        plots.learning_curve([], tmp_path / "none.png", "")
 
 
 def test_tables_say_what_was_gained() -> None:

@@ -146,6 +146,7 @@ class Experiment:
             "name": self.data.name,
             "n_pool": len(self.data.pool),
             "n_test": len(self.data.test),
+            "pool_counts": _count(self.data.pool.targets, len(self.data.classes)),
             "classes": list(self.data.classes),
             "model": self.model,
             "device": str(self.device),

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fishermask_fast.loop import tables
+from fishermask_fast.loop.analysis import read_study
 from fishermask_fast.loop.arguments import Request
 from fishermask_fast.loop.experiment import Experiment
-from fishermask_fast.loop.plots import learning_curve
+from fishermask_fast.loop.plots import learning_curves
 from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
 
-CURVE_FILE = "learning_curve.png"
+CURVE_NAME = "learning_curve"
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -86,6 +87,7 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
             bar.update()
             show(last=False)
         show(last=True)
-    curve = folder.path / CURVE_FILE
-    learning_curve(rounds, curve, f"{data.name}, {experiment.model}, seed {schedule.seed}")
-    print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}\npicture  {curve}")
+    curve = folder.path / CURVE_NAME
+    learning_curves(read_study([folder.path]), curve)
+    print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}")
+    print(f"picture  {curve}.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fishermask_fast.loop.analysis import Comparison, Interval, Study
 from fishermask_fast.loop.records import Round
 
 WIDTH = 12
@@ -51,6 +52,43 @@ def summary(rounds: Sequence[Round]) -> str:
             f"{name:<20}{labels:>12}{accuracy:>18}{gained:>9}{mean:>8}{seconds:>11}{objective:>25}"
         )
     return "\n".join(lines)
+
+
+def comparison(study: Study, compared: Sequence[Comparison], target: float) -> str:
+    """All strategies against the baseline, as a Markdown table with what its columns mean."""
+    base = study.baseline
+    n = len(study.folders)
+    lines = [
+        f"# {study.title}",
+        "",
+        f"Area: mean accuracy over the learning curve, in %. Gain: area less that of {base}, seed "
+        f"by seed. Labels: how many reach {target:.1%}, where {base} ends. Saved: labels of {base} "
+        f"less these, seed by seed. In brackets: 95% intervals of the mean over {n} seed"
+        f"{'s' if n > 1 else ''} (Student's t, each on its own).",
+        "",
+        f"| strategy | area | gain over {base} | | labels | saved |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in compared:
+        reached = f" ({each.labels.n} of {each.n_seeds} seeds)"
+        labels = _interval(each.labels, 1, 0) + (reached if each.labels.n < each.n_seeds else "")
+        same = each.strategy == base
+        gain = "" if same else _interval(each.area_gain, 100, 1, sign=True)
+        saved = "" if same else _interval(each.labels_saved, 1, 0, sign=True)
+        verdict = "" if same else each.verdict
+        area = _interval(each.area, 100, 1)
+        lines.append(f"| {each.strategy} | {area} | {gain} | {verdict} | {labels} | {saved} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(value: Interval, scale: float, digits: int, *, sign: bool = False) -> str:
+    if value.n == 0:
+        return "never"
+    form = f"{'+' if sign else ''}.{digits}f"
+    text = f"{scale * value.mean:{form}}"
+    if value.n < 2:
+        return text
+    return f"{text} [{scale * value.low:{form}}, {scale * value.high:{form}}]"
 
 
 def _width(name: str) -> int:
