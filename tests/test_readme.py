@@ -1,21 +1,44 @@
-"""The README's examples run as they stand there."""
+"""The examples of the README and of docs/ run as they stand there."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = [
+    pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    )
+]
+FRAMEWORKS = ("baal", "lightning", "skactiveml", "small_text", "transformers")
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 2
+    names = " ".join(str(example.id) for example in EXAMPLES)
+    assert names.count("README.md") >= 2
+    for page in ("index", "embeddings", "published", "arrays", *FRAMEWORKS[:-1], "huggingface"):
+        assert f"{page}.md" in names
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_example_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(EXAMPLES[number], f"README example {number}", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_example_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for framework in FRAMEWORKS:
+        if f"from {framework}" in code or f"import {framework}" in code:
+            pytest.importorskip(framework)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the frameworks' own
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
     assert capsys.readouterr().out
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES[1:]:
+        assert str(page.relative_to(ROOT / "docs")) in navigation
