@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
 CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.inl csrc/cpu/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh csrc/cuda/*.cpp)
-PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks)
+PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.py)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format bench check-torch clean
+.PHONY: run test lint format docs bench check-torch clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -36,6 +36,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/clang-format -i $(CPP)
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
@@ -43,7 +47,7 @@ check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache
 
 # torch comes first, so that the package is compiled against the torch that it will run with.
 $(VENV)/.torch: $(CONSTRAINTS)
@@ -53,6 +57,6 @@ $(VENV)/.torch: $(CONSTRAINTS)
 	$(INSTALL) setuptools ninja pybind11 torch
 	touch $@
 
-$(VENV)/.loop $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
+$(VENV)/.loop $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
 	$(INSTALL) --no-build-isolation --editable '.[$*]'
 	touch $@
