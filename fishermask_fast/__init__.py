@@ -9,8 +9,8 @@ from __future__ import annotations
 from fishermask_fast.embeddings import factors_from_embeddings
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
+from fishermask_fast.loading import BuildInfo, build_info
 from fishermask_fast.mask import FisherMask, fisher_diagonal
-from fishermask_fast.ops import BuildInfo, build_info
 from fishermask_fast.selection import Selection, fast_select, select_batch
 from fishermask_fast.selector import FisherMaskSelector
 

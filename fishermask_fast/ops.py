@@ -1,93 +1,19 @@
-"""The compiled ops: loading them, and one typed wrapper and one fake kernel for each.
+"""The compiled ops: one typed wrapper and one fake kernel for each.
 
-Importing this module loads ``_C``, which registers every op for the CPU, and then ``_C_cuda``
-where it was built and can be loaded; without it everything works on the CPU. What each op computes
-is defined in ``reference``.
+What each op computes is defined in ``reference``; importing this module loads them (``loading``).
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 
-import torch  # before _C: it brings in the libraries that _C is linked against
+import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from fishermask_fast import loading  # noqa: F401  registers the ops
 from fishermask_fast.factors import GradientFactors
-
-logger = logging.getLogger(__name__)
-
-
-def _load_cpu() -> None:
-    try:
-        from fishermask_fast import _C
-    except ImportError as error:
-        raise ImportError(
-            "fishermask_fast's compiled ops could not be loaded. They are built by "
-            "'pip install .' (or 'pip install -e .') in the source folder; a source folder that "
-            f"was not built shadows an installed package when Python runs in it. ({error})"
-        ) from error
-    _C.instruction_set()
-
-
-def _load_cuda() -> str | None:
-    """Loads the CUDA ops; why they are not there, or None where they are."""
-    if importlib.util.find_spec("fishermask_fast._C_cuda") is None:
-        return "not built"
-    try:
-        importlib.import_module("fishermask_fast._C_cuda")
-    except ImportError as error:
-        logger.info("the CUDA ops were built but could not be loaded: %s", error)
-        return f"not loaded: {error}"
-    return None
-
-
-_load_cpu()
-_WHY_NO_CUDA = _load_cuda()
-
-
-@dataclass(frozen=True)
-class BuildInfo:
-    """How the compiled ops were built, and what they run with in this process."""
-
-    compiler: str
-    cpp_standard: int  # the value of __cplusplus
-    torch_built: str  # the torch whose headers the ops were compiled with
-    torch_target: str  # the oldest torch that they can be loaded under
-    torch_running: str
-    instruction_set: str  # portable, avx2 or avx512
-    machine_instruction_set: str  # the widest this machine can run
-    threads: int
-    cuda: str  # the CUDA version that the CUDA ops were built with, or why there are none
-    cuda_architectures: str  # as in TORCH_CUDA_ARCH_LIST; empty without CUDA ops
-
-
-def build_info() -> BuildInfo:
-    """States how the compiled ops were built, and what they run with in this process."""
-    from fishermask_fast import _C
-
-    facts = _C.build_facts()
-    cuda, architectures = _WHY_NO_CUDA or "", ""
-    if _WHY_NO_CUDA is None:
-        from fishermask_fast import _C_cuda
-
-        cuda_facts = _C_cuda.build_facts()
-        cuda, architectures = cuda_facts["cuda_version"], cuda_facts["architectures"]
-    return BuildInfo(
-        compiler=facts["compiler"],
-        cpp_standard=facts["cpp_standard"],
-        torch_built=facts["torch_version"],
-        torch_target=facts["torch_target_version"],
-        torch_running=str(torch.__version__),
-        instruction_set=_C.instruction_set(),
-        machine_instruction_set=_C.machine_instruction_set(),
-        threads=_C.threads(),
-        cuda=cuda,
-        cuda_architectures=architectures,
-    )
 
 
 def score_update(
@@ -122,6 +48,7 @@ def score_update(
         scores: changed in place; before the call the score that A and B stand for.
         scale: V is scale * factors.
         float64_products: whether P and R are computed in float64 where the factors are float32.
+            Always on a GPU whose float32 products torch is allowed to take in TF32.
 
     Returns:
         (T,) tensors over the candidates in `index`, for the scores before each update: the largest,
@@ -130,7 +57,7 @@ def score_update(
 
     Raises:
         TypeError: a dtype other than stated.
-        ValueError: a shape other than stated.
+        ValueError: a shape other than stated, or another device than the factors'.
     """
     if factors.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"factors must be float32 or float64; got {factors.dtype}")
@@ -148,23 +75,35 @@ def score_update(
             raise ValueError(f"{name} must be contiguous")
     if index.dtype != torch.int64 or index.ndim != 1:
         raise TypeError(f"index must be 1-d int64; got {index.dtype} of {tuple(index.shape)}")
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.fishermask_fast.score_update(
-        factors.middle.contiguous(),
-        None if factors.coupling is None else factors.coupling.contiguous(),
-        None if factors.hidden is None else factors.hidden.contiguous(),
-        factors.head_index,
-        index.contiguous(),
-        u,
-        w,
-        list(ranks),
-        scale,
-        thresholds,
-        float64_products,
-        a,
-        b,
-        scores,
-    )
+    for name, tensor in (given | {"index": index}).items():
+        if tensor.device != factors.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}; expected the factors' {factors.device}"
+            )
+    on_gpu = factors.device.type == "cuda"
+    # Autocast would take float32 products in half precision.
+    with torch.autocast("cuda", enabled=False) if on_gpu else nullcontext():
+        result: tuple[Tensor, Tensor, Tensor] = torch.ops.fishermask_fast.score_update(
+            factors.middle.contiguous(),
+            None if factors.coupling is None else factors.coupling.contiguous(),
+            None if factors.hidden is None else factors.hidden.contiguous(),
+            factors.head_index,
+            index.contiguous(),
+            u,
+            w,
+            list(ranks),
+            scale,
+            thresholds,
+            float64_products or (on_gpu and _tf32_is_on()),
+            a,
+            b,
+            scores,
+        )
     return result
+
+
+def _tf32_is_on() -> bool:
+    return torch.backends.cuda.matmul.fp32_precision not in ("ieee", "none")
 
 
 @torch.library.register_fake("fishermask_fast::score_update")  # type: ignore[untyped-decorator]
@@ -343,13 +282,19 @@ def _check_conv2d(
             )
 
 
+# A look at an index makes the host wait for a GPU: one for every tensor, not for every call.
+_checked_indices: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
 def _check_index(index: Tensor, size: int) -> None:
     if index.dtype != torch.int64 or index.ndim != 1:
         raise TypeError(f"index must be 1-d int64; got {index.dtype} of {tuple(index.shape)}")
-    if index.numel():
-        low, high = (int(end) for end in index.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(f"index must be within 0..{size - 1}; got {low} to {high}")
+    if index.numel() == 0 or _checked_indices.get(index) == (size, index._version):
+        return
+    low, high = (int(end) for end in index.aminmax())
+    if low < 0 or high >= size:
+        raise ValueError(f"index must be within 0..{size - 1}; got {low} to {high}")
+    _checked_indices[index] = (size, index._version)
 
 
 @torch.library.register_fake("fishermask_fast::fisher_diag_conv2d")  # type: ignore[untyped-decorator]

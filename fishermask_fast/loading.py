@@ -1,0 +1,90 @@
+"""Loading the compiled ops, and how they were built.
+
+Importing this module loads ``_C``, which registers every op for the CPU, and then ``_C_cuda``
+where it was built and can be loaded; without it everything works on the CPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+import torch  # before _C: it brings in the libraries that _C is linked against
+
+logger = logging.getLogger(__name__)
+
+
+def _load_cpu() -> None:
+    try:
+        from fishermask_fast import _C
+    except ImportError as error:
+        raise ImportError(
+            "fishermask_fast's compiled ops could not be loaded. They are built by "
+            "'pip install .' (or 'pip install -e .') in the source folder; a source folder that "
+            f"was not built shadows an installed package when Python runs in it. ({error})"
+        ) from error
+    _C.instruction_set()
+
+
+def _load_cuda() -> str | None:
+    """Loads the CUDA ops; why they are not there, or None where they are."""
+    if importlib.util.find_spec("fishermask_fast._C_cuda") is None:
+        return "not built"
+    try:
+        importlib.import_module("fishermask_fast._C_cuda")
+    except ImportError as error:
+        logger.info("the CUDA ops were built but could not be loaded: %s", error)
+        return f"not loaded: {error}"
+    return None
+
+
+_load_cpu()
+_WHY_NO_CUDA = _load_cuda()
+
+
+def has_cuda_ops() -> bool:
+    """Whether the ops have kernels for CUDA tensors."""
+    return _WHY_NO_CUDA is None
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """How the compiled ops were built, and what they run with in this process."""
+
+    compiler: str
+    cpp_standard: int  # the value of __cplusplus
+    torch_built: str  # the torch whose headers the ops were compiled with
+    torch_target: str  # the oldest torch that they can be loaded under
+    torch_running: str
+    instruction_set: str  # portable, avx2 or avx512
+    machine_instruction_set: str  # the widest this machine can run
+    threads: int
+    cuda: str  # the CUDA version that the CUDA ops were built with, or why there are none
+    cuda_architectures: str  # as in TORCH_CUDA_ARCH_LIST; empty without CUDA ops
+
+
+def build_info() -> BuildInfo:
+    """States how the compiled ops were built, and what they run with in this process."""
+    from fishermask_fast import _C
+
+    facts = _C.build_facts()
+    cuda, architectures = _WHY_NO_CUDA or "", ""
+    if _WHY_NO_CUDA is None:
+        from fishermask_fast import _C_cuda
+
+        cuda_facts = _C_cuda.build_facts()
+        cuda, architectures = cuda_facts["cuda_version"], cuda_facts["architectures"]
+    return BuildInfo(
+        compiler=facts["compiler"],
+        cpp_standard=facts["cpp_standard"],
+        torch_built=facts["torch_version"],
+        torch_target=facts["torch_target_version"],
+        torch_running=str(torch.__version__),
+        instruction_set=_C.instruction_set(),
+        machine_instruction_set=_C.machine_instruction_set(),
+        threads=_C.threads(),
+        cuda=cuda,
+        cuda_architectures=architectures,
+    )
