@@ -23,4 +23,12 @@ STABLE_TORCH_LIBRARY(fishermask_fast, m) {
       "masked_grad_conv2d(Tensor input, Tensor delta, Tensor index, int[] kernel, int[] stride, "
       "int[] dilation, int groups) -> Tensor");
   m.def("masked_grad_linear(Tensor input, Tensor delta, Tensor index) -> Tensor");
+
+  // The greedy picks among m leaders alone, from their inner products E_ab = V_a M^-1 V_b^T and
+  // H_ab = V_a G V_b^T. Returns of each pick: its place among the leaders, its score, the best
+  // score beside it, how far B has fallen, X, N and Q (see csrc/pick_body.h); and every leader's
+  // score before the first.
+  m.def(
+      "pick_block(Tensor e, Tensor h, Tensor setup_traces, int rows, int size, int sign, "
+      "float reach) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

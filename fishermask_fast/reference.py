@@ -121,6 +121,45 @@ def score_update(
     return a, b, torch.stack(history)
 
 
+def pick_block(
+    e: Tensor,  # (m r, m r)
+    h: Tensor,  # (m r, m r)
+    rows: int,
+    size: int,
+    sign: int = 1,
+) -> tuple[list[int], list[Tensor], Tensor, Tensor, Tensor]:
+    """Greedy picks among m leaders by their inner products E = V M^-1 V^T and H = V G V^T.
+
+    With P = V U and R = V W for all leaders at once, U the pick's, everything changes in full:
+    E <- E -+ P P^T,  H <- H -+ (P R^T + R P^T).
+
+    Returns the picks, all leaders' scores (m,) before each and after the last, E and H after the
+    last, and all P side by side, (m r, size r).
+    """
+
+    def scores() -> Tensor:
+        blocks = [slice(at, at + rows) for at in range(0, len(e), rows)]
+        eye = torch.eye(rows, dtype=e.dtype, device=e.device)
+        values = [torch.linalg.solve(eye + sign * e[x, x], sign * h[x, x]).trace() for x in blocks]
+        return torch.stack(values)
+
+    picks: list[int] = []
+    history, products = [scores()], [e[:, :0]]
+    for _ in range(size):
+        free = history[-1].clone()
+        free[picks] = -torch.inf
+        picks.append(int(free.argmax()))
+        s = slice(picks[-1] * rows, (picks[-1] + 1) * rows)
+        eye = torch.eye(rows, dtype=e.dtype, device=e.device)
+        x = torch.linalg.inv(torch.linalg.cholesky(eye + sign * e[s, s]))
+        p = e[:, s] @ x.T
+        r = h[:, s] @ x.T - sign * p @ (x @ h[s, s] @ x.T) / 2
+        e, h = e - sign * p @ p.T, h - sign * (p @ r.T + r @ p.T)
+        history.append(scores())
+        products.append(p)
+    return picks, history, e, h, torch.cat(products, 1)
+
+
 def per_sample_gradients(
     model: nn.Module,
     inputs: Tensor | dict[str, Tensor],  # (N, ...), or keyword arguments (N, ...)

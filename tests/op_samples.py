@@ -131,6 +131,79 @@ def score_update_sample(label: str, dtype: torch.dtype, head: str | None) -> Sam
     )
 
 
+def pick_block_samples() -> Iterator[Sample]:
+    for label, m, r, size, sign in [
+        ("picks", 7, 3, 4, 1),
+        ("removals", 7, 3, 4, -1),
+        ("one row", 6, 1, 5, 1),
+        ("all of them", 5, 2, 5, 1),
+        ("no pick", 4, 3, 0, 1),
+    ]:
+        yield pick_block_sample(label, m, r, size, sign)
+
+
+def pick_block_sample(label: str, m: int, r: int, size: int, sign: int) -> Sample:
+    generator = torch.Generator().manual_seed(0)
+    k = 2 * m * r
+    v = torch.randn(m * r, k, generator=generator, dtype=torch.float64)
+    root = torch.randn(k, k, generator=generator, dtype=torch.float64)
+    fisher = root @ root.T / k
+    # Removals need M to hold the leaders.
+    held = v.T @ v if sign < 0 else torch.zeros(k, k, dtype=torch.float64)
+    inverse = torch.linalg.inv(torch.eye(k, dtype=torch.float64) + held)
+    e, h = v @ inverse @ v.T, v @ inverse @ fisher @ inverse @ v.T
+    rows, columns = torch.tril_indices(r, r)
+    eye = torch.eye(r, dtype=torch.float64)
+
+    def packed(matrix: Tensor) -> Tensor:
+        return matrix.view(m, r, m, r).diagonal(dim1=0, dim2=2).permute(2, 0, 1)[:, rows, columns]
+
+    def state(steps: int) -> tuple[Tensor, Tensor]:
+        _, history, _, h_then, _ = reference.pick_block(e, h, r, steps, sign)
+        return sign * packed(h_then), history[-1]
+
+    setup_traces = 2 * h.view(m, r, m, r).diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).sum(1)
+    slots, history, _, _, _ = reference.pick_block(e, h, r, size, sign)
+    scores, runners_up, losses, xs = [], [], [], []
+    n = torch.zeros(size * r, size * r, dtype=torch.float64)
+    q = torch.zeros_like(n)
+    for t, slot in enumerate(slots):
+        b_then, scores_then = state(t)
+        free = scores_then.clone()
+        free[slots[:t]] = -torch.inf
+        scores.append(free[slot])
+        runners_up.append(free[torch.arange(m) != slot].max())
+        traces = sign * b_then[:, rows == columns].sum(1)
+        near = free >= free[slot] - 0.9 * free[slot].abs()
+        losses.append((setup_traces / traces)[near].max())
+        _, _, e_then, h_then, products = reference.pick_block(e, h, r, t, sign)
+        s, own = slice(slot * r, (slot + 1) * r), slice(t * r, (t + 1) * r)
+        x = torch.linalg.inv(torch.linalg.cholesky(eye + sign * e_then[s, s]))
+        xs.append(x)
+        n[own, : t * r] = x @ products[s]
+        q[own, own] = x @ h_then[s, s] @ x.T / 2
+        for i, before in enumerate(slots[:t]):
+            _, _, e_then, h_then, _ = reference.pick_block(e, h, r, i, sign)
+            p_i, at = products[:, i * r : (i + 1) * r], slice(before * r, (before + 1) * r)
+            half = xs[i] @ h_then[at, at] @ xs[i].T / 2
+            r_i = h_then[:, at] @ xs[i].T - sign * p_i @ half
+            q[own, i * r : (i + 1) * r] = x @ r_i[s]
+
+    def stacked(values: list[Tensor], *shape: int) -> Tensor:
+        return torch.stack(values) if values else torch.empty(0, *shape, dtype=torch.float64)
+
+    expected = (
+        torch.tensor(slots, dtype=torch.int64),
+        *map(stacked, (scores, runners_up, losses)),
+        stacked(xs, r, r),
+        n,
+        q,
+        history[0],
+    )
+    arguments = (e, h, setup_traces, r, size, sign, 0.9)
+    return Sample(label, arguments, expected, {}, 1e4 * k * torch.finfo(torch.float64).eps)
+
+
 Conv = tuple[list[int], list[int], list[int], int]  # kernel, stride, dilation, groups
 
 
@@ -221,5 +294,6 @@ SAMPLES: dict[str, Callable[[], Iterator[Sample]]] = {
     "fisher_diag_linear": fisher_diag_linear_samples,
     "masked_grad_conv2d": masked_grad_conv2d_samples,
     "masked_grad_linear": masked_grad_linear_samples,
+    "pick_block": pick_block_samples,
     "score_update": score_update_samples,
 }
