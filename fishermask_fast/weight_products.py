@@ -5,7 +5,9 @@ With the padded input a and the output gradient delta of sample n, positions y a
     dW[n,o,i,u] = sum_y delta[n,o,y] a[n,i, y*stride + u*dilation]
     dW[n,o,i]   = sum_t delta[n,t,o] a[n,t,i]
 
-The compiled ops take float32 and float64 on the CPU; everything else is done by products of torch.
+The compiled ops take float32 and float64, on the CPU and on GPUs that they were built for;
+everything else is done by products of torch, and so are many masked entries on a GPU, where
+products are what it does best.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishermask_fast import ops
+from fishermask_fast.loading import has_cuda_ops
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -36,7 +39,14 @@ def weight_of(module: nn.Module) -> Tensor:
 
 def _compiled(delta: Tensor) -> bool:
     """Whether the compiled ops take these numbers; elsewhere the same is done by products."""
-    return delta.device.type == "cpu" and delta.dtype in (torch.float32, torch.float64)
+    if delta.dtype not in (torch.float32, torch.float64):
+        return False
+    return delta.device.type == "cpu" or (delta.device.type == "cuda" and has_cuda_ops())
+
+
+def _crowded(index: Tensor, weight: Tensor) -> bool:
+    """Whether products of whole gradients cost less than gathered dot products."""
+    return index.numel() * _PRODUCT_GAIN > weight.numel()
 
 
 def chunks(n: int, numbers: int) -> Iterator[slice]:
@@ -140,10 +150,11 @@ def _as_conv2d(module: nn.Module, a: Tensor, delta: Tensor) -> Conv2dProblem | N
 
 def conv_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> Tensor:
     assert isinstance(module, CONVOLUTIONS)
+    crowded = _crowded(index, weight_of(module))
     problem = _as_conv2d(module, a, delta)
-    if problem is not None:
+    if problem is not None and not (crowded and delta.device.type == "cuda"):
         return ops.masked_grad_conv2d(problem[0], problem[1], index, *problem[2:], module.groups)
-    if index.numel() * _PRODUCT_GAIN > weight_of(module).numel():
+    if crowded:
         return conv_masked_by_product(module, a, delta, index)
     return conv_masked_by_dots(module, a, delta, index)
 
@@ -184,8 +195,8 @@ def linear_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
 def linear_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> Tensor:
     weight = weight_of(module)
     n, tokens = delta.shape[0], math.prod(delta.shape[1:-1])
-    crowded = index.numel() * _PRODUCT_GAIN > weight.numel()
-    if tokens > 1 and crowded and not _compiled(delta):
+    by_product = delta.device.type == "cuda" or not _compiled(delta)
+    if tokens > 1 and by_product and _crowded(index, weight):
         return _linear_masked_by_product(module, a, delta, index)
     left = delta.reshape(n, tokens, delta.shape[-1])
     right = a.reshape(n, tokens, a.shape[-1])

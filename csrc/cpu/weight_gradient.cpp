@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "weight_gradient_kernel.h"
+#include "weight_layout.h"
 
 namespace fishermask {
 namespace {
@@ -55,45 +56,22 @@ bool is_flat(const Tensor& delta) {
          delta.stride(2) == delta.size(3) * delta.stride(3);
 }
 
-Layout conv2d_layout(const Tensor& input, const Tensor& delta, const std::vector<int64_t>& kernel,
-                     const std::vector<int64_t>& stride, const std::vector<int64_t>& dilation,
-                     int64_t groups) {
+Layout layout_of(const WeightGeometry& geometry) {
   Layout layout;
-  layout.n = delta.size(0);
-  layout.groups = groups;
-  layout.n_o = delta.size(1) / groups;
-  const int64_t channels = input.size(1) / groups;
-  for (int64_t i = 0; i < channels; ++i) {
-    for (int64_t u = 0; u < kernel[0]; ++u) {
-      for (int64_t v = 0; v < kernel[1]; ++v) {
-        layout.k_offsets.push_back(i * input.stride(1) + u * dilation[0] * input.stride(2) +
-                                   v * dilation[1] * input.stride(3));
-      }
-    }
+  for (int64_t k = 0; k < geometry.n_k(); ++k) {
+    layout.k_offsets.push_back(geometry.weight_offset(k));
   }
-  for (int64_t y = 0; y < delta.size(2); ++y) {
-    for (int64_t x = 0; x < delta.size(3); ++x) {
-      layout.l_offsets.push_back(y * stride[0] * input.stride(2) + x * stride[1] * input.stride(3));
-    }
+  if (geometry.n_l() > 0) {
+    for (Positions l(geometry, 0, 1); l.more(); l.next()) layout.l_offsets.push_back(l.input());
   }
-  layout.input_step = input.stride(0);
-  layout.group_step = channels * input.stride(1);
-  layout.delta_n = delta.stride(0);
-  layout.delta_o = delta.stride(1);
-  layout.delta_l = delta.size(3) == 1 ? delta.stride(2) : delta.stride(3);
-  return layout;
-}
-
-Layout linear_layout(const Tensor& input, const Tensor& delta) {
-  Layout layout;
-  layout.n = delta.size(0);
-  layout.n_o = delta.size(2);
-  for (int64_t i = 0; i < input.size(2); ++i) layout.k_offsets.push_back(i * input.stride(2));
-  for (int64_t t = 0; t < input.size(1); ++t) layout.l_offsets.push_back(t * input.stride(1));
-  layout.input_step = input.stride(0);
-  layout.delta_n = delta.stride(0);
-  layout.delta_o = delta.stride(2);
-  layout.delta_l = delta.stride(1);
+  layout.input_step = geometry.input_n;
+  layout.group_step = geometry.channels * geometry.input_c;
+  layout.delta_n = geometry.delta_n;
+  layout.delta_o = geometry.delta_o;
+  layout.delta_l = geometry.width == 1 ? geometry.delta_y : geometry.delta_x;
+  layout.n = geometry.n;
+  layout.groups = geometry.groups;
+  layout.n_o = geometry.n_o;
   return layout;
 }
 
@@ -161,25 +139,26 @@ Tensor fisher_diag_conv2d_cpu(Tensor input, Tensor delta, std::vector<int64_t> k
                               std::vector<int64_t> stride, std::vector<int64_t> dilation,
                               int64_t groups) {
   if (!is_flat(delta)) delta = torch::stable::contiguous(delta);
-  const Layout layout = conv2d_layout(input, delta, kernel, stride, dilation, groups);
+  const Layout layout = layout_of(conv2d_geometry(input, delta, kernel, stride, dilation, groups));
   return squared(layout, input, delta,
                  {delta.size(1), input.size(1) / groups, kernel[0], kernel[1]});
 }
 
 Tensor fisher_diag_linear_cpu(Tensor input, Tensor delta) {
-  return squared(linear_layout(input, delta), input, delta, {delta.size(2), input.size(2)});
+  return squared(layout_of(linear_geometry(input, delta)), input, delta,
+                 {delta.size(2), input.size(2)});
 }
 
 Tensor masked_grad_conv2d_cpu(Tensor input, Tensor delta, Tensor index, std::vector<int64_t> kernel,
                               std::vector<int64_t> stride, std::vector<int64_t> dilation,
                               int64_t groups) {
   if (!is_flat(delta)) delta = torch::stable::contiguous(delta);
-  const Layout layout = conv2d_layout(input, delta, kernel, stride, dilation, groups);
+  const Layout layout = layout_of(conv2d_geometry(input, delta, kernel, stride, dilation, groups));
   return masked(layout, input, delta, index);
 }
 
 Tensor masked_grad_linear_cpu(Tensor input, Tensor delta, Tensor index) {
-  return masked(linear_layout(input, delta), input, delta, index);
+  return masked(layout_of(linear_geometry(input, delta)), input, delta, index);
 }
 
 }  // namespace
