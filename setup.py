@@ -21,8 +21,8 @@ from setuptools import Extension, setup
 
 MINIMUM_TORCH = (2, 11)
 MINIMUM_NVCC = (12, 0)
-# Used where no GPU is seen: the Ampere and Hopper families, and PTX for what came after them.
-DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+# Built where no GPU is seen, as far as nvcc offers them; the last as PTX too, for what came after.
+DEFAULT_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 ROOT = Path(__file__).resolve().parent
 CXX_FLAGS = [
@@ -166,22 +166,36 @@ def why_nvcc_fails(nvcc: Path) -> str | None:
     return None if probe.returncode == 0 else f"{shlex.join(command)} failed:\n{probe.stderr}"
 
 
+def default_architectures(nvcc: Path) -> str:
+    """The architectures for a machine without a GPU, as TORCH_CUDA_ARCH_LIST has them."""
+    listing = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    offered = set(re.findall(r"compute_(\d+)", listing))
+    found = [name for name in DEFAULT_ARCHITECTURES if name.replace(".", "") in offered]
+    return ";".join(found or ["9.0"]) + "+PTX"
+
+
 def sources(*patterns: str) -> list[str]:
     return sorted(
         str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)
     )
 
 
+def target_define() -> str:
+    """What keeps the sources to the stable ABI of the oldest torch."""
+    return f"-DTORCH_TARGET_VERSION=0x{MINIMUM_TORCH[0]:02x}{MINIMUM_TORCH[1]:02x}000000000000"
+
+
 def extension(factory, name: str, sources: list[str], flags: dict, **options) -> Extension:
     """An extension on the stable ABI, linked with none of the libraries that change with torch."""
     import pybind11
 
-    target = f"-DTORCH_TARGET_VERSION=0x{MINIMUM_TORCH[0]:02x}{MINIMUM_TORCH[1]:02x}000000000000"
     built = factory(
         name,
         sources,
         include_dirs=[pybind11.get_include(), str(ROOT / "csrc")],
-        extra_compile_args={language: [*given, target] for language, given in flags.items()},
+        extra_compile_args={
+            language: [*given, target_define()] for language, given in flags.items()
+        },
         depends=headers(),
         **options,
     )
@@ -208,7 +222,7 @@ def cuda_extension(torch, cuda_sources: list[str], warn) -> Extension | None:
         return None
     os.environ["CUDA_HOME"] = str(home)
     if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
-        os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHITECTURES
+        os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(home / "bin" / "nvcc")
     from torch.utils import cpp_extension
 
     cpp_extension.CUDA_HOME = str(home)

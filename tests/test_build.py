@@ -254,6 +254,14 @@ def test_obstacle_to_cuda_is_an_error_when_asked_for_and_passed_over_otherwise(
     assert setup_module.cuda_extension(fake, ["op.cu"], warnings.append) is None
 
 
+def test_default_architectures_are_those_that_nvcc_offers(
+    setup_module: ModuleType, tmp_path: Path
+) -> None:
+    nvcc = script(tmp_path / "nvcc", "printf 'compute_80\\ncompute_90\\ncompute_103\\n'")
+    assert setup_module.default_architectures(nvcc) == "8.0;9.0+PTX"
+    assert setup_module.default_architectures(script(tmp_path / "old", ":")) == "9.0+PTX"
+
+
 def test_working_nvcc_is_no_obstacle(setup_module: ModuleType, tmp_path: Path) -> None:
     fake = SimpleNamespace(__version__="2.14.1", version=SimpleNamespace(cuda="13.0"))
     assert setup_module.why_no_cuda(fake, toolkit(tmp_path, "13.2")) is None
