@@ -26,6 +26,13 @@ def caller_level() -> int:
     return level
 
 
+def is_integer(value: object) -> bool:
+    """Whether `value` is a whole number of Python's, numpy's or torch's, and no bool."""
+    if isinstance(value, (bool, np.bool_)) or _is_no_number(value):
+        return False
+    return hasattr(value, "__index__") and not (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def check_integer(name: str, value: object, minimum: int) -> int:
     """`value` as an int of at least `minimum`.
 

@@ -23,6 +23,8 @@ from torch.utils.data import (
     default_collate,
 )
 
+from fishermask_fast.checks import check_integer, is_integer
+
 Inputs = Tensor | dict[str, Any]
 """What a model is called with: one tensor, or keyword arguments."""
 
@@ -105,6 +107,7 @@ class Pool:
 
     def batches(self, batch_size: int) -> Iterator[Inputs]:
         """Model inputs of all samples in order; the last batch may be smaller."""
+        batch_size = int(batch_size)  # a numpy integer would not do for torch
         if isinstance(self.source, Tensor):
             yield from self.source.split(batch_size)
             return
@@ -197,7 +200,7 @@ def to_model(inputs: Inputs, device: torch.device, dtype: torch.dtype | None) ->
 
 
 def check_count(name: str, value: object, optional: bool = True) -> None:
-    """Raises unless `value` is a positive int (or None where optional).
+    """Raises unless `value` is a positive integer (or None where optional).
 
     Raises:
         TypeError: not an int.
@@ -205,7 +208,6 @@ def check_count(name: str, value: object, optional: bool = True) -> None:
     """
     if value is None and optional:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_integer(value):
         raise TypeError(f"{name} must be a positive int; got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1; got {value}")
+    check_integer(name, value, 1)

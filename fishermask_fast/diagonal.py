@@ -69,7 +69,7 @@ def fisher_diagonal(
         raise ValueError(f'expectation must be "exact" or "sampled"; got {expectation!r}')
     parameters = trainable(unwrap(model))
     pool = Pool.of(data)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     drawn = torch.randperm(len(pool), generator=generator)[:n_samples].sort().values
     uniform = torch.rand(len(drawn), generator=generator, dtype=torch.float64)
     pool = pool.subset(drawn.tolist())

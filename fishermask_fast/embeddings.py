@@ -63,6 +63,7 @@ def factors_from_embeddings(
             a rank out of range, or matrices M and F of the masked entries that no memory holds.
     """
     check_rows(weighting, rank)
+    rank = None if rank is None else int(rank)
     if not isinstance(bias, bool):
         raise TypeError(f"bias must be a bool; got {bias!r}")
     h = _check_array("embeddings", "(N, d)", as_tensor("embeddings", embeddings))

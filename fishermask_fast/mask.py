@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import os
 import zipfile
 from collections.abc import Mapping
@@ -151,7 +152,7 @@ class FisherMask:
         """
         _check_fraction(fraction)
         shapes = _shapes_of(model)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         scores = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
         # Ranks of a random permutation as scores: no two are equal, so no tie decides.
         order = torch.randperm(_count(shapes), generator=generator).double()
@@ -381,7 +382,7 @@ def _largest(score: Tensor, count: int) -> Tensor:
 
 
 def _check_fraction(fraction: float) -> None:
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
+    if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
         raise TypeError(f"fraction must be a number in (0, 1]; got {fraction!r}")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1]; got {fraction}")

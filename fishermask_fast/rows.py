@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import is_integer
+
 WEIGHTINGS = ("fisher", "none")
 _BISECTIONS = 90
 
@@ -29,7 +31,7 @@ def check_rows(weighting: str, rank: int | None) -> None:
         raise ValueError(f'weighting must be "fisher" or "none"; got {weighting!r}')
     if rank is None:
         return
-    if isinstance(rank, bool) or not isinstance(rank, int):
+    if not is_integer(rank):
         raise TypeError(f"rank must be an int or None; got {rank!r}")
     if rank < 1:
         raise ValueError(f"rank must be at least 1; got {rank}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_positive
+from fishermask_fast.checks import check_positive, is_integer
 from fishermask_fast.data import Pool, check_count
 from fishermask_fast.evaluation import check_device
 from fishermask_fast.factors import GradientFactors
@@ -201,7 +201,7 @@ class FisherMaskSelector:
             check_device(self.device)
         for name in ("backward_steps", "seed"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if not is_integer(value):
                 raise TypeError(f"{name} must be an int, 0 or more; got {value!r}")
             if value < 0:
                 raise ValueError(f"{name} must be 0 or more; got {value}")
@@ -229,7 +229,7 @@ class FisherMaskSelector:
             return FisherMask.random(self.model, self.fraction, seed=self.seed)
         # The samples are drawn from both sets together; each set then gives its share of them.
         n_drawn = min(self.fisher_samples, n_labeled + n_unlabeled)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(int(self.seed))
         drawn = torch.randperm(n_labeled + n_unlabeled, generator=generator)[:n_drawn]
         from_labeled = int((drawn < n_labeled).sum())
         scores: dict[str, Tensor] = {}

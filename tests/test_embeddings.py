@@ -135,7 +135,7 @@ def test_arrays_and_inputs_unchanged(head: nn.Linear, embeddings: Tensor) -> Non
     p = head(embeddings).softmax(1)
     arrays = embeddings.numpy()[::-1], p.detach().numpy()[::-1]
     before = [array.copy() for array in arrays]
-    found = factors_from_embeddings(*arrays, mask=9)
+    found = factors_from_embeddings(*arrays, mask=np.int64(9), rank=np.int32(C - 1))
     expected = factors_from_embeddings(embeddings.flip(0), p.flip(0), mask=9)
     assert torch.equal(found.dense(), expected.dense())
     assert all(np.array_equal(now, then) for now, then in zip(arrays, before, strict=True))

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -347,3 +348,26 @@ def test_a_device_that_cannot_compute_leaves_the_model_alone(device: str) -> Non
     assert model.training and all(p.requires_grad for p in model.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_numbers_of_numpy_and_torch() -> None:
+    pool = torch.rand(30, 6, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    given: dict[str, Any] = {
+        "fraction": np.float32(0.5),
+        "lamb": np.float32(0.5),
+        "backward_steps": np.int64(1),
+        "fisher_samples": np.int32(20),
+        "rank": np.uint8(1),
+        "batch_size": np.int64(7),
+        "seed": np.int64(3),
+    }
+    found = FisherMaskSelector(model, **given).query(pool, np.int64(4), progress=False)
+    plain = {
+        name: float(value) if isinstance(value, np.floating) else int(value)
+        for name, value in given.items()
+    }
+    expected = FisherMaskSelector(model, **plain).query(pool, 4, progress=False)
+    assert found.indices.tolist() == expected.indices.tolist()
+    for mask in ("random", "head"):
+        assert len(FisherMaskSelector(model, **given | {"mask": mask}).query(pool, torch.tensor(4)))
