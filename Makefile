@@ -13,7 +13,7 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench check-torch clean
+.PHONY: run test lint format docs bench bench-gpu kernel-report check-torch clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -28,13 +28,13 @@ test: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/ruff format --check $(PYTHON_CODE)
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/clang-format --dry-run -Werror $(CPP) tests/lanes_check.cpp
 	$(BIN)/mypy
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(CPP) tests/lanes_check.cpp
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.docs
@@ -43,11 +43,23 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
+# Registers and spills of the CUDA kernels; needs nvcc and a torch with CUDA, and no card.
+kernel-report: $(VENV)/.dev
+	$(BIN)/python benchmarks/kernel_report.py $(ARGS)
+
 check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache
+
+# Where no card tells which architecture to build the CUDA ops for, one will do to see that they
+# compile.
+ARCHITECTURES = $${TORCH_CUDA_ARCH_LIST:-$$($(BIN)/python -c \
+    'import torch; print("" if torch.cuda.is_available() else "9.0")')}
 
 # torch comes first, so that the package is compiled against the torch that it will run with.
 $(VENV)/.torch: $(CONSTRAINTS)
@@ -58,5 +70,5 @@ $(VENV)/.torch: $(CONSTRAINTS)
 	touch $@
 
 $(VENV)/.loop $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
-	$(INSTALL) --no-build-isolation --editable '.[$*]'
+	TORCH_CUDA_ARCH_LIST="$(ARCHITECTURES)" $(INSTALL) --no-build-isolation --editable '.[$*]'
 	touch $@
