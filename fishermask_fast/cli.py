@@ -1,4 +1,4 @@
-"""The ``fishermask-fast`` command: ``run`` an active-learning loop, ``plot`` it, show ``info``.
+"""The ``fishermask-fast`` command: ``run`` an active-learning loop, ``select``, ``plot``, ``info``.
 
 Whatever the user can set right is answered with one line on stderr and exit code 2, Ctrl-C with
 one line and 130.
@@ -20,6 +20,7 @@ from fishermask_fast.loop.arguments import add_run_options, read_file
 from fishermask_fast.loop.records import versions
 from fishermask_fast.loop.report import add_plot_options, plot
 from fishermask_fast.loop.runner import run
+from fishermask_fast.loop.select import add_select_options, select
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "run" and arguments.config is not None:
             arguments = _with_file(arguments.config, argv)
-        {"run": run, "plot": plot, "info": _info}[arguments.command](arguments)
+        {"run": run, "select": select, "plot": plot, "info": _info}[arguments.command](arguments)
     except KeyboardInterrupt:
         print("fishermask-fast: interrupted; recorded rounds are whole", file=sys.stderr)
         return INTERRUPTED
@@ -94,7 +95,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         description="Active learning by Fisher masks: pick the batch that most reduces tr(M^-1 F).",
     )
     parser.add_argument("--version", action="version", version=fishermask_fast.__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{run,plot,info}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{run,select,plot,info}"
+    )
     run_ = commands.add_parser(
         "run",
         help="train, query, label, train again; compare strategies",
@@ -103,6 +106,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         formatter_class=_HelpFormatter,
     )
     add_run_options(run_)
+    select_ = commands.add_parser(
+        "select",
+        help="pick images of your own to label next",
+        description="Pick the images of a folder that a trained model should learn from next; "
+        "writes picks.csv, a picture of the picks, and tasks that Label Studio imports.",
+        formatter_class=_HelpFormatter,
+    )
+    add_select_options(select_)
     plot_ = commands.add_parser(
         "plot",
         help="pictures and a table of runs",
@@ -113,6 +124,6 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     add_plot_options(plot_)
     info = commands.add_parser("info", help="show versions, devices and how this copy was built")
-    for each in (run_, plot_, info):
+    for each in (run_, select_, plot_, info):
         each.add_argument("--verbose", action="store_true", help="log, and trace errors")
     return parser, {"run": run_, "info": info}

@@ -60,6 +60,7 @@ def test_strategies_pick_different_samples_by_seed(digits: LoopData, name: str) 
     )
     assert first.indices.tolist() == again.indices.tolist()
     assert first.indices.dtype == torch.int64
+    assert len(first.info.get("scores", range(8))) == 8
     assert len(first.indices.unique()) == 8
     assert first.indices.min() >= 0 and first.indices.max() < 40
     json.dumps(first.info)
@@ -112,7 +113,7 @@ def test_coreset_takes_the_furthest_each_time(n_labelled: int) -> None:
         centres.append(h[expected[-1]])
     found = pick("coreset", h.float(), 6, labelled.float())
     assert found.indices.tolist() == expected
-    assert found.info["distances"] == sorted(found.info["distances"], reverse=True)
+    assert found.info["scores"] == sorted(found.info["scores"], reverse=True)
 
 
 def test_badge_draws_in_proportion_to_distances_of_gradients() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,9 @@ class Interval:
         mean = float(np.mean(values))
         if len(values) < 2:
             return cls(mean, math.nan, math.nan, len(values))
-        from scipy import stats
-
-        half = float(
-            stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-        )
+        stats: Any = import_module("scipy.stats")
+        quantile = stats.t.ppf(0.975, len(values) - 1)
+        half = float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))
         return cls(mean, mean - half, mean + half, len(values))
 
 

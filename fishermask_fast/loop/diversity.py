@@ -45,7 +45,7 @@ def coreset(
         nearest = torch.minimum(nearest, (h - h[pick]).square().sum(1))
         # Below every distance, so that duplicates of a pick are taken before the pick again.
         nearest[picks] = -1
-    return Picks(torch.tensor(picks), {"distances": distances})
+    return Picks(torch.tensor(picks), {"scores": distances})
 
 
 def badge(

@@ -20,7 +20,8 @@ class Picks:
 
     Attributes:
         indices: Pool indices in the order picked, int64 (n,).
-        info: What the strategy tells of them, fit for JSON; ``"seconds"`` holds times by step.
+        info: What the strategy tells of them, fit for JSON: ``"scores"`` of the picks in that
+            order, where it has any; ``"seconds"`` by step; and more.
         mask: The parameters that decided, where the strategy chose any.
     """
 

@@ -45,12 +45,14 @@ def fishermask_entropy(
 ) -> Picks:
     """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
     size = len(pool)  # type: ignore[arg-type]
-    first = entropy(model, pool, labelled, n // 2, seed, options).indices
+    first = entropy(model, pool, labelled, n // 2, seed, options)
     free = torch.ones(size, dtype=torch.bool)
-    free[first] = False
+    free[first.indices] = False
     rest = free.nonzero().flatten()
-    then = fishermask(model, Subset(pool, rest.tolist()), labelled, n - len(first), seed, options)
-    return Picks(torch.cat([first, rest[then.indices]]), then.info, then.mask)
+    then = fishermask(model, Subset(pool, rest.tolist()), labelled, n - n // 2, seed, options)
+    scores = first.info["scores"] + then.info["scores"]
+    indices = torch.cat([first.indices, rest[then.indices]])
+    return Picks(indices, {**then.info, "scores": scores}, then.mask)
 
 
 def bait(
