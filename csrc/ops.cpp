@@ -13,6 +13,13 @@ STABLE_TORCH_LIBRARY(fishermask_fast, m) {
       "bool float64_products, Tensor(a!) a, Tensor(b!) b, Tensor(c!) scores) "
       "-> (Tensor, Tensor, Tensor)");
 
+  // V_x, V_x S_1 and V_x S_2 of the samples `index`, in float64, for S_1 = first -+ U U^T and
+  // S_2 = second -+ (U W^T + W U^T), both symmetric, of which the lower triangles are read.
+  m.def(
+      "inverse_products(Tensor middle, Tensor? coupling, Tensor? hidden, Tensor? head_index, "
+      "Tensor index, Tensor first, Tensor second, Tensor u, Tensor w, float scale, float sign) "
+      "-> (Tensor, Tensor, Tensor)");
+
   // Per-sample gradients of a weight from the layer's input, padded already, and its output
   // gradient: squared and summed over the samples, or at sorted flat positions, (N, m).
   m.def(

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fishermask_fast import ops
 from fishermask_fast.factors import GradientFactors
 
 # A direction this small changes M, and so every score, by less than this share of itself.
 _NEGLIGIBLE = 1e-13
 # Columns of U that wait before M^-1 and G are brought up to date: fewer cost more products with
 # these, more cost longer corrections.
-_MAX_WAITING = 128
+_MAX_WAITING = 64
 _BLOCK = 256
 
 
@@ -35,17 +36,9 @@ class Update:
 
     index: int
     score: float
+    rows: Tensor  # (r, k) V_s
     u: Tensor  # (q, k) U^T
     w: Tensor  # (q, k) W^T
-
-
-@dataclass(frozen=True)
-class _Known:
-    """One sample against M^-1 and G as they stand."""
-
-    rows: Tensor  # (r, k) V_s
-    y: Tensor  # (r, k)
-    z: Tensor  # (r, k)
 
 
 class Directions:
@@ -78,8 +71,12 @@ class Directions:
         self._u = inverse.new_empty(capacity, inverse.shape[0])
         self._w = torch.empty_like(self._u)
         self._ranks: list[int] = []
-        self._known: dict[int, _Known] = {}
         self._begun = 0
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """M^-1 and G after all picks that were added."""
+        self._fold()
+        return mirror_lower(self._inverse), mirror_lower(self._double)
 
     def begin(self) -> None:
         """Begin a block; bring M^-1 and G up to date where enough has come together."""
@@ -87,48 +84,34 @@ class Directions:
             self._fold()
         self._begun = len(self._ranks)
 
-    def fetch(self, indices: list[int]) -> None:
-        """Take the products with M^-1 and G for several samples at once."""
-        wanted = [index for index in indices if index not in self._known]
-        if not wanted:
-            return
-        chosen = self._factors[torch.tensor(wanted, device=self._factors.device)]
-        chosen = chosen.to(dtype=torch.float64)
-        rows = chosen.dense() * self._scale
-        y = chosen.times(self._inverse).mul_(self._scale)
-        z = chosen.times(self._double).mul_(self._scale)
-        for at, index in enumerate(wanted):
-            self._known[index] = _Known(rows[at], y[at], z[at])
-
-    def is_known(self, index: int) -> bool:
-        """Whether `update` needs no further product with M^-1 and G."""
-        return index in self._known
-
-    def equal(self, one: int, other: int) -> bool:
-        """Whether two known samples have the same gradients."""
-        return torch.equal(self._known[one].rows, self._known[other].rows)
-
-    def update(self, index: int) -> Update:
-        """The update of sample `index` after the picks added so far."""
-        self.fetch([index])
-        known = self._known[index]
-        y, z = known.y, known.z
+    def updates(self, indices: list[int]) -> list[Update]:
+        """The updates of some samples after the picks added so far."""
         waiting = sum(self._ranks)
-        if waiting:
-            r = y.shape[0]
-            u, w = self._u[:waiting], self._w[:waiting]
-            p = known.rows @ u.T
-            by_u = torch.cat([p, known.rows @ w.T]) @ u
-            y = y - self._sign * by_u[:r]
-            z = z - self._sign * torch.addmm(by_u[r:], p, w)
-        inner = y @ known.rows.T
-        eigenvalues, basis = torch.linalg.eigh((inner + inner.T) / 2)
-        kept = eigenvalues > max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
-        basis = basis[:, kept] * (1 + self._sign * eigenvalues[kept]).rsqrt()
-        half = basis.T @ (z @ known.rows.T) @ basis
+        products = ops.inverse_products(
+            self._factors,
+            torch.tensor(indices, device=self._factors.device),
+            self._inverse,
+            self._double,
+            self._u[:waiting],
+            self._w[:waiting],
+            scale=self._scale,
+            sign=self._sign,
+        )
+        return [
+            self._update(index, *parts) for index, *parts in zip(indices, *products, strict=True)
+        ]
+
+    def _update(self, index: int, rows: Tensor, y: Tensor, z: Tensor) -> Update:
+        eigenvalues, basis = torch.linalg.eigh(y @ rows.T)  # which reads the lower triangle
+        negligible = max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
+        if float(eigenvalues[0]) <= negligible:
+            kept = eigenvalues > negligible
+            eigenvalues, basis = eigenvalues[kept], basis[:, kept]
+        basis = basis * (1 + self._sign * eigenvalues).rsqrt()
+        half = basis.T @ (z @ rows.T) @ basis
         u = basis.T @ y
         w = torch.addmm(basis.T @ z, half + half.T, u, alpha=-self._sign / 4)
-        return Update(index, self._sign * float(half.trace()), u, w)
+        return Update(index, self._sign * float(half.trace()), rows, u, w)
 
     def add(self, update: Update) -> None:
         """Count a pick: the samples after it see its update."""
@@ -151,18 +134,25 @@ class Directions:
     def _fold(self) -> None:
         """M^-1 -+= U U^T, G -+= U W^T + W U^T for all picks that wait."""
         waiting = sum(self._ranks)
+        if not waiting:
+            return
         u, w = self._u[:waiting], self._w[:waiting]
-        add_symmetric(self._inverse, [(u, u)], -self._sign)
-        add_symmetric(self._double, [(u, w), (w, u)], -self._sign)
+        add_to_lower(self._inverse, u, u, -self._sign)
+        add_to_lower(self._double, torch.cat([u, w]), torch.cat([w, u]), -self._sign)
         self._ranks.clear()
-        self._known.clear()
 
 
-def add_symmetric(matrix: Tensor, products: list[tuple[Tensor, Tensor]], factor: float) -> None:
-    """matrix += factor * sum of X^T Y, which is symmetric, by its lower triangle alone."""
+def add_to_lower(matrix: Tensor, x: Tensor, y: Tensor, factor: float) -> None:
+    """matrix += factor X^T Y, which is symmetric, in the lower triangle and diagonal blocks."""
     k = matrix.shape[0]
     for start in range(0, k, _BLOCK):
         stop = min(start + _BLOCK, k)
-        for x, y in products:
-            matrix[start:stop, :stop].addmm_(x[:, start:stop].T, y[:, :stop], alpha=factor)
+        matrix[start:stop, :stop].addmm_(x[:, start:stop].T, y[:, :stop], alpha=factor)
+
+
+def mirror_lower(matrix: Tensor) -> Tensor:
+    """The matrix, its upper triangle made from its lower one in place."""
+    for start in range(0, matrix.shape[0], _BLOCK):
+        stop = start + _BLOCK
         matrix[:start, start:stop] = matrix[start:stop, :start].T
+    return matrix

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import ops
-from fishermask_fast.directions import Directions, Update, add_symmetric
+from fishermask_fast.directions import Directions, Update, add_to_lower, mirror_lower
 from fishermask_fast.factors import GradientFactors
-from fishermask_fast.precision import TIE, PrecisionPolicy
+from fishermask_fast.precision import TIE, PrecisionPolicy, Remedy
 
 _logger = logging.getLogger(__name__)
 
@@ -67,13 +67,17 @@ class Problem:
             m.add_(self.factors[included].fisher(), alpha=self.scale**2 * included.numel())
         return m
 
+    def trivial(self, included: Tensor) -> bool:
+        """Whether M = lamb I."""
+        return self.labeled_fisher is None and included.numel() == 0
+
     def inverses(self, included: Tensor) -> tuple[Tensor, Tensor]:
         """M^-1 and G = M^-1 F M^-1 with the candidates `included` in M.
 
         Raises:
             ValueError: M is not positive definite.
         """
-        if self.labeled_fisher is None and included.numel() == 0:
+        if self.trivial(included):
             eye = torch.eye(len(self.fisher), dtype=torch.float64, device=self.fisher.device)
             return eye / self.lamb, self.fisher / self.lamb**2
         factor, failed = torch.linalg.cholesky_ex(self.information(included))
@@ -83,10 +87,10 @@ class Problem:
                 "must be positive definite in float64: labeled_fisher has a negative eigenvalue, "
                 f"or lamb = {self.lamb:g} is too small against it and the gradients"
             )
-        inverse = torch.cholesky_inverse(factor)
+        inverse = torch.cholesky_inverse(factor).contiguous()
         double = torch.zeros_like(inverse)
-        add_symmetric(double, [(inverse, self.fisher @ inverse)], 1.0)
-        return inverse, double
+        add_to_lower(double, inverse, self.fisher @ inverse, 1.0)
+        return inverse, mirror_lower(double)
 
 
 class _Ambiguous(Exception):
@@ -94,10 +98,11 @@ class _Ambiguous(Exception):
 
 
 class _Stale(Exception):
-    """The state must be set up again before it can tell the next winner, of the score given."""
+    """The state cannot tell the next winner, of the score given, before a remedy."""
 
-    def __init__(self, score: float) -> None:
-        super().__init__(score)
+    def __init__(self, remedy: Remedy, score: float) -> None:
+        super().__init__(remedy, score)
+        self.remedy = remedy
         self.score = score
 
 
@@ -110,7 +115,7 @@ class Engine:
             how much it raises it.
         objective: tr(M^-1 F) before the first of them.
         passes: passes over V, set-ups apart.
-        setups: how often the state was set up.
+        setups: how often the state of every candidate was made anew.
     """
 
     def __init__(
@@ -145,20 +150,11 @@ class Engine:
         self.objective = self._set_up()
 
     def _set_up(self) -> float:
-        """M^-1, G and every A, B and score from their definitions, in float64; tr(M^-1 F)."""
+        """M^-1, G and the state from their definitions, in float64; tr(M^-1 F)."""
         device = self._factors.device
         taken = torch.tensor(self.taken, dtype=torch.int64, device=device)
-        free = self._free.nonzero().squeeze(1)
-        inverse, double = self._problem.inverses(taken if self._sign > 0 else free)
-        r = self._factors.n_rows
-        rows, columns = torch.tril_indices(r, r, device=device)
-        square = self._problem.scale**2 * self._sign
-        a, b = self._factors.quadratic_forms(inverse, double, chunk_size=self._chunk_size)
-        a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
-        self._a.copy_(a[:, rows, columns])
-        self._b.copy_(b[:, rows, columns]).mul_(square)
-        self._diagonal = (rows == columns).nonzero().squeeze(1)
-        self._b_at_setup = self._b[:, self._diagonal].sum(1).abs()
+        included = taken if self._sign > 0 else self._free.nonzero().squeeze(1)
+        inverse, double = self._problem.inverses(included)
         self._directions = Directions(
             self._factors,
             self._problem.scale,
@@ -167,6 +163,26 @@ class Engine:
             self._sign,
             self._fixed_block or _MAX_BLOCK,
         )
+        self._renew(self._problem.trivial(included))
+        self._b_at_setup = (self._b @ self._diagonal).abs_()
+        return float((inverse * self._problem.fisher).sum())
+
+    def _renew(self, trivial: bool = False) -> None:
+        """Every A, B and score from M^-1 and G, in float64; `trivial` where M = lamb I."""
+        factors, r = self._factors, self._factors.n_rows
+        inverse, double = self._directions.matrices()
+        square = self._problem.scale**2 * self._sign
+        if trivial:
+            a = factors.grams().div_(self._problem.lamb)
+            (b,) = factors.quadratic_forms(double, chunk_size=self._chunk_size)
+        else:
+            a, b = factors.quadratic_forms(inverse, double, chunk_size=self._chunk_size)
+        a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
+        rows, columns = torch.tril_indices(r, r, device=factors.device)
+        self._a.copy_(a[:, rows, columns])
+        self._b.copy_(b[:, rows, columns]).mul_(square)
+        self._diagonal = (rows == columns).double()  # of a packed triangle
+        free = self._free.nonzero().squeeze(1)
         empty = inverse.new_empty(0, inverse.shape[0])
         self._apply(free, (empty, empty, []), [])
         if not bool(self._scores[free].isfinite().all()):
@@ -175,7 +191,6 @@ class Engine:
                 f"lamb = {self._problem.lamb:g}; scale them down or raise lamb"
             )
         self.setups += 1
-        return float((inverse * self._problem.fisher).sum())
 
     def run(self, n_take: int, on_progress: Callable[[int], object] | None = None) -> None:
         """Go on until `n_take` are taken; `on_progress` hears how many each block took."""
@@ -184,12 +199,15 @@ class Engine:
             try:
                 self._take_block(n_take - before)
             except _Stale as stale:
-                self._policy.set_up(stale.score)
-                self._set_up()
+                self._policy.remedied(stale.score)
+                if stale.remedy is Remedy.SETUP:
+                    self._set_up()
+                elif stale.remedy is Remedy.RENEWAL:
+                    self._renew()
             except _Ambiguous:
                 _logger.info("near-ties within float32's margin: going on in float64 alone")
                 self._policy.always_float64 = True
-                self._policy.set_up(abs(self.changes[-1]))
+                self._policy.remedied(abs(self.changes[-1]))
                 self._set_up()
             if on_progress is not None:
                 on_progress(len(self.taken) - before)
@@ -248,17 +266,17 @@ class Engine:
         score of each was.
         """
         scores = self._scores[leaders]
-        self._fetch_best(leaders, scores, size + size // 2)
         picks: list[Update] = []
         running: list[float] = []
-        for left in range(size, 0, -1):
-            pick, slot = self._choose(leaders, scores, left)
+        for _ in range(size):
+            loss = self._loss(leaders, scores)
+            pick, slot, remedy = self._choose(leaders, scores, loss)
             score = float(scores[slot])
             first = abs(picks[0].score) if picks else None
-            loss = self._loss(leaders, scores)
-            if self._policy.stale(abs(pick.score), abs(score), loss, first):
+            remedy = remedy or self._policy.remedy(abs(pick.score), abs(score), loss, first)
+            if remedy is not None:
                 if not picks:
-                    raise _Stale(abs(pick.score))
+                    raise _Stale(remedy, abs(pick.score))
                 break
             picks.append(pick)
             running.append(score)
@@ -271,16 +289,14 @@ class Engine:
     def _loss(self, leaders: Tensor, scores: Tensor) -> float:
         """How many times tr(B_x) has fallen since the set-up, at most, among the best leaders."""
         top = scores.max()
-        best = leaders[scores >= top - _NEAR_TOP * top.abs()]
-        now = self._b[best][:, self._diagonal].sum(1).abs()
-        return float((self._b_at_setup[best] / now.clamp(min=1e-300)).max())
+        now = (self._b[leaders] @ self._diagonal).abs_().clamp_(min=1e-300)
+        loss = self._b_at_setup[leaders] / now
+        return float(loss.masked_fill_(scores < top - _NEAR_TOP * top.abs(), 0.0).max())
 
-    def _fetch_best(self, leaders: Tensor, scores: Tensor, count: int) -> None:
-        best = scores.topk(min(count, leaders.numel())).indices
-        self._directions.fetch(leaders[best].tolist())
-
-    def _choose(self, leaders: Tensor, scores: Tensor, left: int) -> tuple[Update, int]:
-        """The winner among the leaders and its place among them.
+    def _choose(
+        self, leaders: Tensor, scores: Tensor, loss: float
+    ) -> tuple[Update, int, Remedy | None]:
+        """The winner among the leaders, its place among them, and what is due to tell for sure.
 
         The candidates within the margin of the top are compared by scores taken anew; a tie goes to
         the lowest index. Where they are too many for that, they are taken for equal samples.
@@ -293,18 +309,18 @@ class Engine:
             near = near[:1]
         slots: list[int] = near.tolist()
         indices: list[int] = leaders[near].tolist()
-        if not all(self._directions.is_known(index) for index in indices):
-            # One more product costs little beside reading M^-1 and G.
-            self._fetch_best(leaders, scores, len(slots) + left // 2)
-            self._directions.fetch(indices)
-        contenders = [self._directions.update(index) for index in indices]
+        contenders = self._directions.updates(indices)
         best = max(contenders, key=lambda update: update.score)
-        return next(
-            (update, slot)
-            for update, slot in zip(contenders, slots, strict=True)
-            if update.score >= best.score - TIE * abs(best.score)
-            or self._directions.equal(update.index, best.index)
-        )
+        behind = [
+            0.0
+            if torch.equal(update.rows, best.rows)
+            else (best.score - update.score) / max(abs(best.score), 1e-300)
+            for update in contenders
+        ]
+        at = next(at for at, gap in enumerate(behind) if gap <= TIE)
+        doubt = self._policy.doubt(loss)
+        due = Remedy.SETUP if any(TIE < gap <= doubt for gap in behind) else None
+        return contenders[at], slots[at], due
 
     def _apply(
         self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: list[float]

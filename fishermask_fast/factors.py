@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_CHUNK_BYTES = 128 * 2**20
+_CHUNK_BYTES = 32 * 2**20
 _BLOCK = 256
 
 
@@ -215,12 +215,28 @@ class GradientFactors:
         return (lower + lower.tril(-1).T).div_(len(self))
 
     @torch.no_grad()
+    def grams(self) -> Tensor:
+        """V_x V_x^T for every sample, (N, r, r) float64."""
+        middle = self.middle.double()
+        grams = middle @ middle.transpose(1, 2)
+        if self.coupling is not None and self.hidden is not None:
+            coupling, squares = self.coupling.double(), self.hidden.double().square()
+            if self.head_index is None:
+                norms = squares.sum(1)[:, None, None]  # of h, the same for every class
+            else:
+                masked = squares.new_zeros(self._head_size)
+                masked[self.head_index] = 1.0
+                norms = (squares @ masked.view(coupling.shape[2], -1).T)[:, None, :]
+            grams += (coupling * norms) @ coupling.transpose(1, 2)
+        return grams
+
+    @torch.no_grad()
     def quadratic_forms(self, *matrices: Tensor, chunk_size: int | None = None) -> list[Tensor]:
         """V_x Q V_x^T for every sample and each symmetric Q, in float64.
 
         Args:
             *matrices: symmetric (k, k) float64 matrices.
-            chunk_size: samples at a time; by default what keeps the working memory near 128 MiB.
+            chunk_size: samples at a time; by default what keeps the working memory near 32 MiB.
 
         Returns:
             One (N, r, r) float64 tensor for each matrix.
@@ -260,7 +276,7 @@ class GradientFactors:
         return rows.reshape(c, d, -1)
 
     def _chunk_size(self) -> int:
-        """Samples whose working memory in set-up stays near 128 MiB."""
+        """Samples whose working memory in set-up stays near 32 MiB."""
         r, m = self.n_rows, self.middle.shape[2]
         numbers = 3 * r * m
         if self.coupling is not None and self.hidden is not None:
@@ -342,7 +358,7 @@ class _QuadraticForms:
             return [_symmetric(torch.bmm(x, chunk.middle.transpose(1, 2))) for x in left]
         c = chunk.coupling.shape[2]
         inner = chunk.middle.new_empty(n, c, c)
-        values = (self.pairs @ _packed_square(chunk.hidden)).T  # (n, matrices * pairs)
+        values = _packed_square(chunk.hidden) @ self.pairs.T  # (n, matrices * pairs)
         out = []
         for x, cross, pairs in zip(left, self.crosses, values.chunk(len(left), dim=1), strict=True):
             x.baddbmm_(chunk.coupling, (chunk.hidden @ cross).view(n, c, m))
@@ -382,19 +398,18 @@ def _times_lower(left: Tensor, lower: Tensor) -> Tensor:
 
 
 def _packed_square(hidden: Tensor) -> Tensor:
-    """The lower triangle of h h^T for every row h of (n, d), as (d (d + 1) / 2, n)."""
+    """The lower triangle of h h^T for every row h of (n, d), as (n, d (d + 1) / 2)."""
     n, d = hidden.shape
-    columns = hidden.T.contiguous()
-    out = hidden.new_empty(d * (d + 1) // 2, n)
+    out = hidden.new_empty(n, d * (d + 1) // 2)
     at = 0
     for i in range(d):
-        torch.mul(columns[: i + 1], columns[i], out=out[at : at + i + 1])
+        torch.mul(hidden[:, : i + 1], hidden[:, i : i + 1], out=out[:, at : at + i + 1])
         at += i + 1
     return out
 
 
 def _pack_symmetric(blocks: Tensor) -> Tensor:
-    """Matrices (q, d, d) laid out so that packed @ _packed_square(h) = h^T Q h."""
+    """Matrices (q, d, d) laid out so that _packed_square(h) @ packed^T = h^T Q h."""
     d = blocks.shape[1]
     both = blocks + blocks.transpose(1, 2)
     both.diagonal(dim1=1, dim2=2).mul_(0.5)
@@ -426,7 +441,7 @@ def _add_gram(total: Tensor, chunk: GradientFactors) -> None:
     cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
     lower = torch.tril_indices(c, c, device=total.device)
-    sums = (_packed_square(chunk.hidden) @ inner[:, lower[0], lower[1]]).T  # (pairs, packed)
+    sums = inner[:, lower[0], lower[1]].T @ _packed_square(chunk.hidden)  # (pairs, packed)
     head = total.new_zeros(c, c, d, d)
     head[lower[0], lower[1]] = _unpack_symmetric(sums, d)
     head = head.transpose(1, 2).reshape(c * d, c * d)

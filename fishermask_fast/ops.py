@@ -131,6 +131,107 @@ def _score_update_fake(
     )
 
 
+def inverse_products(
+    factors: GradientFactors,
+    index: Tensor,  # (n,) int64
+    first: Tensor,  # (k, k) float64
+    second: Tensor,  # (k, k) float64
+    u: Tensor,  # (h, k) float64
+    w: Tensor,  # (h, k) float64
+    *,
+    scale: float = 1.0,
+    sign: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """V_x, Y = V_x M^-1 and Z = V_x G of some samples, with the updates that wait to be folded in.
+
+        M^-1 = first -+ U U^T,   G = second -+ (U W^T + W U^T),   V_x = scale * factors
+
+    Args:
+        factors: all N candidates; float32 or float64.
+        index: the samples wanted.
+        first: symmetric; only its lower triangle is read.
+        second: likewise.
+        u: U^T, for any number h of columns.
+        w: W^T.
+        scale: see above.
+        sign: 1 for the upper signs (picks), -1 for the lower ones (removals).
+
+    Returns:
+        V_x, Y and Z, each (n, r, k) float64.
+
+    Raises:
+        TypeError: a dtype other than stated.
+        ValueError: a shape other than stated, or rows that are not contiguous.
+    """
+    if factors.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"factors must be float32 or float64; got {factors.dtype}")
+    if index.dtype != torch.int64 or index.ndim != 1:
+        raise TypeError(f"index must be 1-d int64; got {index.dtype} of {tuple(index.shape)}")
+    k, h = factors.n_columns, u.shape[0]
+    given = {"first": first, "second": second, "u": u, "w": w}
+    for name, tensor in given.items():
+        shape = (k, k) if name in ("first", "second") else (h, k)
+        if tensor.dtype != torch.float64:
+            raise TypeError(f"{name} must be float64; got {tensor.dtype}")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous")
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.fishermask_fast.inverse_products(
+        factors.middle.contiguous(),
+        None if factors.coupling is None else factors.coupling.contiguous(),
+        None if factors.hidden is None else factors.hidden.contiguous(),
+        factors.head_index,
+        index.contiguous(),
+        first,
+        second,
+        u,
+        w,
+        scale,
+        sign,
+    )
+    return result
+
+
+@torch.library.impl("fishermask_fast::inverse_products", "CUDA")
+def _inverse_products_cuda(
+    middle: Tensor,
+    coupling: Tensor | None,
+    hidden: Tensor | None,
+    head_index: Tensor | None,
+    index: Tensor,
+    first: Tensor,
+    second: Tensor,
+    u: Tensor,
+    w: Tensor,
+    scale: float,
+    sign: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    chosen = GradientFactors(middle, coupling, hidden, head_index)[index].to(dtype=torch.float64)
+    rows = chosen.dense() * scale
+    p, r = rows @ u.T * -sign, rows @ w.T * -sign
+    y, z = (chosen.times(s.tril() + s.tril(-1).T) * scale for s in (first, second))
+    return rows, y + p @ u, z + (r @ u + p @ w)
+
+
+@torch.library.register_fake("fishermask_fast::inverse_products")  # type: ignore[untyped-decorator]
+def _inverse_products_fake(
+    middle: Tensor,
+    coupling: Tensor | None,
+    hidden: Tensor | None,
+    head_index: Tensor | None,
+    index: Tensor,
+    first: Tensor,
+    second: Tensor,
+    u: Tensor,
+    w: Tensor,
+    scale: float,
+    sign: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = first.new_empty(index.shape[0], middle.shape[1], first.shape[0])
+    return rows, torch.empty_like(rows), torch.empty_like(rows)
+
+
 def fisher_diag_conv2d(
     input: Tensor,  # (N, C_in, H, W)
     delta: Tensor,  # (N, C_out, Y, X)

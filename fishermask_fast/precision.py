@@ -3,10 +3,12 @@
 Scores fall like 1/i^2 over the picks and B_x faster still, so A_x, B_x and G end as small
 differences of large numbers, and the rounding of the early, large updates stays in them. Products
 with V are therefore taken in float64 while scores fall steeply and in float32 after, and the state
-is set up again, in float64, before what was left behind can decide a pick.
+is made anew, in float64, before what was left behind can decide a pick.
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 # Scores closer than this (relative) are ties, which the lowest index wins: rounding must not decide
 # between two equal samples.
@@ -16,18 +18,31 @@ TIE = 1e-9
 _MARGIN_IN_FLOAT32 = 1e-4
 _MARGIN_IN_FLOAT64 = 1e-6
 
-# Falls of the top score since the last set-up that call for a new one. In float64 the error left
-# behind grows with the square of the fall. Float32 products begin where the first of these is due.
+# Falls of the top score after which A and B are made anew. In float64 the error left behind grows
+# with the square of the fall. Float32 products begin where the first of these is due.
 _FALL_IN_FLOAT64 = 1e3
 _FALL_IN_FLOAT32 = 64.0
-# How many times B_x may have fallen since the last set-up, for the same reason.
-_LARGEST_LOSS = 1e7
+# How many times B_x may fall before M^-1 and G are made anew as well: the rounding of G's updates
+# stays in it, and this is its share of the margin.
+_LOSS_IN_FLOAT64 = 1e7
+_LOSS_IN_FLOAT32 = 1e10
+# The relative error of a score taken from M^-1 and G, for each time that B_x has fallen. On trained
+# gradients it is a hundredth of this for most samples and half of it for the worst.
+_ERROR_PER_LOSS = 1e-15
 # Below this share of the first score rounding is all that is left to compare.
 _NOTHING_LEFT = 1e-14
 
 
+class Remedy(Enum):
+    """What a state needs before it can tell the next winner."""
+
+    FLOAT32 = "products in float32 from here on"
+    RENEWAL = "A and B anew from M^-1 and G"
+    SETUP = "M^-1, G, A and B anew from their definitions"
+
+
 class PrecisionPolicy:
-    """Which products to take in float64, and when to set the state up again.
+    """Which products to take in float64, and when to make the state anew.
 
     Args:
         always_float64: never take float32 products.
@@ -37,7 +52,7 @@ class PrecisionPolicy:
         self.always_float64 = always_float64
         self._first: float | None = None
         self._float32 = False
-        self._reference: float | None = None  # the first score since the last set-up
+        self._reference: float | None = None  # the first score since the last remedy
 
     @property
     def float64(self) -> bool:
@@ -56,30 +71,45 @@ class PrecisionPolicy:
         if self._reference is None:
             self._reference = score
 
-    def stale(self, score: float, running: float, loss: float, first: float | None) -> bool:
-        """Whether the state can no longer tell that the winner of this score has won.
+    def remedy(
+        self, score: float, running: float, loss: float, first: float | None
+    ) -> Remedy | None:
+        """What is due before the state can tell that the winner of this score has won.
 
-        That is when scores, or B_x of a candidate near the top, have fallen far since the last
-        set-up, or when the running score is off by more than a quarter of the margin. The first
-        winner after a set-up is always believed.
+        Something is due where scores, or B_x of a candidate near the top, have fallen far, or where
+        the running score is off by more than a quarter of the margin. The first winner after a
+        remedy is always believed.
 
         Args:
-            score: the would-be winner's, taken anew.
+            score: the would-be winner's, taken anew from M^-1 and G.
             running: the same as rank updates have left it.
-            loss: how many times the trace of B_x has fallen, at most, near the top.
+            loss: how many times the trace of B_x has fallen since the last set-up, at most, near
+                the top.
             first: the score of the block's first winner, None before there is one.
         """
         reference = first if self._reference is None else self._reference
         if reference is None:
-            return False
+            return None
         if self._first is not None and score < _NOTHING_LEFT * self._first:
-            return False
-        fall = _FALL_IN_FLOAT64 if self.float64 else _FALL_IN_FLOAT32
+            return None
         drifted = abs(running - score) > self.margin / 4 * score
-        return drifted or score * fall < reference or loss > _LARGEST_LOSS
+        if self.float64:
+            if drifted or loss > _LOSS_IN_FLOAT64:
+                return Remedy.SETUP
+            if score * _FALL_IN_FLOAT64 < reference:
+                return Remedy.SETUP if self.always_float64 else Remedy.FLOAT32
+            return None
+        if loss > _LOSS_IN_FLOAT32:
+            return Remedy.SETUP
+        fallen = score * _FALL_IN_FLOAT32 < reference
+        return Remedy.RENEWAL if drifted or fallen else None
 
-    def set_up(self, score: float) -> None:
-        """Note a set-up, made for a winner of this score."""
+    def doubt(self, loss: float) -> float:
+        """The relative difference below which scores taken anew are not told apart."""
+        return max(TIE, _ERROR_PER_LOSS * loss)
+
+    def remedied(self, score: float) -> None:
+        """Note that a remedy was applied, for a winner of this score."""
         self._reference = None
         if self._first is not None and score * _FALL_IN_FLOAT64 < self._first:
             self._float32 = True

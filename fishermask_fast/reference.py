@@ -160,6 +160,20 @@ def pick_block(
     return picks, history, e, h, torch.cat(products, 1)
 
 
+def inverse_products(
+    v: Tensor,  # (n, r, k)
+    first: Tensor,  # (k, k)
+    second: Tensor,  # (k, k)
+    u: Tensor,  # (h, k) U^T
+    w: Tensor,  # (h, k) W^T
+    sign: float,
+) -> tuple[Tensor, Tensor]:
+    """V_x M^-1 and V_x G, (n, r, k), for M^-1 = first -+ U U^T, G = second -+ (U W^T + W U^T)."""
+    inverse = first - sign * u.T @ u
+    double = second - sign * (u.T @ w + w.T @ u)
+    return v @ inverse, v @ double
+
+
 def per_sample_gradients(
     model: nn.Module,
     inputs: Tensor | dict[str, Tensor],  # (N, ...), or keyword arguments (N, ...)

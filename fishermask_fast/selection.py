@@ -46,7 +46,7 @@ class Selection:
         scores: (K,) float64, by how much each lowered tr(M^-1 F) when it was picked.
         objective: float64, tr(M^-1 F) before the first pick, after each pick and each removal.
         dropped: (b K,) int64, the samples that backward steps dropped, in that order.
-        setups: how often the state was set up from scratch.
+        setups: how often the state of every candidate was made anew.
         passes: passes over all candidates' gradients, set-ups apart.
     """
 
@@ -124,7 +124,7 @@ def select_batch(
         lamb: lambda of M, above 0.
         n_labeled: n_L, how many samples are labelled.
         backward_steps: b; 1 is BAIT's. Where N < (1 + b) K all N are picked first, with a warning.
-        chunk_size: samples at a time in the set-up; None for about 128 MiB of working memory.
+        chunk_size: samples at a time in the set-up; None for about 32 MiB of working memory.
         progress: show a bar (needs tqdm).
         block_size: picks verified by one pass over the pool; None adapts it.
         precision: "mixed" takes products in float32 once scores have fallen and float32 gradients

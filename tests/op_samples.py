@@ -289,9 +289,47 @@ def masked_grad_linear_samples() -> Iterator[Sample]:
             yield Sample(f"{label}, {which}", (a, delta, index), (gradients[:, index],), {}, bound)
 
 
+def inverse_products_samples() -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    for label, (r, m, c, d), head, dtype, n_waiting, sign in [
+        ("dense", (3, 23, 0, 0), None, torch.float64, 5, 1.0),
+        ("whole head", (4, 6, 3, 7), "whole", torch.float64, 9, 1.0),
+        ("part of the head", (3, 5, 4, 3), "part", torch.float64, 1, -1.0),
+        ("a class without entries, float32", (7, 4, 5, 3), "part", torch.float32, 6, 1.0),
+        ("head alone, one row", (1, 0, 2, 9), "whole", torch.float64, 4, 1.0),
+        ("wide", (5, 531, 3, 40), "whole", torch.float32, 17, -1.0),
+        ("nothing waits", (3, 5, 4, 3), "whole", torch.float64, 0, 1.0),
+        ("no sample", (3, 5, 4, 3), "whole", torch.float64, 2, 1.0),
+    ]:
+        coupling, hidden, head_index = None, None, None
+        if head is not None:
+            coupling, hidden = random(6, r, c).to(dtype), random(6, d).to(dtype)
+            head_index = torch.tensor([0, 4, 5, 11]) if head == "part" else None
+        factors = GradientFactors(random(6, r, m).to(dtype), coupling, hidden, head_index)
+        k = factors.n_columns
+        matrices = [random(k, k) for _ in range(2)]
+        symmetric = [(matrix + matrix.T) / 2 for matrix in matrices]
+        u, w = random(n_waiting, k), random(n_waiting, k)
+        index = (
+            torch.tensor([], dtype=torch.int64) if label == "no sample" else torch.tensor([4, 1])
+        )
+        v = 0.7 * factors.to(dtype=torch.float64).dense()[index]
+        products = reference.inverse_products(v, *symmetric, u, w, sign)
+        # What stands above the diagonal must not be read.
+        lower = [x.tril() + torch.full_like(x, torch.nan).triu(1) for x in symmetric]
+        arguments = (factors.middle, coupling, hidden, head_index, index, *lower, u, w, 0.7, sign)
+        bound = 100 * k * max(r, n_waiting) * torch.finfo(torch.float64).eps
+        yield Sample(label, arguments, (v, *products), {}, bound)
+
+
 SAMPLES: dict[str, Callable[[], Iterator[Sample]]] = {
     "fisher_diag_conv2d": fisher_diag_conv2d_samples,
     "fisher_diag_linear": fisher_diag_linear_samples,
+    "inverse_products": inverse_products_samples,
     "masked_grad_conv2d": masked_grad_conv2d_samples,
     "masked_grad_linear": masked_grad_linear_samples,
     "pick_block": pick_block_samples,

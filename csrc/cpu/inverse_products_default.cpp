@@ -1,0 +1,2 @@
+#define FISHERMASK_UNIT FISHERMASK_PORTABLE
+#include "inverse_products_kernel.inl"
