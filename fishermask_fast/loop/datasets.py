@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fishermask_fast.loop import sources
+from fishermask_fast.loop import other_sources, sources
 from fishermask_fast.loop.imbalance import draw_counts, ratio_counts
 from fishermask_fast.loop.samples import LabelledSamples, Transform
 from fishermask_fast.loop.sources import Loaded
+
+NAMED = ("digits", *sources.TORCHVISION_SETS, *other_sources.TABLES, *other_sources.TEXTS)
+"""Data sets that are known by name."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,7 @@ def load_data(options: DataOptions) -> LoopData:
 def _check_exclusive(options: DataOptions) -> None:
     if options.class_counts is not None and options.imbalance_ratio is not None:
         raise ValueError("give class_counts or imbalance_ratio, not both")
-    named = options.name == "digits" or options.name in sources.TORCHVISION_SETS
-    if named and options.image_size is not None:
+    if options.name in NAMED and options.image_size is not None:
         raise ValueError(f"image_size is for folders of images; {options.name} has its own size")
 
 
@@ -140,11 +142,18 @@ def _load(options: DataOptions) -> Loaded:
         return sources.load_digits(options.seed)
     if name in sources.TORCHVISION_SETS:
         return sources.load_torchvision(name, options.root, options.download, options.augment)
+    if name in other_sources.TABLES:
+        return other_sources.load_table(name, options.seed)
+    if name in other_sources.TEXTS:
+        return other_sources.load_newsgroups(options.root, options.download)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return other_sources.load_csv(path, options.seed)
     if path.is_dir():
         size = 32 if options.image_size is None else options.image_size
         return sources.load_folder(path, size, options.augment, options.seed)
-    known = ", ".join(["digits", *sources.TORCHVISION_SETS])
-    raise ValueError(f"data must be one of {known} or an existing folder; got {name!r}")
+    raise ValueError(
+        f"data must be one of {', '.join(NAMED)} or an existing folder or .csv file; got {name!r}"
+    )
 
 
 def _draw(samples: LabelledSamples, size: int | None, label: str, seed: int) -> LabelledSamples:
