@@ -1,6 +1,6 @@
 """What BatchNorm costs on few labels, and what the two guards of the training recipe give back.
 
-    python benchmarks/batch_norm_trap.py --data-root data --out benchmarks/results/batch_norm_trap.md
+    python benchmarks/batch_norm_trap.py --data-root data --out table.md
 
 Trains the small ResNet-18 on 50 to 200 labels of four balanced classes of Fashion-MNIST until 99%
 training accuracy, with and without at least 200 steps, with and without running statistics that are

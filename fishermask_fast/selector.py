@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fishermask_fast.checks import check_positive, is_integer
-from fishermask_fast.data import Pool, check_count
-from fishermask_fast.evaluation import check_device
+from fishermask_fast.data import Pool, check_count, to_model
+from fishermask_fast.evaluation import call, check_device, device_of, evaluating, input_dtype
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.mask import METHODS, FisherMask, check_fraction, find_head, fisher_diagonal
@@ -128,8 +128,8 @@ class FisherMaskSelector:
         Raises:
             TypeError: A parameter or a data set is of the wrong type.
             ValueError: A parameter is out of range, the pool is empty or smaller than
-                ``n_select``, the mask cannot be made for this model, or the model's outputs
-                are not finite logits of at least two classes.
+                ``n_select``, the mask cannot be made for this model, or the model does not take
+                the samples, or its outputs are not finite logits of at least two classes.
         """
         self.check_parameters()
         check_count("n_select", n_select, optional=False)
@@ -141,6 +141,9 @@ class FisherMaskSelector:
         if labeled is not None and _is_empty(labeled):
             labeled = None
         n_labeled = 0 if labeled is None else len(Pool.of(labeled, "labeled"))
+        self._try_model(pool, "unlabeled")
+        if labeled is not None:
+            self._try_model(Pool.of(labeled, "labeled"), "labeled")
         progress = progress and _has_tqdm()
         self.seconds_ = {}
 
@@ -212,6 +215,21 @@ class FisherMaskSelector:
         else:
             keep_head = self.keep_head and self.mask in METHODS
             check_fraction(self.model, self.fraction, self.mask, keep_head)
+
+    def _try_model(self, pool: Pool, name: str) -> None:
+        """One sample through the model, so that a wrong width is found before any work."""
+        inputs = pool.first(1)
+        with evaluating(self.model, self.device) as net, torch.no_grad():
+            inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
+            try:
+                call(net, inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
+                raise ValueError(
+                    f"the model does not take {name} samples, here a batch of one, {shape}: {error}"
+                ) from error
 
     def _make_mask(
         self,

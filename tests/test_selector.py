@@ -371,3 +371,14 @@ def test_numbers_of_numpy_and_torch() -> None:
     assert found.indices.tolist() == expected.indices.tolist()
     for mask in ("random", "head"):
         assert len(FisherMaskSelector(model, **given | {"mask": mask}).query(pool, torch.tensor(4)))
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "labeled"])
+def test_samples_that_the_model_does_not_take_are_named(name: str) -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    pools = {"unlabeled": torch.randn(20, 6), "labeled": torch.randn(5, 6)}
+    pools[name] = torch.randn(20, 7)
+    selector = FisherMaskSelector(model, fraction=0.9)
+    with pytest.raises(ValueError, match=rf"does not take {name} samples, .*\(1, 7\)"):
+        selector.query(pools["unlabeled"], 2, pools["labeled"], progress=False)
+    assert model.training
