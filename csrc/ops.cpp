@@ -20,6 +20,13 @@ STABLE_TORCH_LIBRARY(fishermask_fast, m) {
       "Tensor index, Tensor first, Tensor second, Tensor u, Tensor w, float scale, float sign) "
       "-> (Tensor, Tensor, Tensor)");
 
+  // For V = coupling kron hidden at masked places, samples last, padded with zeros to a multiple of
+  // 16, float64: adds the lower triangle of sum_x V_x^T V_x to `total` (k, k); and for a symmetric
+  // (k, k) matrix Q the lower triangles of T_x, (c, c, n), with V_x Q V_x^T = coupling T
+  // coupling^T.
+  m.def("masked_head_gram(Tensor coupling, Tensor hidden, Tensor starts, Tensor(a!) total) -> ()");
+  m.def("masked_head_forms(Tensor hidden, Tensor starts, Tensor matrix) -> Tensor");
+
   // Per-sample gradients of a weight from the layer's input, padded already, and its output
   // gradient: squared and summed over the samples, or at sorted flat positions, (N, m).
   m.def(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fishermask_fast import masked_head
+
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHUNK_BYTES = 32 * 2**20
 _BLOCK = 256
@@ -180,6 +182,14 @@ class GradientFactors:
         rows = self.head_index // d
         return self.coupling[:, :, rows] * self.hidden[:, None, self.head_index % d]
 
+    @property
+    def _masked_head(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """coupling, hidden and head_index where products go by the head's masked entries."""
+        if self.coupling is None or self.hidden is None or self.head_index is None:
+            return None
+        parts = (self.middle, self.coupling, self.head_index, self.hidden.shape[1])
+        return (self.coupling, self.hidden, self.head_index) if masked_head.suits(*parts) else None
+
     def _compact(self) -> GradientFactors:
         """Itself where the Kronecker form is the cheaper one to multiply with, else dense.
 
@@ -209,8 +219,11 @@ class GradientFactors:
             raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
         k = self.n_columns
         total = torch.zeros(k, k, dtype=torch.float64, device=self.device)
-        for chunk in self.chunks(chunk_size or self._chunk_size()):
-            _add_gram(total, chunk._compact().to(dtype=torch.float64))
+        if self._masked_head is not None:
+            masked_head.add_gram(total, *self._masked_head)
+        else:
+            for chunk in self.chunks(chunk_size or self._chunk_size()):
+                _add_gram(total, chunk._compact().to(dtype=torch.float64))
         lower = total.tril_()
         return (lower + lower.tril(-1).T).div_(len(self))
 
@@ -241,6 +254,8 @@ class GradientFactors:
         Returns:
             One (N, r, r) float64 tensor for each matrix.
         """
+        if self._masked_head is not None:
+            return [masked_head.quadratic_form(q, *self._masked_head) for q in matrices]
         n, r = len(self), self.n_rows
         out = [torch.empty(n, r, r, dtype=torch.float64, device=self.device) for _ in matrices]
         size = chunk_size or self._chunk_size()

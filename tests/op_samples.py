@@ -53,7 +53,7 @@ def check_op(name: str) -> None:
 def check_sample(name: str, sample: Sample) -> None:
     arguments = sample.fresh_arguments()
     result = operator(name)(*arguments)
-    returned = result if isinstance(result, tuple) else (result,)
+    returned = result if isinstance(result, tuple) else () if result is None else (result,)
     pairs = list(zip(returned, sample.returned, strict=True))
     pairs += [(arguments[at], expected) for at, expected in sample.changed.items()]
     for got, expected in pairs:
@@ -326,12 +326,64 @@ def inverse_products_samples() -> Iterator[Sample]:
         yield Sample(label, arguments, (v, *products), {}, bound)
 
 
+def masked_head_problems() -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
+    """(label, coupling (c, r, n), hidden (k, n), starts (c + 1,), V (n, r, k))."""
+    generator = torch.Generator().manual_seed(0)
+    for label, n, r, widths in [
+        ("uneven classes", 16, 3, [5, 0, 9, 1, 4]),
+        ("wide classes", 32, 2, [13, 12, 15]),
+        ("one entry", 16, 1, [0, 1]),
+        ("no entry", 16, 2, [0, 0, 0]),
+        ("no sample", 0, 2, [3, 2]),
+    ]:
+        c, k = len(widths), sum(widths)
+        coupling = torch.randn(c, r, n, generator=generator, dtype=torch.float64)
+        hidden = torch.randn(k, n, generator=generator, dtype=torch.float64)
+        starts = torch.tensor([0, *widths]).cumsum(0)
+        classes = torch.arange(c).repeat_interleave(torch.tensor(widths))
+        yield (
+            label,
+            coupling,
+            hidden,
+            starts,
+            (coupling[classes] * hidden[:, None]).permute(2, 1, 0),
+        )
+
+
+def masked_head_gram_samples() -> Iterator[Sample]:
+    for label, coupling, hidden, starts, v in masked_head_problems():
+        k = len(hidden)
+        total = torch.ones(k, k, dtype=torch.float64)
+        # Rows of a class are written up to the end of their own block.
+        ends = starts[torch.searchsorted(starts, torch.arange(k), right=True)]
+        written = torch.arange(k) < ends[:, None]
+        expected = torch.where(written, total + torch.einsum("nrk,nrl->kl", v, v), total)
+        bound = 100 * max(v.numel(), 1) * torch.finfo(torch.float64).eps
+        yield Sample(label, (coupling, hidden, starts, total), (), {3: expected}, bound)
+
+
+def masked_head_forms_samples() -> Iterator[Sample]:
+    for label, _, hidden, starts, _ in masked_head_problems():
+        (k, n), c = hidden.shape, len(starts) - 1
+        root = torch.randn(k, k, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        matrix = root + root.T
+        expected = torch.zeros(c, c, n, dtype=torch.float64)
+        for a in range(c):
+            for b in range(a + 1):
+                left, right = slice(*starts[a : a + 2]), slice(*starts[b : b + 2])
+                expected[a, b] = (hidden[left] * (matrix[left, right] @ hidden[right])).sum(0)
+        bound = 100 * max(k, 1) ** 2 * torch.finfo(torch.float64).eps
+        yield Sample(label, (hidden, starts, matrix), (expected,), {}, bound)
+
+
 SAMPLES: dict[str, Callable[[], Iterator[Sample]]] = {
     "fisher_diag_conv2d": fisher_diag_conv2d_samples,
     "fisher_diag_linear": fisher_diag_linear_samples,
     "inverse_products": inverse_products_samples,
     "masked_grad_conv2d": masked_grad_conv2d_samples,
     "masked_grad_linear": masked_grad_linear_samples,
+    "masked_head_forms": masked_head_forms_samples,
+    "masked_head_gram": masked_head_gram_samples,
     "pick_block": pick_block_samples,
     "score_update": score_update_samples,
 }

@@ -1,0 +1,2 @@
+#define FISHERMASK_UNIT FISHERMASK_PORTABLE
+#include "masked_head_kernel.inl"
