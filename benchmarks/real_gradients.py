@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fishermask_fast import FisherMask, GradientFactors, fisher_diagonal, masked_gradients
 from fishermask_fast.loop.datasets import DataOptions, load_data
+from fishermask_fast.loop.samples import LabelledSamples
 from fishermask_fast.loop.models import resnet18_small
 from fishermask_fast.loop.train import Recipe, train_model
 
@@ -36,8 +37,17 @@ class Gradients:
     name: str
 
 
-def trained_gradients(n_samples: int, data_root: str, seed: int = 0) -> Gradients:
-    """Train, mask, and take the gradients of the next n_samples images of the pool.
+@dataclass(frozen=True)
+class Trained:
+    """A network and the images that it was and was not trained on."""
+
+    model: nn.Module
+    labeled: LabelledSamples
+    unlabeled: LabelledSamples
+
+
+def trained_network(n_samples: int, data_root: str, seed: int = 0) -> Trained:
+    """The network after training, and the next n_samples images of the pool.
 
     Raises:
         ValueError: the data set is not there.
@@ -46,11 +56,21 @@ def trained_gradients(n_samples: int, data_root: str, seed: int = 0) -> Gradient
     order = torch.randperm(len(data.pool), generator=torch.Generator().manual_seed(seed))
     labeled, unlabeled = order[:N_LABELED], order[N_LABELED : N_LABELED + n_samples]
     torch.manual_seed(seed)
-    model = resnet18_small(len(data.classes), data.image_shape[0])
+    model = resnet18_small(len(data.classes), data.shape[0])
     train_model(model, data.training_set(labeled), data.pool.take(labeled), Recipe(), seed=seed)
-    pool = data.pool.take(unlabeled)
-    mask = FisherMask.from_scores(fisher_diagonal(model, pool, seed=seed), FRACTION, "global")
-    factors = masked_gradients(model, pool, mask)
+    return Trained(model, data.pool.take(labeled), data.pool.take(unlabeled))
+
+
+def trained_gradients(n_samples: int, data_root: str, seed: int = 0) -> Gradients:
+    """The masked gradients of images that the network has not seen.
+
+    Raises:
+        ValueError: the data set is not there.
+    """
+    trained = trained_network(n_samples, data_root, seed)
+    scores = fisher_diagonal(trained.model, trained.unlabeled, seed=seed)
+    mask = FisherMask.from_scores(scores, FRACTION, "global")
+    factors = masked_gradients(trained.model, trained.unlabeled, mask)
     return Gradients(factors, f"ResNet-18 on {N_LABELED} Fashion-MNIST images, {n_samples} others")
 
 

@@ -15,7 +15,6 @@ import argparse
 import datetime
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -164,10 +163,12 @@ def peak_memory(path: Path, n: int, n_select: int) -> dict[str, float]:
 
 def print_peak(path: Path, n: int, n_select: int) -> None:
     pool = cached(n, path, "").factors
-    kib = 1024**2 if sys.platform != "darwin" else 1024**3
 
     def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kib
+        # Not getrusage's, which a process inherits from the one that started it.
+        status = Path("/proc/self/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024**2
 
     before = peak()
     select_batch(pool, n_select)

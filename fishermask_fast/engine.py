@@ -32,7 +32,11 @@ from fishermask_fast.precision import TIE, PrecisionPolicy, Remedy
 _logger = logging.getLogger(__name__)
 
 _MAX_BLOCK = 16
+# Leaders of a block: so many a pick, or so large a share of all candidates, whose updates then cost
+# a thirtieth of the pass over all; and never more than can be compared at a glance.
 _LEADERS_PER_PICK = 8
+_LEADERS_SHARE = 32
+_MAX_LEADERS = 4096
 _MAX_CONTENDERS = 16
 _MAX_EMPTY_BLOCKS = 3
 _NEAR_TOP = 0.9
@@ -215,7 +219,8 @@ class Engine:
     def _take_block(self, n_left: int) -> None:
         """Pick a block among the leaders, verify it against all others, and keep what holds."""
         float64 = self._policy.float64
-        leaders = self._leaders(_LEADERS_PER_PICK * min(self._block, n_left))
+        share = min(len(self._factors) // _LEADERS_SHARE, _MAX_LEADERS)
+        leaders = self._leaders(max(_LEADERS_PER_PICK * min(self._block, n_left), share))
         size = min(self._block, n_left, leaders.numel())
         rest = self._free.index_fill(0, leaders, False).nonzero().squeeze(1)
         self._saved[0].copy_(self._a)
