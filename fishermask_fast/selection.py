@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array, as_tensor, like
+from fishermask_fast.block_engine import BlockEngine
 from fishermask_fast.checks import (
     caller_level,
     check_finite,
@@ -33,6 +34,7 @@ from fishermask_fast.checks import (
 )
 from fishermask_fast.engine import Engine, Problem
 from fishermask_fast.factors import GradientFactors, as_factors
+from fishermask_fast.loading import has_cuda_ops
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +118,8 @@ def select_batch(
     Args:
         gradients: of the unlabelled pool: V as a (N, r, k) tensor of float16, bfloat16, float32 or
             float64, strided in any way, or an array that speaks `__dlpack__` or `__array__`, or
-            GradientFactors. From a GPU they are copied to the CPU.
+            GradientFactors. On a GPU the selection
+            runs there; where the ops were not built for it, on the CPU, from a copy.
         n_select: K, how many to select; 1..N.
         fisher: (k, k) F, of any floating dtype, a tensor or an array; None for the mean of
             V_x^T V_x over the pool.
@@ -207,11 +210,15 @@ def _check(
         factors = factors.to(dtype=torch.float32)
     if fisher is None:
         fisher = factors.fisher()
-    if factors.device.type != "cpu":
+    if factors.device.type != "cpu" and not _runs_on(factors.device):
         _logger.info("selection runs on the CPU: copying gradients from %s", factors.device)
         factors, fisher = factors.to("cpu"), fisher.cpu()
         labeled_fisher = None if labeled_fisher is None else labeled_fisher.cpu()
     return Problem(factors, fisher, labeled_fisher, lamb, n_labeled, n_select), backward_steps
+
+
+def _runs_on(device: torch.device) -> bool:
+    return device.type == "cuda" and has_cuda_ops()
 
 
 def _select(
@@ -226,8 +233,9 @@ def _select(
     n_select = problem.n_select
     n_forward = min((1 + backward_steps) * n_select, len(problem.factors))
     n_drop = n_forward - n_select
+    kind = BlockEngine if problem.factors.device.type == "cuda" else Engine
     with _progress_bar(n_forward + n_drop, progress) as advance:
-        forward = Engine(
+        forward = kind(
             problem,
             always_float64=always_float64,
             block_size=block_size,
@@ -247,7 +255,7 @@ def _select(
                 problem.n_labeled,
                 n_select,
             )
-            backward = Engine(
+            backward = kind(
                 among,
                 sign=-1,
                 always_float64=True,

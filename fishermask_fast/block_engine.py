@@ -1,0 +1,179 @@
+"""The greedy engine where asking the device costs more than the work: a GPU picks whole blocks.
+
+The leaders' inner products E_ab = V_a M^-1 V_b^T and H_ab = V_a G V_b^T tell all that a block's
+picks do to one another, so that `pick_block` makes T picks without a word to the host and
+without touching anything of length k. With its X, N and Q, and Y, Z the picks' rows of V M^-1 and
+V G as the block found them, stacked,
+
+    (I +- N) U^T = X Y,   (I +- N) W^T = X Z -+ Q U^T
+
+The host reads two small reports a block, of the picks and of the pass that verifies them. A pick
+that is no clear one ends the block; as the first of a block it is left to the host's own rules.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fishermask_fast import ops
+from fishermask_fast.block_ops import PickedBlock, pick_block
+from fishermask_fast.directions import Update
+from fishermask_fast.engine import Engine, Problem
+
+# Two leaders whose scores, both taken anew, are closer than this (relative) may be equal samples.
+_NEAR = 1e-6
+# A GPU needs more samples at a time to be busy: 2 GiB of working memory in the set-up.
+_LARGER_CHUNKS = 16
+# Each leader costs products with M^-1 and G, and one with every other leader.
+_MOST_LEADERS_PER_PICK = 8
+
+
+class BlockEngine(Engine):
+    """An Engine that makes the picks of a block together; see Engine."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        sign: int = 1,
+        always_float64: bool = False,
+        block_size: int | None = None,
+        chunk_size: int | None = None,
+    ) -> None:
+        if chunk_size is None:
+            chunk_size = _LARGER_CHUNKS * problem.factors._chunk_size()
+        super().__init__(
+            problem,
+            sign=sign,
+            always_float64=always_float64,
+            block_size=block_size,
+            chunk_size=chunk_size,
+        )
+
+    def _take_block(self, n_left: int) -> None:
+        self._matrices = self._directions.matrices()
+        super()._take_block(n_left)
+
+    def _leaders(self, size: int) -> Tensor:
+        free = len(self._factors) - len(self.taken)
+        size = min(size, _MOST_LEADERS_PER_PICK * self._block)
+        scores = self._scores.masked_fill(~self._free, -torch.inf)
+        if self._forced:
+            scores[list(self._forced)] = torch.inf
+        return scores.topk(min(max(size, len(self._forced)), free)).indices.sort().values
+
+    def _pick_among(self, leaders: Tensor, size: int) -> tuple[list[Update], list[float]]:
+        rows = self._rows(leaders)  # (m, r, k)
+        flat = rows.flatten(0, 1)
+        y, z = (flat @ matrix for matrix in self._matrices)
+        found = pick_block(
+            y @ flat.T, z @ flat.T, self._b_at_setup[leaders], rows.shape[1], size, sign=self._sign
+        )
+        drift = self._scores[leaders] - found.before
+        report = torch.stack(
+            [
+                leaders[found.slots].double(),
+                found.scores,
+                found.runners_up,
+                found.losses,
+                drift[found.slots],
+            ]
+        )
+        indices, scores, runners_up, losses, drifts = report.tolist()
+        running = [score + left for score, left in zip(scores, drifts, strict=True)]
+        clear = self._clear(scores, runners_up, losses, running)
+        if clear == 0:
+            return super()._pick_among(leaders, size)
+        u, w = self._updates(found, y.view_as(rows), z.view_as(rows), clear)
+        picks = [
+            Update(int(index), score, *parts)
+            for index, score, *parts in zip(
+                indices, scores, rows[found.slots[:clear]], u, w, strict=False
+            )
+        ]
+        for pick in picks:
+            self._directions.add(pick)
+        others = leaders.numel() - clear
+        if others:
+            picked = torch.zeros_like(leaders).index_fill(0, found.slots[:clear], 1)
+            # The others first, in their order, without asking how many they are.
+            order = picked.argsort(stable=True)[:others]
+            updates = (u.flatten(0, 1), w.flatten(0, 1), [rows.shape[1]] * clear)
+            self._advance(leaders[order], updates, found.scores[:clear])
+        return picks, running[:clear]
+
+    def _clear(
+        self,
+        scores: list[float],
+        runners_up: list[float],
+        losses: list[float],
+        running: list[float],
+    ) -> int:
+        """How many picks come before one that is in doubt, or that the state is too old for."""
+        for t, (score, second, loss) in enumerate(zip(scores, runners_up, losses, strict=True)):
+            near = max(_NEAR, self._policy.doubt(loss))
+            if not math.isfinite(score) or second >= score - near * abs(score):
+                return t
+            first = abs(scores[0]) if t else None
+            if self._policy.remedy(abs(score), abs(running[t]), loss, first) is not None:
+                return t
+        return len(scores)
+
+    def _apply(
+        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: list[float]
+    ) -> tuple[list[float], list[int], list[int]]:
+        limits = torch.tensor(thresholds, dtype=torch.float64)
+        found = self._advance(index, updates, limits.to(index.device, non_blocking=True))
+        # Indices are exact in float64: one report and one wait for all of it.
+        best, best_index, first_index = torch.stack([part.double() for part in found]).tolist()
+        return best, [int(i) for i in best_index], [int(i) for i in first_index]
+
+    def _advance(
+        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """ops.score_update on the engine's state; waits for nothing."""
+        u, w, ranks = updates
+        return ops.score_update(
+            self._factors,
+            index,
+            u,
+            w,
+            ranks,
+            thresholds,
+            self._a,
+            self._b,
+            self._scores,
+            scale=self._problem.scale,
+            float64_products=self._policy.float64,
+        )
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """V of some samples, (n, r, k) float64.
+
+        As GradientFactors.dense, which would ask the device whether head_index is in order.
+        """
+        factors = self._factors
+        parts = [factors.middle[index].double()]
+        if factors.coupling is not None and factors.hidden is not None:
+            coupling, hidden = factors.coupling[index].double(), factors.hidden[index].double()
+            head = (coupling[..., None] * hidden[:, None, None, :]).flatten(2)
+            parts.append(head if factors.head_index is None else head[..., factors.head_index])
+        return torch.cat(parts, 2).mul_(self._problem.scale)
+
+    def _updates(
+        self, found: PickedBlock, y: Tensor, z: Tensor, clear: int
+    ) -> tuple[Tensor, Tensor]:
+        """U^T and W^T of the first picks, (clear, r, k) each; y, z: (m, r, k)."""
+        x, slots, r = found.x[:clear], found.slots[:clear], y.shape[1]
+        width = clear * r
+        n, q = found.n[:width, :width], found.q[:width, :width]
+        lower = self._sign * n
+        right = torch.bmm(x, y[slots]).flatten(0, 1)
+        # unitriangular takes the diagonal of I +- N as read.
+        u = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
+        right = torch.bmm(x, z[slots]).flatten(0, 1) - self._sign * q @ u
+        w = torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
+        return u.view(clear, r, -1), w.view(clear, r, -1)
