@@ -97,7 +97,9 @@ def test_the_loop_of_baal(generator: torch.Generator) -> None:
     data.label(list(range(6)))
     model = ModelWrapper(
         Network(),
-        TrainingArgs(batch_size=8, criterion=lambda out, y: nn.functional.cross_entropy(out[0], y)),
+        TrainingArgs(
+            batch_size=8, workers=0, criterion=lambda out, y: nn.functional.cross_entropy(out[0], y)
+        ),
     )
     for done in range(2):
         known = model.predict_on_dataset(data, iterations=1, verbose=False)
