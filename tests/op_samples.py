@@ -16,6 +16,8 @@ from fishermask_fast import reference
 from fishermask_fast.factors import GradientFactors
 
 NAMESPACE = "fishermask_fast"
+# Products of torch do the same on a GPU; the callers of these see to it.
+CPU_ONLY = ("masked_head_forms", "masked_head_gram")
 
 
 @dataclass(frozen=True)

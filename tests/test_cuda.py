@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import test_score_update as on_cpu
 import torch
-from op_samples import SAMPLES, Sample, check_sample, operator
+from op_samples import CPU_ONLY, SAMPLES, Sample, check_sample, operator
 from pools import ADVERSARIAL, HEADS, oracle, picks, random_factors, random_fisher
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.cuda
 CASES = [
     pytest.param(name, sample, id=f"{name}-{sample.label}")
     for name, samples in SAMPLES.items()
+    if name not in CPU_ONLY
     for sample in samples()
 ]
 # r rows and c classes of 2, 10, 32 and 100 classes, and k odd.
