@@ -2,7 +2,7 @@
 
     pytest benchmarks/bench_gradients.py --benchmark-columns=min,rounds --benchmark-group-by=group
 
-The second group shows where single dot products stop paying for the entries of one convolution:
+The last group shows where single dot products stop paying for the entries of one convolution:
 `ours` chooses by counting, tile by tile.
 """
 
@@ -27,6 +27,8 @@ from torch import nn
 
 from fishermask_fast import ops, weight_products
 from fishermask_fast.gradients import masked_gradients
+from fishermask_fast.loop.models import resnet18_small
+from fishermask_fast.mask import FisherMask, fisher_diagonal
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,20 @@ def test_ours_equals_the_published_rows(problem: Problem) -> None:
     published = published_rows(problem, 2)
     error = (ours.dense() - published).abs().max() / published.abs().max()
     assert error < 1e-4
+
+
+@pytest.mark.parametrize("n_classes", [10, 100, 1000])
+@pytest.mark.benchmark(group="ten rows of many classes, the head left out of the mask")
+def test_many_classes(benchmark: Any, n_classes: int) -> None:
+    """The cost is that of ten passes, however many classes there are."""
+    torch.manual_seed(0)
+    model = resnet18_small(n_classes, 3).eval()
+    images = torch.randn(BATCH, 3, 32, 32)
+    scores = fisher_diagonal(model, images, n_samples=8, expectation="sampled")
+    mask = FisherMask.from_scores(scores, 0.002, keep_head=False)
+    measure(
+        benchmark, BATCH, lambda: masked_gradients(model, images, mask, rank=10, batch_size=BATCH)
+    )
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 1.0])

@@ -12,6 +12,7 @@ over the time of the whole selection.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import platform
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from baselines import Task, Timed, extrapolated, published, torch_updates
+from peak import peak_gib
 from real_gradients import cached
 from torch import Tensor
 
@@ -80,6 +82,10 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
     return 2e-9 * size**3 / min(seconds)
 
 
+def n_classes(factors: GradientFactors) -> int:
+    return factors.n_rows if factors.coupling is None else factors.coupling.shape[2]
+
+
 def row(name: str, seconds: list[float], n: int, n_select: int, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
@@ -100,8 +106,11 @@ def ours(
     return row(name, seconds, len(pool), n_select, **more), found.indices.tolist()
 
 
-def published_row(task: Task) -> tuple[dict[str, Any], list[int]]:
-    timed = published(task, PUBLISHED_PICKS)
+def published_row(task: Task, n_classes: int) -> tuple[dict[str, Any], list[int]]:
+    """With a row for each class, as that code has it; a row of zeros changes no product."""
+    missing = max(n_classes - task.gradients.shape[1], 0)
+    rows = torch.nn.functional.pad(task.gradients, (0, 0, 0, missing))
+    timed = published(dataclasses.replace(task, gradients=rows), PUBLISHED_PICKS)
     seconds = extrapolated(timed, task.n_select)
     note = f"extrapolated from {PUBLISHED_PICKS} picks"
     n = len(task.gradients)
@@ -133,7 +142,7 @@ def compare(
         ours("ours, dense", dense, fisher, n_select, repeats),
         torch_row(task, repeats, compiled=False),
         *([torch_row(task, repeats, compiled=True)] if compiled else []),
-        published_row(task),
+        published_row(task, n_classes(pool)),
     ]
     rows = []
     for found, picks in measured:
@@ -163,16 +172,9 @@ def peak_memory(path: Path, n: int, n_select: int) -> dict[str, float]:
 
 def print_peak(path: Path, n: int, n_select: int) -> None:
     pool = cached(n, path, "").factors
-
-    def peak() -> float:
-        # Not getrusage's, which a process inherits from the one that started it.
-        status = Path("/proc/self/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024**2
-
-    before = peak()
+    before = peak_gib()
     select_batch(pool, n_select)
-    print(json.dumps({"before": before, "peak": peak()}))
+    print(json.dumps({"before": before, "peak": peak_gib()}))
 
 
 def machine() -> dict[str, Any]:
@@ -199,7 +201,7 @@ def large(path: Path, data_root: str, n: int, n_select: int, repeats: int) -> di
     # Without labelled samples the first picks do not depend on how many are to come.
     first = select_batch(pool.factors, 50, fisher).passes
     late = (rows[-1]["passes"] - first) / max(n_select - 50, 1)
-    slow, _ = published_row(Task(pool.factors.dense(), n_select, fisher))
+    slow, _ = published_row(Task(pool.factors.dense(), n_select, fisher), n_classes(pool.factors))
     memory = peak_memory(path, n, n_select)
     rows.append(slow)
     return {"gradients": pool.name, "rows": rows, "late_passes_per_pick": late, "memory": memory}
