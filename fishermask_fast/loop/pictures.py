@@ -44,9 +44,7 @@ def label_distribution(study: Study, path: Path) -> None:
                 axes.set_visible(False)
                 continue
             shares = tables[number]
-            image = axes.imshow(
-                100 * shares, vmin=0, vmax=100 * most, cmap="cividis", aspect="auto"
-            )
+            image = axes.imshow(shares, vmin=0, vmax=most, cmap="cividis", aspect="auto")
             for (row, column), share in np.ndenumerate(shares):
                 if not math.isnan(share):
                     colour = "black" if share > 0.55 * most else "white"
