@@ -22,8 +22,13 @@ def groups_of(record: dict[str, Any]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for found in record.get("benchmarks", []):
         name = found["name"].removeprefix("test_")
-        info = ", ".join(f"{key} {value}" for key, value in found["extra_info"].items())
-        groups[found["group"] or "all"].append((name, found["stats"]["median"], info))
+        more = dict(found["extra_info"])
+        more.pop("threads", None)
+        title, seconds = found["group"] or "all", found["stats"]["median"]
+        if "per_sample_ms" in more:
+            title, seconds = f"{title}, one sample", more.pop("per_sample_ms") / 1e3
+        info = ", ".join(f"{key} {value}" for key, value in more.items())
+        groups[title].append((name, seconds, info))
     for found in record.get("rows", []):
         title = f"selection, {size_of(found)}"
         groups[title].append((found["name"], found["seconds"], remark(found)))
@@ -50,6 +55,13 @@ def remark(found: dict[str, Any]) -> str:
 
 def markdown(record: dict[str, Any], groups: dict[str, list[Row]]) -> str:
     lines = []
+    if "machine_info" in record:
+        facts = record["machine_info"]
+        lines += [
+            f"{record['datetime'][:10]}: {facts['cpu'].get('brand_raw', facts['machine'])}, "
+            f"{facts['threads']} threads, {facts['instruction_set']}, torch {facts['torch']}.",
+            "",
+        ]
     if "machine" in record:
         facts = record["machine"]
         lines += [
