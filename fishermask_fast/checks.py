@@ -30,6 +30,8 @@ def is_integer(value: object) -> bool:
     """Whether `value` is a whole number of Python's, numpy's or torch's, and no bool."""
     if isinstance(value, (bool, np.bool_)) or _is_no_number(value):
         return False
+    if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
+        return False
     return hasattr(value, "__index__") and not (isinstance(value, np.ndarray) and value.ndim > 0)
 
 

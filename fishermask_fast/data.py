@@ -7,6 +7,7 @@ Labels are dropped here, and nowhere else.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -58,10 +60,12 @@ class Pool:
             name: what to call it in messages.
 
         Raises:
-            TypeError: not a Tensor, Dataset or DataLoader, or without length and index.
+            TypeError: not a Tensor, Dataset or DataLoader, without length and index, or sparse.
             ValueError: no samples, or a DataLoader whose sampler picks its own subset.
         """
         if isinstance(data, Tensor):
+            if data.layout != torch.strided:
+                raise TypeError(f"{name} must be a dense Tensor; got {data.layout}")
             if data.ndim == 0:
                 raise ValueError(f"{name} must be a Tensor (N, ...) of samples; got a scalar")
             pool = cls(data.detach(), default_collate, {}, None)
@@ -88,9 +92,13 @@ class Pool:
     def _of_loader(cls, loader: DataLoader[Any], name: str) -> Pool:
         if isinstance(loader.dataset, IterableDataset):
             raise TypeError(f"{name} is a DataLoader over an IterableDataset; it needs an index")
-        if not isinstance(loader.sampler, (SequentialSampler, RandomSampler)):
+        sampler = loader.sampler
+        batched = loader.batch_sampler
+        if batched is not None:
+            sampler = batched.sampler if type(batched) is BatchSampler else batched
+        if not isinstance(sampler, (SequentialSampler, RandomSampler)):
             raise ValueError(
-                f"{name} is a DataLoader with a {type(loader.sampler).__name__}, so its samples "
+                f"{name} is a DataLoader with a {type(sampler).__name__}, so its samples "
                 "have no fixed index; give a torch.utils.data.Subset of the dataset instead"
             )
         options = {
@@ -99,8 +107,10 @@ class Pool:
             "multiprocessing_context": loader.multiprocessing_context,
             "timeout": loader.timeout,
         }
-        collate = loader.collate_fn if loader.batch_size is not None else default_collate
-        return cls(loader.dataset, collate, options, loader.batch_size)
+        collate = default_collate if batched is None else loader.collate_fn
+        # A loader given a batch sampler keeps no batch size of its own.
+        size = loader.batch_size or getattr(batched, "batch_size", None)
+        return cls(loader.dataset, collate, options, size)
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
@@ -211,3 +221,20 @@ def check_count(name: str, value: object, optional: bool = True) -> None:
     if not is_integer(value):
         raise TypeError(f"{name} must be a positive int; got {value!r}")
     check_integer(name, value, 1)
+
+
+def check_seed(seed: object) -> int:
+    """`seed` as an int that a generator takes.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: negative, or of more than 63 bits.
+    """
+    if not is_integer(seed):
+        raise TypeError(f"seed must be an int, 0 or more; got {seed!r}")
+    number = operator.index(seed)  # type: ignore[arg-type]
+    if number < 0:
+        raise ValueError(f"seed must be 0 or more; got {number}")
+    if number >= 2**63:
+        raise ValueError(f"seed must be below 2**63; got {number}")
+    return number

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.capture import backward, forward
-from fishermask_fast.data import Pool, check_count
+from fishermask_fast.data import Pool, check_count, check_seed
 from fishermask_fast.evaluation import (
     check_finite,
     compute_dtype,
@@ -60,16 +60,18 @@ def fisher_diagonal(
 
     Raises:
         TypeError: a model, data or argument of the wrong type.
-        ValueError: no trainable parameters, n_samples below 1, an unknown expectation, an empty
-            pool, a BatchNorm without running statistics, or NaN or Inf in logits or gradients.
+        ValueError: no trainable parameters, n_samples below 1, a negative seed, an unknown
+            expectation, an empty pool, a BatchNorm without running statistics, or NaN or Inf in
+            logits or gradients.
     """
     check_count("n_samples", n_samples, optional=False)
     check_count("batch_size", batch_size)
+    seed = check_seed(seed)
     if expectation not in EXPECTATIONS:
         raise ValueError(f'expectation must be "exact" or "sampled"; got {expectation!r}')
     parameters = trainable(unwrap(model))
     pool = Pool.of(data)
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(pool), generator=generator)[:n_samples].sort().values
     uniform = torch.rand(len(drawn), generator=generator, dtype=torch.float64)
     pool = pool.subset(drawn.tolist())

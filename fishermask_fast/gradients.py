@@ -9,13 +9,14 @@ The head's part of V_x is coupling_x kron hidden_x: its output gradients and its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fishermask_fast.capture import Plan, Site, backward, forward
+from fishermask_fast.checks import is_integer
 from fishermask_fast.data import Inputs, Pool, check_count
 from fishermask_fast.evaluation import (
     check_finite,
@@ -42,7 +43,7 @@ def masked_gradients(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
-    indices: Sequence[int] | None = None,
+    indices: Iterable[int] | None = None,
 ) -> GradientFactors:
     """The factor V_x of every sample, restricted to the mask.
 
@@ -216,8 +217,15 @@ def _head_site(mask: FisherMask, plan: Plan, n_rows: int) -> Site | None:
     return None
 
 
-def _check_indices(indices: Sequence[int], n: int) -> list[int]:
-    chosen = [int(i) for i in indices]
+def _check_indices(indices: Iterable[int], n: int) -> list[int]:
+    try:
+        given = list(indices)
+    except TypeError:
+        raise TypeError(f"indices must be a sequence of ints; got {indices!r}") from None
+    odd = [i for i in given if not is_integer(i)]
+    if odd:
+        raise TypeError(f"indices must be ints; got {odd[0]!r}")
+    chosen = [int(i) for i in given]
     wrong = [i for i in chosen if not 0 <= i < n]
     if not chosen or wrong:
         what = f"{len(wrong)} outside, such as {wrong[0]}" if wrong else "none"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import numbers
 import os
 import zipfile
 from collections.abc import Mapping
@@ -27,8 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.data import check_seed
 from fishermask_fast.diagonal import fisher_diagonal
 from fishermask_fast.evaluation import trainable, unwrap
+from fishermask_fast.mask_checks import (
+    Shapes,
+    check_masked,
+    check_same_shapes,
+    check_scores,
+    check_share,
+)
 
 __all__ = [
     "METHODS",
@@ -43,8 +50,6 @@ METHODS = ("global", "per_layer", "relative")
 _RELATIVE_ABOVE = 2.0
 _RELATIVE_MOST = 0.025
 _FORMAT = 1
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class TensorShare(NamedTuple):
@@ -64,12 +69,20 @@ class FisherMask:
         indices: name -> sorted flat positions (int64), for tensors of which any are masked.
         method: how the mask was chosen.
         head_names: names of the head's parameters; empty where none is known.
+
+    Raises:
+        TypeError: positions that are not int64 tensors.
+        ValueError: no positions at all, a name without shape, or positions that are not (m,),
+            ascending and within their tensor.
     """
 
     shapes: dict[str, tuple[int, ...]]
     indices: dict[str, Tensor]
     method: str
     head_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_masked(self.shapes, self.indices, self.head_names)
 
     def __len__(self) -> int:
         return sum(index.numel() for index in self.indices.values())
@@ -111,8 +124,8 @@ class FisherMask:
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-        _check_fraction(fraction)
-        _check_scores(scores)
+        check_share(fraction)
+        check_scores(scores)
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
         head_names = _head_names(shapes, head, required=keep_head)
         kept = set(head_names) if keep_head else set()
@@ -148,11 +161,12 @@ class FisherMask:
             keep_head: whether the head is masked whole and only the rest drawn.
 
         Raises:
-            ValueError: as for `from_scores`.
+            TypeError: the fraction is no number, or the seed no int.
+            ValueError: as for `from_scores`, or a negative seed.
         """
-        _check_fraction(fraction)
+        check_share(fraction)
         shapes = _shapes_of(model)
-        generator = torch.Generator().manual_seed(int(seed))
+        generator = torch.Generator().manual_seed(check_seed(seed))
         scores = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
         # Ranks of a random permutation as scores: no two are equal, so no tie decides.
         order = torch.randperm(_count(shapes), generator=generator).double()
@@ -214,9 +228,12 @@ class FisherMask:
         """Parameters that both masks hold, as a share of the larger mask.
 
         Raises:
+            TypeError: the other is no FisherMask.
             ValueError: the masks are for different models.
         """
-        _check_same_shapes(self.shapes, other.shapes, "the other mask", "this mask")
+        if not isinstance(other, FisherMask):
+            raise TypeError(f"other must be a FisherMask; got {type(other).__name__}")
+        check_same_shapes(self.shapes, other.shapes, "the other mask", "this mask")
         common = sum(
             int(torch.isin(index, other._index(name), assume_unique=True).sum())
             for name, index in self.indices.items()
@@ -232,7 +249,7 @@ class FisherMask:
         Raises:
             ValueError: names or shapes differ; says which, first of all.
         """
-        _check_same_shapes(self.shapes, _shapes_of(model), "the model", "the mask")
+        check_same_shapes(self.shapes, _shapes_of(model), "the model", "the mask")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the mask to one file (numpy's npz), whole or not at all."""
@@ -298,7 +315,7 @@ def check_fraction(
         ValueError: it is outside (0, 1], or leaves a "global" or "random" mask too few parameters
             for the head that is to be kept, or none.
     """
-    _check_fraction(fraction)
+    check_share(fraction)
     if method not in ("global", "random"):
         return
     shapes = _shapes_of(model)
@@ -379,42 +396,3 @@ def _largest(score: Tensor, count: int) -> Tensor:
     """Sorted positions of the `count` largest, the lowest first among equals."""
     order = score.sort(descending=True, stable=True).indices
     return order[:count].sort().values
-
-
-def _check_fraction(fraction: float) -> None:
-    if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
-        raise TypeError(f"fraction must be a number in (0, 1]; got {fraction!r}")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1]; got {fraction}")
-
-
-def _check_scores(scores: Mapping[str, Tensor]) -> None:
-    if not isinstance(scores, Mapping) or not all(isinstance(s, Tensor) for s in scores.values()):
-        raise TypeError("scores must map parameter names to tensors, as fisher_diagonal gives them")
-    if not scores:
-        raise ValueError("scores must hold at least one tensor; got none")
-    for name, score in scores.items():
-        if not score.is_floating_point():
-            raise TypeError(f"scores must be floating-point tensors; {name} is {score.dtype}")
-        bad = (~score.isfinite()).flatten().nonzero().flatten()
-        if len(bad):
-            raise ValueError(
-                f"scores must be finite; {len(bad)} of {name}'s {score.numel()} are NaN or Inf, "
-                f"the first at {int(bad[0])}"
-            )
-
-
-def _check_same_shapes(ours: Shapes, theirs: Shapes, them: str, us: str) -> None:
-    if dict(ours) == dict(theirs):
-        return
-    missing = [name for name in ours if name not in theirs]
-    unknown = [name for name in theirs if name not in ours]
-    differ = [n for n in ours if n in theirs and tuple(ours[n]) != tuple(theirs[n])]
-    if missing:
-        detail = f"{len(missing)} tensors such as {missing[0]} are not in {them} or frozen there"
-    elif unknown:
-        detail = f"{len(unknown)} tensors of {them} such as {unknown[0]} are not in {us}"
-    else:
-        name = differ[0]
-        detail = f"{name} is {tuple(theirs[name])} in {them} and {tuple(ours[name])} in {us}"
-    raise ValueError(f"{us} was made for another model: {detail}")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fishermask_fast.checks import check_positive, is_integer
-from fishermask_fast.data import Pool, check_count, to_model
+from fishermask_fast.data import Pool, check_count, check_seed, to_model
 from fishermask_fast.evaluation import call, check_device, device_of, evaluating, input_dtype
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
@@ -202,12 +202,13 @@ class FisherMaskSelector:
         check_positive("lamb", self.lamb)
         if self.device is not None:
             check_device(self.device)
-        for name in ("backward_steps", "seed"):
-            value = getattr(self, name)
-            if not is_integer(value):
-                raise TypeError(f"{name} must be an int, 0 or more; got {value!r}")
-            if value < 0:
-                raise ValueError(f"{name} must be 0 or more; got {value}")
+        if not is_integer(self.backward_steps):
+            raise TypeError(
+                f"backward_steps must be an int, 0 or more; got {self.backward_steps!r}"
+            )
+        if self.backward_steps < 0:
+            raise ValueError(f"backward_steps must be 0 or more; got {self.backward_steps}")
+        check_seed(self.seed)
         check_count("fisher_samples", self.fisher_samples, optional=False)
         check_count("batch_size", self.batch_size)
         if isinstance(self.mask, FisherMask):

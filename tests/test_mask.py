@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.mask import FisherMask, TensorShare, find_head
+from fishermask_fast.mask import FisherMask, TensorShare, find_head, fisher_diagonal
 
 
 def make_model() -> nn.Module:
@@ -232,3 +232,43 @@ def test_bad_input(change: dict[str, object], error: type[Exception], message: s
 def test_empty_mask() -> None:
     with pytest.raises(ValueError, match="mask is empty"):
         FisherMask.from_scores({"a.weight": torch.ones(9)}, 0.5, "relative", keep_head=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"indices": {"a": torch.tensor([1, 6])}}, ValueError, "a must be 0 to 5; got 1 to 6"),
+        ({"indices": {"a": torch.tensor([-1, 2])}}, ValueError, "0 to 5; got -1 to 2"),
+        ({"indices": {"a": torch.tensor([2, 1])}}, ValueError, "ascend without repetition"),
+        ({"indices": {"a": torch.tensor([1, 1])}}, ValueError, "ascend without repetition"),
+        ({"indices": {"a": torch.tensor([[1]])}}, ValueError, r"must be \(m,\)"),
+        ({"indices": {"a": torch.tensor([1.0])}}, TypeError, "int64 tensor; got torch.float32"),
+        ({"indices": {"a": [1]}}, TypeError, "int64 tensor; got list"),
+        ({"indices": {"b": torch.tensor([1])}}, ValueError, "among its shapes; b is not"),
+        ({"indices": {}}, ValueError, "at least one parameter; got none"),
+        ({"head_names": ("fc.weight",)}, ValueError, "among its shapes; fc.weight is not"),
+    ],
+)
+def test_bad_masks_made_by_hand(
+    change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    arguments = {"shapes": {"a": (2, 3)}, "indices": {"a": torch.tensor([0, 5])}, "method": "own"}
+    assert len(FisherMask(**arguments)) == 2  # type: ignore[arg-type]
+    with pytest.raises(error, match=message):
+        FisherMask(**arguments | change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"),
+    [("a", TypeError), (1.5, TypeError), (True, TypeError), (-1, ValueError), (2**70, ValueError)],
+)
+def test_bad_seeds(seed: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="seed must be"):
+        FisherMask.random(make_model(), 0.1, seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(error, match="seed must be"):
+        fisher_diagonal(make_model(), torch.randn(2, 1, 5, 5), seed=seed)  # type: ignore[arg-type]
+
+
+def test_overlap_with_no_mask() -> None:
+    with pytest.raises(TypeError, match="other must be a FisherMask; got str"):
+        FisherMask.head(make_model()).overlap("x")  # type: ignore[arg-type]
