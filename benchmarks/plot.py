@@ -10,11 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Name, seconds, and what to say of it.
-Row = tuple[str, float, str]
+
+@dataclass(frozen=True)
+class Row:
+    """One thing measured; only rows of the same size are compared."""
+
+    name: str
+    seconds: float
+    note: str
+    size: str = ""
 
 
 def groups_of(record: dict[str, Any]) -> dict[str, list[Row]]:
@@ -28,13 +36,14 @@ def groups_of(record: dict[str, Any]) -> dict[str, list[Row]]:
         if "per_sample_ms" in more:
             title, seconds = f"{title}, one sample", more.pop("per_sample_ms") / 1e3
         info = ", ".join(f"{key} {value}" for key, value in more.items())
-        groups[title].append((name, seconds, info))
+        groups[title].append(Row(name, seconds, info))
     for found in record.get("rows", []):
         title = f"selection, {size_of(found)}"
-        groups[title].append((found["name"], found["seconds"], remark(found)))
+        groups[title].append(Row(found["name"], found["seconds"], remark(found)))
     for found in record.get("large", {}).get("rows", []):
         name = f"{found['name']}, {size_of(found)}"
-        groups["selection from a larger pool"].append((name, found["seconds"], remark(found)))
+        row = Row(name, found["seconds"], remark(found), size_of(found))
+        groups["selection from a larger pool"].append(row)
     return groups
 
 
@@ -51,6 +60,16 @@ def remark(found: dict[str, Any]) -> str:
     if found.get("picks_equal") is False:
         parts.append("other picks")
     return ", ".join(parts)
+
+
+def number(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 1000 else f"{seconds:.4g}"
+
+
+def ratio(row: Row, rows: list[Row]) -> str:
+    """How much faster a row is than the slowest of its size, if there is another."""
+    peers = [other.seconds for other in rows if other.size == row.size]
+    return f"{max(peers) / row.seconds:.1f}x" if len(peers) > 1 else ""
 
 
 def markdown(record: dict[str, Any], groups: dict[str, list[Row]]) -> str:
@@ -72,10 +91,11 @@ def markdown(record: dict[str, Any], groups: dict[str, list[Row]]) -> str:
             "",
         ]
     for title, rows in groups.items():
-        slowest = max(seconds for _, seconds, _ in rows)
         lines += [f"### {title}", "", "| | seconds | faster | |", "|---|---:|---:|---|"]
-        for name, seconds, note in rows:
-            lines.append(f"| {name} | {seconds:.4g} | {slowest / seconds:.1f}x | {note} |")
+        for row in rows:
+            lines.append(
+                f"| {row.name} | {number(row.seconds)} | {ratio(row, rows)} | {row.note} |"
+            )
         lines.append("")
     if "large" in record:
         more = record["large"]
@@ -100,8 +120,8 @@ def plot(groups: dict[str, list[Row]], path: Path) -> None:
         :, 0
     ]
     for axes, (title, rows) in zip(panels, groups.items(), strict=True):
-        names = [name for name, _, _ in rows][::-1]
-        seconds = [value for _, value, _ in rows][::-1]
+        names = [row.name for row in rows][::-1]
+        seconds = [row.seconds for row in rows][::-1]
         colors = ["tab:blue" if "ours" in name else "tab:gray" for name in names]
         bars = axes.barh(range(len(names)), seconds, color=colors, height=0.7)
         axes.bar_label(bars, [f" {value:.3g} s" for value in seconds], fontsize=8)
