@@ -154,7 +154,7 @@ def _embedding_tokens(module: nn.Module, a: Tensor) -> Tensor:
 def _embedding_sums(tokens: Tensor, delta: Tensor, wanted: Tensor) -> Tensor:
     """Sums of delta over each sample's positions of every wanted token (sorted), (N, W, width)."""
     n, width = tokens.shape[0], delta.shape[-1]
-    place = torch.searchsorted(wanted, tokens).clamp(max=wanted.numel() - 1)
+    place = torch.searchsorted(wanted, tokens.contiguous()).clamp(max=wanted.numel() - 1)
     place = torch.where(wanted[place] == tokens, place, wanted.numel())
     sums = delta.new_zeros(n, wanted.numel() + 1, width)
     sums.scatter_add_(1, place[..., None].expand(-1, -1, width), delta.reshape(n, -1, width))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from conftest import relative_error
@@ -13,6 +15,22 @@ from fishermask_fast import weight_products
 from fishermask_fast.layers import rule_for
 
 BOUND = 1e-12
+
+
+def test_tokens_need_not_be_contiguous() -> None:
+    module = nn.Embedding(7, 3)
+    tokens = torch.arange(20).remainder(7).view(5, 4).T
+    rule = rule_for(module, "weight")
+    assert rule is not None
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = rule.dense(module, rule.prepare(module, tokens), torch.ones(4, 5, 3))
+    finally:
+        torch.set_warn_always(False)
+    expected = nn.functional.one_hot(tokens, 7).sum(1)[..., None].expand(-1, -1, 3)
+    assert torch.equal(found.view(4, 7, 3), expected.float())
 
 
 def check_rules(module: nn.Module, given_input: Tensor) -> None:
