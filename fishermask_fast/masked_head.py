@@ -48,7 +48,7 @@ def quadratic_form(matrix: Tensor, coupling: Tensor, hidden: Tensor, head_index:
     starts, inputs = _entries(coupling, hidden, head_index)
     n, r, n_classes = coupling.shape
     size = min(_SAMPLES, max(_STEP, _FORM_NUMBERS // n_classes**2 // _STEP * _STEP))
-    out = torch.empty(n, r, r, dtype=torch.float64)
+    out = torch.empty(n, r, r, dtype=torch.float64, device=coupling.device)
     for form, weights, h in zip(
         out.split(size), coupling.split(size), hidden.split(size), strict=True
     ):
@@ -66,8 +66,8 @@ def quadratic_form(matrix: Tensor, coupling: Tensor, hidden: Tensor, head_index:
 def _entries(coupling: Tensor, hidden: Tensor, head_index: Tensor) -> tuple[Tensor, Tensor]:
     """Where each class starts among the entries, (C + 1,), and the input of each, (k,)."""
     n_classes, d = coupling.shape[2], hidden.shape[1]
-    firsts = torch.arange(n_classes + 1) * d
-    return torch.searchsorted(head_index, firsts), head_index % d
+    firsts = torch.arange(n_classes + 1, device=head_index.device) * d
+    return torch.searchsorted(head_index.contiguous(), firsts), head_index % d
 
 
 def _samples_last(values: Tensor) -> Tensor:

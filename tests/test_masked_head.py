@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from conftest import relative_error, tolerance
@@ -37,6 +39,25 @@ def test_equals_rows_written_out(
     matrix = root @ root.T
     form = masked_head.quadratic_form(matrix, coupling, hidden, index)
     assert relative_error(form, v @ matrix @ v.mT) < tolerance(torch.float64, k * k)
+
+
+def test_strided_positions_and_another_default_device(generator: torch.Generator) -> None:
+    coupling, hidden = torch.randn(30, 4, 5), torch.randn(30, 40)
+    index = torch.randperm(200, generator=generator)[:30].sort().values
+    strided = torch.stack([index, index], dim=1)[:, 0]
+    middle = coupling.new_empty(30, 4, 0)
+    factors = GradientFactors(middle, coupling, hidden, index)
+    fisher = factors.fisher()
+    (form,) = factors.quadratic_forms(fisher)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("error")
+            other = GradientFactors(middle, coupling, hidden, strided)
+            assert torch.equal(other.fisher(), fisher)
+            assert torch.equal(other.quadratic_forms(fisher)[0], form)
+    finally:
+        torch.set_warn_always(False)
 
 
 def test_factors_take_it_where_it_is_cheapest(generator: torch.Generator) -> None:
