@@ -39,6 +39,7 @@ def as_tensor(name: str, value: object) -> Any:
 
     Raises:
         TypeError: an array whose dtype has no counterpart in torch, or that does not give its data.
+        ValueError: an array that hides values of its own behind a mask.
     """
     if isinstance(value, (Tensor, type)):
         return value
@@ -74,6 +75,11 @@ def like(source: object, indices: Tensor) -> Any:
 
 
 def _from_numpy(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    n_masked = int(np.count_nonzero(np.ma.getmask(array)))
+    if n_masked:
+        raise ValueError(
+            f"{name} must have a value everywhere; {n_masked} of {array.size} are masked"
+        )
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 or stride % array.itemsize for stride in array.strides if array.itemsize):

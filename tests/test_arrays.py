@@ -133,6 +133,13 @@ def test_what_holds_no_gradients(given: Any, message: str) -> None:
         fast_select(given, 1)
 
 
+def test_masked_values_are_refused() -> None:
+    values = np.ones((4, 2, 3))
+    assert fast_select(np.ma.masked_array(values), 1).tolist() == [0]
+    with pytest.raises(ValueError, match="a value everywhere; 6 of 24 are masked"):
+        fast_select(np.ma.masked_array(values, values.cumsum(0) > 3), 1)
+
+
 def test_dlpack_that_fails() -> None:
     class Broken(OnlyDlpack):
         def __dlpack__(self, **kwargs: Any) -> Any:
