@@ -11,11 +11,13 @@ revision of FisherMask's code leaves this out, which weighs a batch more the mor
 from __future__ import annotations
 
 import logging
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
 from fishermask_fast.arrays import Array, as_tensor
+from fishermask_fast.checks import check_integer
 from fishermask_fast.selection import fast_select
 
 _logger = logging.getLogger(__name__)
@@ -39,8 +41,15 @@ def select(
     bounds memory and does not change the picks.
 
     Raises:
-        TypeError, ValueError: as fast_select.
+        TypeError: a number for savefile, which is fresh_select's lamb in that place; otherwise as
+            fast_select.
+        ValueError: as fast_select.
     """
+    if isinstance(savefile, Real) and not isinstance(savefile, bool):
+        raise TypeError(
+            f"savefile must be a path or None; got {savefile!r}. In fresh_select lamb, "
+            "backwardSteps and nLabeled stand in its place; here give savefile and alg first"
+        )
     if savefile is not None or alg is not None:
         _logger.info("savefile and alg have no effect: nothing is written during a selection")
     return _select(X, K, fisher, iterates, lamb, backwardSteps, nLabeled, chunkSize)
@@ -113,6 +122,7 @@ def _select(
     n_labeled: int,
     chunk_size: int | None = None,
 ) -> list[int]:
+    n_labeled = check_integer("nLabeled", n_labeled, 0)
     gradients = as_tensor("gradients", x)
     indices: list[int] = fast_select(
         gradients,

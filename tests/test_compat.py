@@ -173,6 +173,12 @@ def test_signatures(function: Callable[..., Any], names: str) -> None:
     assert {name: parameters[name].default for name in defaults} == defaults
 
 
+def test_select_called_as_fresh_select(pool: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, fisher, iterates = pool
+    with pytest.raises(TypeError, match="savefile must be a path or None; got 1. In fresh_select"):
+        compat.select(x, 5, fisher, iterates, 1, 0, 13)
+
+
 BAD = {
     "more than the pool": ({"K": 61}, ValueError, "at most the pool's 60 samples; got 61"),
     "a fraction to select": ({"K": 0.5}, TypeError, "integer; got 0.5"),
@@ -180,6 +186,7 @@ BAD = {
     "fisher of another size": ({"fisher": torch.eye(3)}, ValueError, r"got \(3, 3\)"),
     "iterates of another size": ({"iterates": torch.eye(3)}, ValueError, r"got \(3, 3\)"),
     "lamb of zero": ({"lamb": 0}, ValueError, "lamb must be.*above 0; got 0"),
+    "several nLabeled": ({"nLabeled": np.ones(2)}, TypeError, "nLabeled must be an integer"),
     "negative nLabeled": ({"nLabeled": -1}, ValueError, "at least 0; got -1"),
 }
 
