@@ -11,6 +11,7 @@ foundation model or a vector store is all it takes; N x C x d numbers are never 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ def factors_from_embeddings(
 
     Returns:
         GradientFactors with nothing outside the head, in the embeddings' dtype (float32 for
-        float16 and bfloat16), on their device.
+        float16 and bfloat16), on their device. Embeddings of float32 or float64 are kept as they
+        are, not copied, unless a bias is added: do not change them while the factors are in use.
 
     Raises:
         TypeError: an argument of another type or dtype than stated.
@@ -170,6 +172,11 @@ def _check_mask(mask: object, size: int, device: torch.device) -> int | Tensor |
     mask = as_tensor("mask", mask)
     if mask is None:
         return None
+    if isinstance(mask, Iterable) and not isinstance(mask, Tensor):
+        raise TypeError(
+            "mask must be None, an int, or positions as a 1-d int64 tensor or array; got "
+            f"{type(mask).__name__}"
+        )
     if not isinstance(mask, Tensor) or mask.ndim == 0:
         k = check_integer("mask", mask, 1)
         if k > size:

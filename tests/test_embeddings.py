@@ -231,6 +231,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bias": ({"bias": 1}, TypeError, "bias must be a bool; got 1"),
     "mask of zero": ({"mask": 0}, ValueError, "mask must be at least 1; got 0"),
     "mask of a half": ({"mask": 0.5}, TypeError, "mask must be an integer; got 0.5"),
+    "mask in a list": ({"mask": [0, 1]}, TypeError, "1-d int64 tensor or array; got list"),
     "mask beyond the head": ({"mask": 7}, ValueError, "at most the head's 6 entries; got 7"),
     "mask of floats": ({"mask": torch.ones(2)}, TypeError, "1-d int64 tensor; got torch.float32"),
     "empty mask": ({"mask": torch.ones(0, dtype=torch.int64)}, ValueError, "at least one position"),
