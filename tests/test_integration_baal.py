@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -146,15 +147,46 @@ def test_bad_parameters(change: dict[str, Any], error: type[Exception], message:
         [],
         iter([]),
         iter([np.ones((4, 3, 1))]),
+        iter([np.ones((2, 3, 1))]),
+        iter([[np.ones((4, 3)), np.ones((4, 2))], [np.ones((4, 3))]]),
+        [np.ones((0, 3)), np.ones((0, 2))],
         "both",
         None,
         [np.ones(4), np.ones(4)],
     ],
-    ids=["one kind", "one in a list", "nothing", "no batch", "batches", "text", "None", "flat"],
+    ids=[
+        "one kind",
+        "one in a list",
+        "nothing",
+        "no batch",
+        "batches",
+        "pairs",
+        "a batch of one kind",
+        "empty",
+        "text",
+        "None",
+        "flat",
+    ],
 )
 def test_predictions_that_are_not_of_two_kinds(given: Any) -> None:
     with pytest.raises(ValueError, match="predictions must"):
         FisherMaskHeuristic(2).get_ranks(given)
+
+
+def test_labeled_fisher_of_any_layout(predictions: Any) -> None:
+    given = [part.numpy() for part in predictions]
+    known = labeled_fisher(given).numpy()
+    expected = FisherMaskHeuristic(4, known, 5).get_ranks(given)[0]
+    frozen = known.copy()
+    frozen.setflags(write=False)
+    backwards = np.ascontiguousarray(known[::-1])[::-1]
+    for same in (frozen, backwards, known.astype(">f8"), known.T):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = FisherMaskHeuristic(4, same, 5).get_ranks(given)[0]
+        assert np.array_equal(found, expected)
+    with pytest.raises(TypeError, match="labeled_fisher must be a Tensor or an array; got str"):
+        FisherMaskHeuristic(4, "known", 5).get_ranks(given)  # type: ignore[arg-type]
 
 
 def test_labeled_fisher_of_another_size(predictions: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fishermask_fast.arrays import as_tensor
 from fishermask_fast.checks import check_integer, check_positive
 from fishermask_fast.embeddings import factors_from_embeddings
 from fishermask_fast.factors import GradientFactors
@@ -102,7 +103,13 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         factors = _factors(predictions, self.mask, self.rank)
         labeled_fisher = self.labeled_fisher
         if labeled_fisher is not None:
-            labeled_fisher = torch.as_tensor(labeled_fisher).double().cpu()
+            labeled_fisher = as_tensor("labeled_fisher", labeled_fisher)
+            if not isinstance(labeled_fisher, Tensor):
+                raise TypeError(
+                    "labeled_fisher must be a Tensor or an array; got "
+                    f"{type(labeled_fisher).__name__}"
+                )
+            labeled_fisher = labeled_fisher.double().cpu()
         n, n_select = len(factors), min(self.query_size, len(factors))
         fisher = factors.fisher()
         if labeled_fisher is not None:
@@ -185,8 +192,9 @@ def _factors(predictions: Any, mask: Any, rank: int | None) -> GradientFactors:
 def _two_kinds(predictions: Any) -> tuple[Array, Array]:
     """(N, C) logits or probabilities and (N, d) embeddings, means over iterations."""
     if isinstance(predictions, Iterator):
-        batches = [batch for batch in predictions if len(batch) == 2]
-        predictions = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+        batches = list(predictions)
+        if all(isinstance(batch, Sequence) and len(batch) == 2 for batch in batches):
+            predictions = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
     if not isinstance(predictions, Sequence) or len(predictions) != 2:
         raise ValueError(
             "predictions must be [logits or probabilities (N, C, ...), embeddings (N, d, ...)], "
@@ -199,4 +207,6 @@ def _two_kinds(predictions: Any) -> tuple[Array, Array]:
 def _mean(array: Array) -> Array:
     if array.ndim < 2:
         raise ValueError(f"predictions must have shape (N, ..., iterations); got {array.shape}")
+    if not array.size:
+        raise ValueError(f"predictions must be of one sample or more; got shape {array.shape}")
     return array.mean(axis=-1) if array.ndim > 2 else array
