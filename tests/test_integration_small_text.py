@@ -20,6 +20,7 @@ from small_text import (  # noqa: E402
     PoolBasedActiveLearner,
     PoolExhaustedException,
     SklearnClassifier,
+    SklearnDataset,
 )
 from small_text.integrations.pytorch.classifiers import KimCNNClassifier  # noqa: E402
 from small_text.integrations.pytorch.classifiers.factories import KimCNNFactory  # noqa: E402
@@ -191,6 +192,22 @@ def test_classifier_without_a_model(texts: Any) -> None:
     clf = KimCNNClassifier(3, **convolutional())
     with pytest.raises(ValueError, match="KimCNNClassifier was not fitted"):
         FisherMaskStrategy().query(clf, texts, np.arange(5), [], np.array([]), n=2)
+
+
+def test_probabilities_that_a_classifier_keeps() -> None:
+    class Keeping:
+        probabilities = np.full((10, 3), 0.3)
+
+        def predict_proba(self, data: Any) -> Any:
+            return self.probabilities
+
+        def embed(self, data: Any) -> Any:
+            return np.eye(10)
+
+    dataset = SklearnDataset(np.eye(10), np.zeros(10, dtype=int), target_labels=np.arange(3))
+    clf = Keeping()
+    FisherMaskStrategy().query(clf, dataset, np.arange(8), np.arange(8, 10), np.zeros(2), n=3)
+    assert (clf.probabilities == 0.3).all()
 
 
 def test_classifier_without_features(texts: Any) -> None:

@@ -127,7 +127,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         if hasattr(clf, "_create_collate_fn") and not self.embeddings:
             return self._network_factors(clf, dataset)
         probabilities = np.asarray(clf.predict_proba(dataset), dtype=np.float64)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
         features = clf.embed(dataset) if hasattr(clf, "embed") else dataset.x
         if hasattr(features, "toarray"):
             features = features.toarray()
