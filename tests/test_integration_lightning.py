@@ -39,6 +39,9 @@ class Data(L.LightningDataModule):  # type: ignore[misc,name-defined]
         self.everything = TensorDataset(x, x.argmax(1) % 3)
         self.stages: list[str] = []
 
+    def prepare_data(self) -> None:
+        self.stages.append("prepare")
+
     def setup(self, stage: str) -> None:
         self.stages.append(stage)
         if stage == "fit":
@@ -63,10 +66,10 @@ def test_picks_of_the_selector(options: dict[str, Any]) -> None:
     x = data.everything.tensors[0]
     expected = FisherMaskSelector(module, **options).query(x[10:], 6, x[:10], progress=False)
     assert found.indices.tolist() == expected.indices.tolist()
-    assert data.stages == ["fit", "predict"]
+    assert data.stages == ["prepare", "fit", "predict"]
     assert module.training and all(p.requires_grad for p in module.parameters())
     assert query(module, data, 6, setup=False, **options).indices.tolist() == found.indices.tolist()
-    assert data.stages == ["fit", "predict"]
+    assert data.stages == ["prepare", "fit", "predict"]
 
 
 def test_after_training() -> None:
@@ -80,7 +83,17 @@ def test_after_training() -> None:
         warnings.simplefilter("ignore")
         trainer.fit(module, datamodule=data)
     assert len(query(module, data, 4, mask="head")) == 4
-    assert data.stages == ["fit", "predict"]
+    assert data.stages == ["prepare", "fit", "predict"]
+
+
+@pytest.mark.parametrize("nothing", [None, [], ()], ids=["None", "list", "tuple"])
+def test_nothing_is_labelled_yet(nothing: Any) -> None:
+    module, data = Module(), Data()
+    data.train_dataloader = lambda: nothing  # type: ignore[method-assign]
+    found = query(module, data, 4, mask="head")
+    x = data.everything.tensors[0][10:]
+    expected = FisherMaskSelector(module, mask="head").query(x, 4, progress=False)
+    assert found.indices.tolist() == expected.indices.tolist()
 
 
 def test_one_loader_in_a_list() -> None:
@@ -96,8 +109,8 @@ def test_one_loader_in_a_list() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"datamodule": None}, TypeError, "LightningDataModule; NoneType has no setup"),
-        ({"datamodule": DataLoader([1])}, TypeError, "DataLoader has no setup"),
+        ({"datamodule": None}, TypeError, "LightningDataModule; NoneType has no prepare_data"),
+        ({"datamodule": DataLoader([1])}, TypeError, "DataLoader has no prepare_data"),
         ({"module": "model"}, TypeError, "model must be an nn.Module; got str"),
         ({"n_select": 31}, ValueError, "at most the 30 unlabeled samples; got 31"),
         ({"n_select": 0}, ValueError, "n_select must be at least 1"),

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from fishermask_fast.selection import Selection
 from fishermask_fast.selector import FisherMaskSelector
 
-_HOOKS = ("setup", "train_dataloader", "predict_dataloader")
+_HOOKS = ("prepare_data", "setup", "train_dataloader", "predict_dataloader")
 
 
 def query(
@@ -29,15 +29,16 @@ def query(
     """Picks samples of `predict_dataloader`, given those of `train_dataloader`.
 
     Both are read in the order of their dataset, shuffled or not, so that the picks are indices into
-    the dataset of `predict_dataloader`. Give both without random augmentation.
+    the dataset of `predict_dataloader`. Give both without random augmentation. Where nothing is
+    labelled yet, `train_dataloader` gives None or an empty list.
 
     Args:
         module: a LightningModule, whose forward takes the first item of a batch (or a dict's items
             as keywords) to logits (N, C). Its mode and its parameters' flags stay as they are.
         datamodule: a LightningDataModule.
         n_select: how many to pick.
-        setup: whether to call the data module's `setup("predict")` first, as a Trainer would; that
-            of "fit" is called where `train_dataloader` is to be read before any training.
+        setup: whether to call the data module's `setup("predict")` first, as a Trainer would;
+            before any training also its `prepare_data()` and `setup("fit")`.
         progress: show bars (needs tqdm).
         **options: of FisherMaskSelector, such as fraction=0.01, or mask="head" and
             backward_steps=1 for BAIT.
@@ -59,10 +60,13 @@ def query(
     selector.check_parameters()
     if setup:
         if getattr(datamodule, "trainer", None) is None:
+            datamodule.prepare_data()
             datamodule.setup("fit")
         datamodule.setup("predict")
     unlabeled = _one_loader("predict_dataloader", datamodule.predict_dataloader())
-    labeled = _one_loader("train_dataloader", datamodule.train_dataloader())
+    known = datamodule.train_dataloader()
+    nothing = known is None or (isinstance(known, (list, tuple)) and not known)
+    labeled = None if nothing else _one_loader("train_dataloader", known)
     return selector.query(unlabeled, n_select, labeled, progress=progress)
 
 
