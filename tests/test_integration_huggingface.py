@@ -109,6 +109,18 @@ def test_own_collate(model: Any) -> None:
         ({"unlabeled": iter([])}, TypeError, "unlabeled must have a length and an index"),
         ({"unlabeled": [{"words": [1]}] * 4}, ValueError, r"none of the columns \['words'\]"),
         ({"unlabeled": []}, ValueError, "unlabeled is empty"),
+        ({"unlabeled": {"input_ids": [[4, 5]] * 4}}, TypeError, r"got dict.*dataset.select\(range"),
+        (
+            {"unlabeled": [{"input_ids": [4] * n} for n in (2, 3, 2, 3)]},
+            ValueError,
+            "without a tokenizer or a collate all samples must hold equally long lists",
+        ),
+        (
+            {"unlabeled": [{"input_ids": [4], "attention_mask": [1]}, {"input_ids": [4]}]},
+            ValueError,
+            r"one has no 'attention_mask' but \['input_ids'\]",
+        ),
+        ({"tokenizer": "bert"}, TypeError, "tokenizer must have a pad method; got str"),
         ({"labeled": [(1, 2)] * 4}, TypeError, "items must be dicts"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"n_select": 5}, ValueError, "at most the 4 unlabeled samples; got 5"),

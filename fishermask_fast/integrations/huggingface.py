@@ -8,7 +8,7 @@ columns that the model does not take.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -61,12 +61,20 @@ def query(
     selector.check_parameters()
     if tokenizer is not None and collate is not None:
         raise TypeError("give tokenizer or collate, not both")
+    if tokenizer is not None and not callable(getattr(tokenizer, "pad", None)):
+        raise TypeError(f"tokenizer must have a pad method; got {type(tokenizer).__name__}")
     collate = collate or _collator(tokenizer)
     taken = _arguments(model)
 
     def loader(name: str, data: Any) -> DataLoader[Any]:
         if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
             raise TypeError(f"{name} must have a length and an index; got {type(data).__name__}")
+        if isinstance(data, Mapping):
+            raise TypeError(
+                f"{name} must be a sequence of dicts; got {type(data).__name__} with keys "
+                f"{sorted(data)}. A slice of a datasets.Dataset gives its columns: take "
+                "dataset.select(range(...)); of a DatasetDict take one of its splits"
+            )
         return DataLoader(data, batch_size, collate_fn=lambda items: collate(_only(items, taken)))
 
     return selector.query(
@@ -97,6 +105,12 @@ def _only(items: list[Any], taken: set[str] | None) -> list[Any]:
             f"the model takes none of the columns {sorted(items[0].keys())}; expected some of "
             f"{sorted(taken)}"
         )
+    for item in items:
+        if lacking := [key for key in kept if key not in item]:
+            raise ValueError(
+                f"items must all have the columns {kept}; one has no {lacking[0]!r} but "
+                f"{sorted(item.keys())}"
+            )
     return [{key: item[key] for key in kept} for item in items]
 
 
@@ -107,5 +121,17 @@ def _collator(tokenizer: Any) -> Callable[[list[Any]], Any]:
         raise ImportError(
             "fishermask_fast.integrations.huggingface needs transformers: pip install transformers"
         ) from error
-    collator: Callable[[list[Any]], Any] = default_data_collator
-    return collator if tokenizer is None else DataCollatorWithPadding(tokenizer)
+    if tokenizer is not None:
+        padding: Callable[[list[Any]], Any] = DataCollatorWithPadding(tokenizer)
+        return padding
+
+    def collator(items: list[Any]) -> Any:
+        try:
+            return default_data_collator(items)
+        except ValueError as error:
+            raise ValueError(
+                "without a tokenizer or a collate all samples must hold equally long lists of "
+                f"numbers: {error}"
+            ) from error
+
+    return collator
