@@ -29,6 +29,8 @@ from fishermask_fast.data import Inputs, count_samples, take
 from fishermask_fast.evaluation import call
 from fishermask_fast.layers import LayerRule, rule_for
 
+_BY_INDEX = ("Index", "Gather", "Scatter", "MaskedSelect", "MaskedScatter", "Take")
+
 
 @dataclass(frozen=True)
 class Site:
@@ -66,11 +68,13 @@ class Plan:
         sites: the layers with rules.
         others: names of the parameters without.
         bytes_per_sample: about what a batch keeps in memory for each sample.
+        reorders: whether the model moves values by index, and so perhaps samples.
     """
 
     sites: tuple[Site, ...]
     others: tuple[str, ...]
     bytes_per_sample: int
+    reorders: bool = False
 
 
 @dataclass
@@ -155,12 +159,21 @@ def forward(model: nn.Module, plan: Plan, inputs: Inputs) -> Tape:
         logits = call(model, inputs)
     layer_inputs: list[Tensor | None] = []
     edges: list[GradientEdge | None] = []
+    n = count_samples(inputs)
     for site in plan.sites:
         calls = watch.calls[site.module]
         if len(calls) != 1 or calls[0] is None:
             raise RuntimeError(
                 f"the model's path changes with its input: {', '.join(site.rules)} was used "
                 f"{len(calls)} times in this batch and once in the first"
+            )
+        reached = calls[0].output.shape[site.axis]
+        if reached != n * site.inner:
+            # Rows of some samples only would be taken for those of all.
+            raise RuntimeError(
+                f"the model's path changes with its input: {', '.join(site.rules)} met "
+                f"{reached} rows in this batch of {n} samples, and {site.inner} a sample in the "
+                "first"
             )
         given = calls[0].input if site.keep_input else None
         layer_inputs.append(None if given is None else site.arrange(given))
@@ -232,7 +245,7 @@ def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
                 "the model's logits carry no gradient to the parameters wanted; is its output "
                 "detached, or computed under no_grad?"
             )
-        uses = _count_uses(logits)
+        uses, reorders = _read_graph(logits)
         deltas = _one_sample_gradients(logits, modules, watch_two)
     finally:
         torch.set_autocast_cache_enabled(cached)
@@ -276,7 +289,7 @@ def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
         for site in sites
         if (made := watch_two.calls[site.module][0]) is not None
     )
-    return Plan(tuple(sites), others, held // 2)
+    return Plan(tuple(sites), others, held // 2, reorders)
 
 
 def _owners(model: nn.Module, names: Collection[str]) -> dict[str, tuple[nn.Module, LayerRule]]:
@@ -293,9 +306,10 @@ def _owners(model: nn.Module, names: Collection[str]) -> dict[str, tuple[nn.Modu
     return owners
 
 
-def _count_uses(logits: Tensor) -> Counter[int]:
-    """How many edges of the logits' graph lead to each parameter, by id."""
+def _read_graph(logits: Tensor) -> tuple[Counter[int], bool]:
+    """How many edges of the graph lead to each parameter, by id; whether values move by index."""
     uses: Counter[int] = Counter()
+    reorders = False
     seen: set[Node] = set()
     stack = [logits.grad_fn]
     while stack:
@@ -303,6 +317,10 @@ def _count_uses(logits: Tensor) -> Counter[int]:
         if node is None or node in seen:
             continue
         seen.add(node)
+        # Looking up a parameter, as relative positions do, moves no sample.
+        source = node.next_functions[0][0] if node.next_functions else None
+        if node.name().startswith(_BY_INDEX) and not hasattr(source, "variable"):
+            reorders = True
         for following, _ in node.next_functions:
             if following is None:
                 continue
@@ -310,7 +328,7 @@ def _count_uses(logits: Tensor) -> Counter[int]:
             if variable is not None:
                 uses[id(variable)] += 1
             stack.append(following)
-    return uses
+    return uses, reorders
 
 
 def _one_sample_gradients(
@@ -368,5 +386,9 @@ def _separate(deltas: list[Tensor], axis: int, inner: int) -> bool:
     """Whether a loss of one sample has no gradient at the other's places."""
     for sample, delta in enumerate(deltas):
         if delta.narrow(axis, (1 - sample) * inner, inner).count_nonzero():
+            return False
+        # Of several places a sample, one without a gradient may be another's as well.
+        own = delta.narrow(axis, sample * inner, inner).movedim(axis, 0).flatten(1)
+        if inner > 1 and not own.count_nonzero(1).all():
             return False
     return True

@@ -43,7 +43,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that a mask may hold: those not frozen, each under its first name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or none that can have gradients.
     """
     found = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not found:
@@ -53,6 +53,11 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     lazy = [n for n, p in found.items() if isinstance(p, nn.parameter.UninitializedParameter)]
     if lazy:
         raise ValueError(f"model must be initialised; {lazy[0]} has no shape yet")
+    if any(p.is_inference() for p in found.values()):
+        raise ValueError(
+            "model was made under torch.inference_mode(), so its parameters can have no "
+            "gradients; make it outside"
+        )
     return found
 
 
@@ -176,8 +181,11 @@ def call(model: nn.Module, inputs: Inputs) -> Tensor:
         TypeError: an output in which no logits can be found.
         ValueError: logits that are not (N, C) with at least two classes.
     """
-    output = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-    return logits_of(output)
+    # A copy, since models may overwrite their input; it is no inference tensor where that was one.
+    if isinstance(inputs, Tensor):
+        return logits_of(model(inputs.clone()))
+    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    return logits_of(model(**copies))
 
 
 def logits_of(output: object) -> Tensor:

@@ -79,9 +79,22 @@ def _device_of(inputs: Inputs) -> torch.device:
 
 
 def _call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
-    if isinstance(inputs, dict):
-        return logits_of(functional_call(model, dict(parameters), (), inputs))
-    return logits_of(functional_call(model, dict(parameters), (inputs,)))
+    args, kwargs = ((), inputs) if isinstance(inputs, dict) else ((inputs,), None)
+    # Ties are resolved here: functional_call replaces those of a module with two names twice, and
+    # puts the replacement back instead of the parameter.
+    everywhere = {place: parameters[name] for place, name in _places(model).items()}
+    return logits_of(functional_call(model, everywhere, args, kwargs, tie_weights=False))
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Where each parameter stands, every module once: path -> the parameter's first name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{path}.{local}" if path else local: names[id(p)]
+        for path, module in model.named_modules()
+        for local, p in module._parameters.items()
+        if p is not None
+    }
 
 
 def _together(
@@ -143,5 +156,5 @@ def _one_by_one(
             )
             for name, gradient in zip(leaves, gradients, strict=True):
                 if gradient is not None:
-                    found[name][i, j] = gradient
+                    found[name][i, j] = gradient.to_dense()
     return found

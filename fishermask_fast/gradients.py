@@ -29,6 +29,7 @@ from fishermask_fast.evaluation import (
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.fallback import per_sample_rows
 from fishermask_fast.mask import FisherMask
+from fishermask_fast.order import check_order
 from fishermask_fast.rows import check_rows, make_rows
 from fishermask_fast.walk import batches, pairs, prepare
 
@@ -91,6 +92,8 @@ def masked_gradients(
             tape = forward(net, plan, inputs)
             check_finite("the model's logits", tape.logits, start, len(pool))
             rows = make_rows(tape.logits.detach(), weighting, rank).to(dtype)
+            if plan.reorders:
+                check_order(tape, plan)
             if result is None:
                 result = _Columns.lay_out(mask, plan, rows, len(pool), device_of(net))
             part = slice(start, start + rows.shape[0])
@@ -119,7 +122,8 @@ class _Columns:
     ) -> _Columns:
         head = _head_site(mask, plan, rows.shape[1])
         apart = set() if head is None else set(head.rules)
-        index = {n: i.to(device) for n, i in mask.indices.items() if n not in apart}
+        # Copies, since positions may be inference tensors.
+        index = {n: i.to(device, copy=True) for n, i in mask.indices.items() if n not in apart}
         columns, k = {}, 0
         for name, positions in index.items():
             columns[name] = slice(k, k + positions.numel())
@@ -167,7 +171,8 @@ class _Columns:
         if others:
 
             def pick(name: str, gradient: Tensor) -> Tensor:
-                return gradient.flatten(2)[:, :, self.index[name]]
+                # Not flatten: a parameter may have no dimensions.
+                return gradient.reshape(*gradient.shape[:2], -1)[:, :, self.index[name]]
 
             for some, which, found in per_sample_rows(net, inputs, rows, others, pick):
                 here = slice(part.start + some.start, part.start + some.stop)

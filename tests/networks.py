@@ -53,7 +53,7 @@ def expected_columns(
     """(N, r, k) in the order of GradientFactors.dense(): the head's entries last, by (c, j)."""
     weight, bias = f"{head}.weight", f"{head}.bias"
     parts = [
-        per_sample[name].flatten(2)[:, :, index]
+        per_sample[name].reshape(*per_sample[name].shape[:2], -1)[:, :, index]
         for name, index in mask.indices.items()
         if head is None or name not in (weight, bias)
     ]
