@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import runpy
+import sys
 import warnings
 from copy import deepcopy
 from typing import Any
@@ -363,6 +365,26 @@ def test_lists_and_dtypes(strategy: Any, dtype: str) -> None:
     expected = strategy().query(X, y, parzen(), batch_size=3)
     found = strategy().query(X.tolist(), y.tolist(), parzen(), batch_size=3)
     assert found.tolist() == expected.tolist()
+
+
+def test_a_modules_samples_in_any_layout() -> None:
+    x, y = data()
+    x = x.astype(np.float32)
+    clf = network().fit(x, y)
+    expected = BaitQuery().query(x, y, clf, fit_clf=False, batch_size=3)
+    frozen = x.copy()
+    frozen.setflags(write=False)
+    for same in (frozen, np.ascontiguousarray(x[::-1])[::-1]):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="The given NumPy array")
+            found = BaitQuery().query(same, y, clf, fit_clf=False, batch_size=3)
+        assert np.array_equal(found, expected)
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match="needs scikit-activeml 1.0: pip install"):
+        runpy.run_path(str(inspect.getsourcefile(BaitQuery)))
 
 
 def test_images_without_embeddings_are_read_flat() -> None:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from fishermask_fast.arrays import as_tensor
 from fishermask_fast.checks import check_integer, check_positive
 from fishermask_fast.embeddings import factors_from_embeddings
 from fishermask_fast.factors import GradientFactors
@@ -38,6 +37,8 @@ try:
         check_type,
         is_labeled,
     )
+    from sklearn.base import clone
+    from sklearn.exceptions import NotFittedError
 except ImportError as error:
     raise ImportError(
         "fishermask_fast.integrations.skactiveml needs scikit-activeml 1.0: "
@@ -166,7 +167,7 @@ class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
             raise NotFittedError("with fit_clf=False the classifier must be fitted or initialized")
         if self.clf_embedding_flag_name is None and isinstance(clf, SkorchMixin):
             module, dtype = _logits_module(clf), clf.sample_dtype
-            return self._module_factors(module, torch.from_numpy(samples.astype(dtype, copy=False)))
+            return self._module_factors(module, as_tensor("X", samples.astype(dtype, copy=False)))
         given = self.clf_embedding_flag_name
         flags = {given: True} if isinstance(given, str) else given or {}
         output = clf.predict_proba(samples, **flags)
