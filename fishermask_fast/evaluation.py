@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.data import Inputs
+from fishermask_fast.weight_products import CONVOLUTIONS
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -84,17 +85,28 @@ def compute_dtype(parameters: dict[str, nn.Parameter]) -> torch.dtype:
 def input_dtype(model: nn.Module, inputs: Inputs) -> torch.dtype | None:
     """What a lone input tensor is converted to: the parameters' dtype, tokens to nothing at all.
 
-    The first module that owns parameters of its own tells tokens from integer images.
+    Tokens are int32 or int64, as embeddings want them, and the model has an embedding and does not
+    begin with a convolution. Whatever else is an integer is an image.
     """
     if not isinstance(inputs, Tensor):
         return None
-    for module in model.modules():
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+    embeddings = (nn.Embedding, nn.EmbeddingBag)
+    leaves = [
+        module
+        for module in model.modules()
+        if next(module.parameters(recurse=False), None) is not None
+        and next(module.children(), None) is None
+    ]
+    first = leaves[0] if leaves else None
+    if inputs.dtype in (torch.int32, torch.int64):
+        embedded = any(isinstance(module, embeddings) for module in leaves)
+        if embedded and not isinstance(first, CONVOLUTIONS):
             return None
-        own = next(module.parameters(recurse=False), None)
-        if own is not None and next(module.children(), None) is None:
-            return own.dtype if own.is_floating_point() else None
-    own = next(model.parameters(), None)
+    elif inputs.is_floating_point() and isinstance(first, embeddings):
+        return None
+    if isinstance(first, embeddings):
+        first = next((leaf for leaf in leaves if not isinstance(leaf, embeddings)), None)
+    own = next(model.parameters() if first is None else first.parameters(recurse=False), None)
     return own.dtype if own is not None and own.is_floating_point() else None
 
 

@@ -62,3 +62,37 @@ def test_indices_of_every_integer_kind(indices: Any) -> None:
     mask = some_of_each(model)
     found = masked_gradients(model, inputs, mask, indices=indices).dense()
     assert torch.equal(found, masked_gradients(model, inputs[1:3], mask).dense())
+
+
+class HeadFirst(nn.Module):
+    """Registers its head before the embedding, as the order of use is the user's affair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.embedding = nn.Linear(6, 3), nn.Embedding(12, 6)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc(self.embedding(tokens).mean(1))
+
+
+class Positions(nn.Module):
+    """Registers an embedding of positions before the layer that takes the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions, self.conv, self.fc = nn.Embedding(9, 2), nn.Conv2d(1, 2, 3), nn.Linear(2, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        patches = self.conv(image).flatten(2).mT + self.positions.weight
+        return self.fc(patches.tanh().mean(1))
+
+
+def test_tokens_and_pixels_whatever_is_registered_first() -> None:
+    model: nn.Module = HeadFirst()
+    tokens, mask = torch.randint(0, 12, (5, 4)), some_of_each(model)
+    found = masked_gradients(model, tokens, mask).dense()
+    assert torch.equal(found, masked_gradients(model, tokens.int(), mask).dense())
+    model = Positions()
+    image, mask = torch.randint(0, 9, (5, 1, 5, 5), dtype=torch.uint8), some_of_each(model)
+    found = masked_gradients(model, image, mask).dense()
+    assert torch.equal(found, masked_gradients(model, image.float(), mask).dense())
