@@ -128,7 +128,7 @@ def check_matrix(name: str, matrix: object, factors: GradientFactors) -> Tensor:
             f"{name} must be symmetric; entries differ from their mirror image by up to "
             f"{float(asymmetry):.3g}"
         )
-    return (wide + wide.T) / 2
+    return ((wide + wide.T) / 2).contiguous()
 
 
 def check_memory(k: int, device: torch.device, remedy: str = "Mask fewer parameters.") -> None:

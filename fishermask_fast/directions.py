@@ -89,7 +89,7 @@ class Directions:
         waiting = sum(self._ranks)
         products = ops.inverse_products(
             self._factors,
-            torch.tensor(indices, device=self._factors.device),
+            torch.tensor(indices, dtype=torch.int64, device=self._factors.device),
             self._inverse,
             self._double,
             self._u[:waiting],

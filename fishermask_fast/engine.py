@@ -190,11 +190,14 @@ class Engine:
         empty = inverse.new_empty(0, inverse.shape[0])
         self._apply(free, (empty, empty, []), [])
         if not bool(self._scores[free].isfinite().all()):
-            raise ValueError(
-                "scores overflow float64: the gradients or fisher are too large against "
-                f"lamb = {self._problem.lamb:g}; scale them down or raise lamb"
-            )
+            raise self._overflow()
         self.setups += 1
+
+    def _overflow(self) -> ValueError:
+        return ValueError(
+            "scores overflow float64: the gradients or fisher are too large against "
+            f"lamb = {self._problem.lamb:g}; scale them down or raise lamb"
+        )
 
     def run(self, n_take: int, on_progress: Callable[[int], object] | None = None) -> None:
         """Go on until `n_take` are taken; `on_progress` hears how many each block took."""
@@ -308,6 +311,8 @@ class Engine:
         """
         top = scores.max()
         near = (scores >= top - self._policy.margin * top.abs()).nonzero().squeeze(1)
+        if not near.numel():
+            raise self._overflow()
         if near.numel() > _MAX_CONTENDERS:
             if not self._policy.float64:
                 raise _Ambiguous

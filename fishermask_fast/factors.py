@@ -9,6 +9,7 @@ head repeats is never stored or expanded: for the head's part of V_x times a mat
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -115,7 +116,8 @@ class GradientFactors:
 
     def __getitem__(self, index: int | slice | Tensor) -> GradientFactors:
         """The factors of some samples, in the order of `index`; an int keeps the leading axis."""
-        if isinstance(index, int):
+        if not isinstance(index, slice | Tensor) or (isinstance(index, Tensor) and not index.ndim):
+            index = operator.index(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"sample {index} of {len(self)}")
             index %= len(self)

@@ -226,7 +226,7 @@ class FisherMaskSelector:
                 call(net, inputs)
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError as error:
+            except (RuntimeError, IndexError) as error:
                 shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
                 raise ValueError(
                     f"the model does not take {name} samples, here a batch of one, {shape}: {error}"

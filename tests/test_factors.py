@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from pools import HEADS, random_factors, random_fisher
@@ -282,3 +283,9 @@ def test_what_does_not_fit_together(
 ) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("index", [np.int64(3), torch.tensor(3)])
+def test_one_sample_by_any_integer(generator: torch.Generator, index: object) -> None:
+    factors = GradientFactors(torch.randn(5, 2, 4, generator=generator))
+    assert torch.equal(factors[index].dense(), factors[3].dense())  # type: ignore[index]
