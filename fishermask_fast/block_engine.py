@@ -18,15 +18,12 @@ import math
 import torch
 from torch import Tensor
 
-from fishermask_fast import ops
 from fishermask_fast.block_ops import PickedBlock, pick_block
 from fishermask_fast.directions import Update
-from fishermask_fast.engine import Engine, Problem
+from fishermask_fast.engine import Engine
 
 # Two leaders whose scores, both taken anew, are closer than this (relative) may be equal samples.
 _NEAR = 1e-6
-# A GPU needs more samples at a time to be busy: 2 GiB of working memory in the set-up.
-_LARGER_CHUNKS = 16
 # Each leader costs products with M^-1 and G, and one with every other leader.
 _MOST_LEADERS_PER_PICK = 8
 
@@ -34,24 +31,8 @@ _MOST_LEADERS_PER_PICK = 8
 class BlockEngine(Engine):
     """An Engine that makes the picks of a block together; see Engine."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        *,
-        sign: int = 1,
-        always_float64: bool = False,
-        block_size: int | None = None,
-        chunk_size: int | None = None,
-    ) -> None:
-        if chunk_size is None:
-            chunk_size = _LARGER_CHUNKS * problem.factors._chunk_size()
-        super().__init__(
-            problem,
-            sign=sign,
-            always_float64=always_float64,
-            block_size=block_size,
-            chunk_size=chunk_size,
-        )
+    # A GPU needs more samples at a time to be busy: 512 MiB of working memory.
+    _chunk_factor = 16
 
     def _take_block(self, n_left: int) -> None:
         self._matrices = self._directions.matrices()
@@ -121,34 +102,6 @@ class BlockEngine(Engine):
             if self._policy.remedy(abs(score), abs(running[t]), loss, first) is not None:
                 return t
         return len(scores)
-
-    def _apply(
-        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: list[float]
-    ) -> tuple[list[float], list[int], list[int]]:
-        limits = torch.tensor(thresholds, dtype=torch.float64)
-        found = self._advance(index, updates, limits.to(index.device, non_blocking=True))
-        # Indices are exact in float64: one report and one wait for all of it.
-        best, best_index, first_index = torch.stack([part.double() for part in found]).tolist()
-        return best, [int(i) for i in best_index], [int(i) for i in first_index]
-
-    def _advance(
-        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """ops.score_update on the engine's state; waits for nothing."""
-        u, w, ranks = updates
-        return ops.score_update(
-            self._factors,
-            index,
-            u,
-            w,
-            ranks,
-            thresholds,
-            self._a,
-            self._b,
-            self._scores,
-            scale=self._problem.scale,
-            float64_products=self._policy.float64,
-        )
 
     def _rows(self, index: Tensor) -> Tensor:
         """V of some samples, (n, r, k) float64.

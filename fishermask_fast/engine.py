@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import ops
-from fishermask_fast.directions import Directions, Update, add_to_lower, mirror_lower
+from fishermask_fast.directions import Directions, Update, add_to_lower
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.precision import TIE, PrecisionPolicy, Remedy
 
@@ -76,7 +76,7 @@ class Problem:
         return self.labeled_fisher is None and included.numel() == 0
 
     def inverses(self, included: Tensor) -> tuple[Tensor, Tensor]:
-        """M^-1 and G = M^-1 F M^-1 with the candidates `included` in M.
+        """M^-1 and G = M^-1 F M^-1, of which the lower triangle counts, with `included` in M.
 
         Raises:
             ValueError: M is not positive definite.
@@ -94,7 +94,7 @@ class Problem:
         inverse = torch.cholesky_inverse(factor).contiguous()
         double = torch.zeros_like(inverse)
         add_to_lower(double, inverse, self.fisher @ inverse, 1.0)
-        return inverse, mirror_lower(double)
+        return inverse, double
 
 
 class _Ambiguous(Exception):
@@ -122,6 +122,9 @@ class Engine:
         setups: how often the state of every candidate was made anew.
     """
 
+    # Of the samples that a set-up takes at a time by default.
+    _chunk_factor = 1
+
     def __init__(
         self,
         problem: Problem,
@@ -141,7 +144,7 @@ class Engine:
         self._policy = PrecisionPolicy(always_float64)
         self._fixed_block = block_size
         self._block = block_size or 4
-        self._chunk_size = chunk_size
+        self._chunk_size = chunk_size or self._chunk_factor * self._factors.default_chunk_size()
         self._forced: set[int] = set()
         self._empty_blocks = 0
         n, r = len(self._factors), self._factors.n_rows
@@ -336,21 +339,30 @@ class Engine:
         self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: list[float]
     ) -> tuple[list[float], list[int], list[int]]:
         """Take updates (U, W, ranks) to the candidates `index`; see ops.score_update."""
+        limits = torch.tensor(thresholds, dtype=torch.float64, device="cpu")
+        found = self._advance(index, updates, limits.to(index.device, non_blocking=True))
+        # Indices are exact in float64: one report and one wait for all of it.
+        best, best_index, first_index = torch.stack([part.double() for part in found]).tolist()
+        return best, [int(i) for i in best_index], [int(i) for i in first_index]
+
+    def _advance(
+        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same without waiting for the device; `thresholds` (T,) float64."""
         u, w, ranks = updates
-        best, best_index, first_index = ops.score_update(
+        return ops.score_update(
             self._factors,
             index,
             u,
             w,
             ranks,
-            torch.tensor(thresholds, dtype=torch.float64, device=self._a.device),
+            thresholds,
             self._a,
             self._b,
             self._scores,
             scale=self._problem.scale,
             float64_products=self._policy.float64,
         )
-        return best.tolist(), best_index.tolist(), first_index.tolist()
 
     def _first_beaten(
         self,

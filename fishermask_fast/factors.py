@@ -224,7 +224,7 @@ class GradientFactors:
         if self._masked_head is not None:
             masked_head.add_gram(total, *self._masked_head)
         else:
-            for chunk in self.chunks(chunk_size or self._chunk_size()):
+            for chunk in self.chunks(chunk_size or self.default_chunk_size()):
                 _add_gram(total, chunk._compact().to(dtype=torch.float64))
         lower = total.tril_()
         return (lower + lower.tril(-1).T).div_(len(self))
@@ -260,7 +260,7 @@ class GradientFactors:
             return [masked_head.quadratic_form(q, *self._masked_head) for q in matrices]
         n, r = len(self), self.n_rows
         out = [torch.empty(n, r, r, dtype=torch.float64, device=self.device) for _ in matrices]
-        size = chunk_size or self._chunk_size()
+        size = chunk_size or self.default_chunk_size()
         forms: _QuadraticForms | None = None
         for start in range(0, n, size):
             chunk = self[start : start + size]._compact().to(dtype=torch.float64)
@@ -292,7 +292,7 @@ class GradientFactors:
             rows = full
         return rows.reshape(c, d, -1)
 
-    def _chunk_size(self) -> int:
+    def default_chunk_size(self) -> int:
         """Samples whose working memory in set-up stays near 32 MiB."""
         r, m = self.n_rows, self.middle.shape[2]
         numbers = 3 * r * m
