@@ -5,7 +5,7 @@ What each op computes is defined in ``reference``; importing this module loads t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -59,35 +59,22 @@ def score_update(
         TypeError: a dtype other than stated.
         ValueError: a shape other than stated, or another device than the factors'.
     """
-    if factors.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"factors must be float32 or float64; got {factors.dtype}")
     n, r, k = len(factors), factors.n_rows, factors.n_columns
-    shapes = {"u": (sum(ranks), k), "w": (sum(ranks), k), "thresholds": (len(ranks),)}
-    shapes |= {"a": (n, r * (r + 1) // 2), "b": (n, r * (r + 1) // 2), "scores": (n,)}
-    given = {"u": u, "w": w, "thresholds": thresholds, "a": a, "b": b, "scores": scores}
-    for name, tensor in given.items():
-        if tensor.dtype != torch.float64:
-            raise TypeError(f"{name} must be float64; got {tensor.dtype}")
-        if tuple(tensor.shape) != shapes[name]:
-            raise ValueError(f"{name} must have shape {shapes[name]}; got {tuple(tensor.shape)}")
-    for name in ("a", "b", "scores"):
-        if not given[name].is_contiguous():
-            raise ValueError(f"{name} must be contiguous")
-    if index.dtype != torch.int64 or index.ndim != 1:
-        raise TypeError(f"index must be 1-d int64; got {index.dtype} of {tuple(index.shape)}")
-    for name, tensor in (given | {"index": index}).items():
-        if tensor.device != factors.device:
-            raise ValueError(
-                f"{name} is on {tensor.device}; expected the factors' {factors.device}"
-            )
+    packed = (n, r * (r + 1) // 2)
+    given = {
+        "u": (u, (sum(ranks), k)),
+        "w": (w, (sum(ranks), k)),
+        "thresholds": (thresholds, (len(ranks),)),
+        "a": (a, packed),
+        "b": (b, packed),
+        "scores": (scores, (n,)),
+    }
+    _check_state(factors, index, given, contiguous=("a", "b", "scores"))
     on_gpu = factors.device.type == "cuda"
     # Autocast would take float32 products in half precision.
     with torch.autocast("cuda", enabled=False) if on_gpu else nullcontext():
         result: tuple[Tensor, Tensor, Tensor] = torch.ops.fishermask_fast.score_update(
-            factors.middle.contiguous(),
-            None if factors.coupling is None else factors.coupling.contiguous(),
-            None if factors.hidden is None else factors.hidden.contiguous(),
-            factors.head_index,
+            *_parts(factors),
             index.contiguous(),
             u,
             w,
@@ -100,6 +87,42 @@ def score_update(
             scores,
         )
     return result
+
+
+def _check_state(
+    factors: GradientFactors,
+    index: Tensor,
+    given: Mapping[str, tuple[Tensor, tuple[int, ...]]],
+    contiguous: tuple[str, ...],
+) -> None:
+    """What the ops of the selection have in common; `given`: float64 tensors and their shapes."""
+    if factors.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"factors must be float32 or float64; got {factors.dtype}")
+    for name, (tensor, shape) in given.items():
+        if tensor.dtype != torch.float64:
+            raise TypeError(f"{name} must be float64; got {tensor.dtype}")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
+        if name in contiguous and not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous")
+    if index.dtype != torch.int64 or index.ndim != 1:
+        raise TypeError(f"index must be 1-d int64; got {index.dtype} of {tuple(index.shape)}")
+    tensors = {"index": index, **{name: tensor for name, (tensor, _) in given.items()}}
+    for name, tensor in tensors.items():
+        if tensor.device != factors.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}; expected the factors' {factors.device}"
+            )
+
+
+def _parts(factors: GradientFactors) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The factors as ops take them."""
+    return (
+        factors.middle.contiguous(),
+        None if factors.coupling is None else factors.coupling.contiguous(),
+        None if factors.hidden is None else factors.hidden.contiguous(),
+        factors.head_index,
+    )
 
 
 def _tf32_is_on() -> bool:
@@ -161,27 +184,19 @@ def inverse_products(
 
     Raises:
         TypeError: a dtype other than stated.
-        ValueError: a shape other than stated, or rows that are not contiguous.
+        ValueError: a shape other than stated, or another device than the factors', or rows that are
+            not contiguous.
     """
-    if factors.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"factors must be float32 or float64; got {factors.dtype}")
-    if index.dtype != torch.int64 or index.ndim != 1:
-        raise TypeError(f"index must be 1-d int64; got {index.dtype} of {tuple(index.shape)}")
     k, h = factors.n_columns, u.shape[0]
-    given = {"first": first, "second": second, "u": u, "w": w}
-    for name, tensor in given.items():
-        shape = (k, k) if name in ("first", "second") else (h, k)
-        if tensor.dtype != torch.float64:
-            raise TypeError(f"{name} must be float64; got {tensor.dtype}")
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}; got {tuple(tensor.shape)}")
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} must be contiguous")
+    given = {
+        "first": (first, (k, k)),
+        "second": (second, (k, k)),
+        "u": (u, (h, k)),
+        "w": (w, (h, k)),
+    }
+    _check_state(factors, index, given, contiguous=tuple(given))
     result: tuple[Tensor, Tensor, Tensor] = torch.ops.fishermask_fast.inverse_products(
-        factors.middle.contiguous(),
-        None if factors.coupling is None else factors.coupling.contiguous(),
-        None if factors.hidden is None else factors.hidden.contiguous(),
-        factors.head_index,
+        *_parts(factors),
         index.contiguous(),
         first,
         second,
