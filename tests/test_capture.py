@@ -12,7 +12,7 @@ from networks import Recurrent, Scaled, expected_columns, some_of_each
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fishermask_fast import reference
+from fishermask_fast import reference, walk
 from fishermask_fast.capture import backward, forward, make_plan
 from fishermask_fast.evaluation import evaluating, unwrap
 from fishermask_fast.gradients import masked_gradients
@@ -270,6 +270,48 @@ def test_channels_last() -> None:
     assert relative_error(masked_gradients(model, inputs, mask).dense(), exact) < 1e-12
     for name, values in fisher_diagonal(model, inputs).items():
         assert relative_error(values, diagonal[name]) < 1e-12
+
+
+class Viewing(nn.Module):
+    """Flattens images as only the usual strides allow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), -1)
+
+
+class ReadingMemory(nn.Module):
+    """Takes numbers in their order in memory, whatever the strides say."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.as_strided((len(x), x[0].numel()), (x[0].numel(), 1))
+
+
+@pytest.mark.parametrize(
+    ("flatten", "share", "expected"),
+    [
+        (nn.Flatten, 0, True),
+        (nn.Flatten, 1e9, False),
+        (Viewing, 0, False),
+        (ReadingMemory, 0, False),
+    ],
+)
+def test_images_go_channels_last_where_that_pays(
+    flatten: type[nn.Module], share: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "_CHANNELS_LAST", share)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), flatten(), nn.Linear(36, 3)).double()
+    inputs = torch.randn(5, 3, 5, 5).double()
+    mask, layouts = some_of_each(model), []
+    model[0].register_forward_pre_hook(
+        lambda module, args: layouts.append(
+            args[0].is_contiguous(memory_format=torch.channels_last)
+        )
+    )
+    found = masked_gradients(model, inputs, mask, rank=3).dense()
+    assert layouts[-1] is expected
+    exact = expected_columns(reference.per_sample_gradients(model, inputs), mask, "3")
+    assert relative_error(found, exact) < 1e-12
+    assert inputs.is_contiguous()
 
 
 def test_weight_used_under_autocast_twice() -> None:
