@@ -309,7 +309,7 @@ def test_images_go_channels_last_where_that_pays(
     )
     found = masked_gradients(model, inputs, mask, rank=3).dense()
     assert layouts[-1] is expected
-    exact = expected_columns(reference.per_sample_gradients(model, inputs), mask, "3")
+    exact = expected_columns(reference.per_sample_gradients(model, inputs), mask, None)
     assert relative_error(found, exact) < 1e-12
     assert inputs.is_contiguous()
 
