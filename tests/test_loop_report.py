@@ -102,6 +102,14 @@ def test_strategies_are_compared_seed_by_seed(runs: Path) -> None:
     assert study.curve("fishermask").labels_to(target)[0] == pytest.approx(expected)
 
 
+def test_any_strategy_can_be_the_baseline(runs: Path) -> None:
+    gain = {each.strategy: each.area_gain for each in compare(read_study([runs]))}["bait"]
+    study = read_study([runs], "bait")
+    turned = {each.strategy: each.area_gain for each in compare(study)}["random"]
+    assert study.baseline == "bait"
+    assert (turned.mean, turned.low) == pytest.approx((-gain.mean, -gain.high))
+
+
 def test_a_round_that_not_all_seeds_have_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 0, {"random": [0.1, 0.2, 0.3]})
     write_run(tmp_path / "b", 1, {"random": [0.2, 0.4]})
@@ -159,6 +167,8 @@ def test_plot_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_run(tmp_path / "a", 0, {"random": [0.1]})
     assert main(["plot", str(tmp_path), "--target", "50"]) == 2
     assert "target must be in (0, 1]; got 50.0" in capsys.readouterr().err
+    assert main(["plot", str(tmp_path), "--baseline", "bait"]) == 2
+    assert "baseline must be one of random; got 'bait'" in capsys.readouterr().err
 
 
 def test_picks_are_drawn_from_the_data_of_the_run(tmp_path: Path) -> None:

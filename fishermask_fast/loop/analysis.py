@@ -98,11 +98,13 @@ class Study:
         config: Of the first run.
         rounds: Of all runs.
         folders: Where each seed was recorded.
+        baseline: The strategy that the others are compared with.
     """
 
     config: dict[str, Any]
     rounds: tuple[Round, ...]
     folders: dict[int, Path]
+    baseline: str
 
     @property
     def title(self) -> str:
@@ -118,12 +120,7 @@ class Study:
     @property
     def strategies(self) -> list[str]:
         """In the order in which they were run."""
-        return list(dict.fromkeys(entry.strategy for entry in self.rounds))
-
-    @property
-    def baseline(self) -> str:
-        """What the others are compared with: random picks, or the last strategy of the run."""
-        return "random" if "random" in self.strategies else self.strategies[-1]
+        return _strategies(self.rounds)
 
     def of(self, strategy: str) -> list[Round]:
         """One strategy's rounds."""
@@ -160,15 +157,17 @@ def find_runs(folders: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def read_study(folders: Sequence[str | Path]) -> Study:
+def read_study(folders: Sequence[str | Path], baseline: str | None = None) -> Study:
     """Runs of one experiment, read together.
 
     Args:
         folders: Runs, or folders that hold them.
+        baseline: The strategy that the others are compared with; None for random picks where they
+            were run, else for the last strategy.
 
     Raises:
         ValueError: There is no run, no round is recorded, two runs have one seed and strategy in
-            common, or they are no runs of one experiment.
+            common, they are no runs of one experiment, or the baseline was not run.
     """
     paths = find_runs(folders)
     configs = [read_config(path) for path in paths]
@@ -192,7 +191,16 @@ def read_study(folders: Sequence[str | Path]) -> Study:
     if not rounds:
         raise ValueError(f"no round is recorded yet in {', '.join(map(str, paths))}")
     folders_of = {seed: path for (_, seed), path in seen.items()}
-    return Study(configs[0], tuple(rounds), folders_of)
+    strategies = _strategies(rounds)
+    if baseline is None:
+        baseline = "random" if "random" in strategies else strategies[-1]
+    elif baseline not in strategies:
+        raise ValueError(f"baseline must be one of {', '.join(strategies)}; got {baseline!r}")
+    return Study(configs[0], tuple(rounds), folders_of, baseline)
+
+
+def _strategies(rounds: Sequence[Round]) -> list[str]:
+    return list(dict.fromkeys(entry.strategy for entry in rounds))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,12 @@ def add_plot_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         type=float,
-        help="accuracy whose labels are counted (default: where random picks end)",
+        help="accuracy whose labels are counted (default: where the baseline ends)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="STRATEGY",
+        help="what the others are compared with (default: random, or the last strategy)",
     )
     parser.add_argument("--data-root", help="where the data of the runs are now")
 
@@ -39,7 +44,7 @@ def plot(arguments: argparse.Namespace) -> None:
     import_module("matplotlib")
     if arguments.target is not None and not 0 < arguments.target <= 1:
         raise ValueError(f"target must be in (0, 1]; got {arguments.target}")
-    study = read_study(arguments.folders)
+    study = read_study(arguments.folders, arguments.baseline)
     out = Path(arguments.out or Path(arguments.folders[0]) / "pictures")
     out.mkdir(parents=True, exist_ok=True)
     target = study.target() if arguments.target is None else arguments.target
