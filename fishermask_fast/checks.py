@@ -77,8 +77,8 @@ def _is_no_number(value: object) -> bool:
     return isinstance(value, Tensor) and (value.dtype == torch.bool or value.ndim > 0)
 
 
-def check_finite(factors: GradientFactors) -> None:
-    """Raise where a gradient is NaN or infinite.
+def check_finite(factors: GradientFactors, start: int = 0) -> None:
+    """Raise where a gradient is NaN or infinite; `start`: the index of the first sample.
 
     Raises:
         ValueError: says in how many samples, and in which first.
@@ -93,7 +93,7 @@ def check_finite(factors: GradientFactors) -> None:
     if bad is not None and bool(bad.any()):
         raise ValueError(
             f"gradients must be finite; {int(bad.sum())} of {len(factors)} samples hold NaN or "
-            f"Inf, the first at index {int(bad.nonzero()[0])}"
+            f"Inf, the first at index {start + int(bad.nonzero()[0])}"
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -122,12 +122,20 @@ class GradientFactors:
                 raise IndexError(f"sample {index} of {len(self)}")
             index %= len(self)
             index = slice(index, index + 1)
-        return GradientFactors(
+        return self._with(
             self.middle[index],
             None if self.coupling is None else self.coupling[index],
             None if self.hidden is None else self.hidden[index],
             self.head_index,
         )
+
+    @staticmethod
+    def _with(*parts: Tensor | None) -> GradientFactors:
+        """From parts that are known to fit: a look at head_index would wait for a GPU."""
+        factors = object.__new__(GradientFactors)
+        for field, part in zip(fields(GradientFactors), parts, strict=True):
+            object.__setattr__(factors, field.name, part)
+        return factors
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -139,7 +147,7 @@ class GradientFactors:
 
         middle = self.middle.to(device=device, dtype=dtype)
         index = None if self.head_index is None else self.head_index.to(device=device)
-        return GradientFactors(middle, move(self.coupling), move(self.hidden), index)
+        return self._with(middle, move(self.coupling), move(self.hidden), index)
 
     @staticmethod
     def cat(parts: Sequence[GradientFactors]) -> GradientFactors:
@@ -205,10 +213,13 @@ class GradientFactors:
             return self
         return GradientFactors(self.dense())
 
-    def chunks(self, chunk_size: int) -> Iterator[GradientFactors]:
-        """Consecutive chunks of at most `chunk_size` samples."""
-        for start in range(0, len(self), chunk_size):
-            yield self[start : start + chunk_size]
+    def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, GradientFactors]]:
+        """Consecutive chunks of at most `chunk_size` samples, and where each begins.
+
+        None takes all in one.
+        """
+        for start in range(0, len(self), chunk_size or max(len(self), 1)):
+            yield start, self if chunk_size is None else self[start : start + chunk_size]
 
     @torch.no_grad()
     def fisher(self, chunk_size: int | None = None) -> Tensor:
@@ -224,7 +235,7 @@ class GradientFactors:
         if self._masked_head is not None:
             masked_head.add_gram(total, *self._masked_head)
         else:
-            for chunk in self.chunks(chunk_size or self.default_chunk_size()):
+            for _, chunk in self.chunks(chunk_size or self.default_chunk_size()):
                 _add_gram(total, chunk._compact().to(dtype=torch.float64))
         lower = total.tril_()
         return (lower + lower.tril(-1).T).div_(len(self))

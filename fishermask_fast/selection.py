@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fishermask_fast.arrays import Array, as_tensor, like
 from fishermask_fast.block_engine import BlockEngine
+from fishermask_fast.candidates import Candidates
 from fishermask_fast.checks import (
     caller_level,
     check_finite,
@@ -32,9 +33,10 @@ from fishermask_fast.checks import (
     check_memory,
     check_positive,
 )
-from fishermask_fast.engine import Engine, Problem
+from fishermask_fast.engine import Engine
 from fishermask_fast.factors import GradientFactors, as_factors
 from fishermask_fast.loading import has_cuda_ops
+from fishermask_fast.problem import Problem
 
 _logger = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ def select_batch(
     if precision not in ("mixed", "float64"):
         raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
     with torch.no_grad():
-        problem, backward_steps = _check(
+        factors, problem, backward_steps = _check(
             as_factors(as_tensor("gradients", gradients)),
             n_select,
             as_tensor("fisher", fisher),
@@ -158,9 +160,10 @@ def select_batch(
             backward_steps,
         )
         return _select(
+            factors,
             problem,
             backward_steps,
-            always_float64=precision == "float64" or problem.factors.dtype == torch.float64,
+            always_float64=precision == "float64" or factors.dtype == torch.float64,
             block_size=block_size,
             chunk_size=chunk_size,
             progress=progress,
@@ -175,7 +178,7 @@ def _check(
     lamb: float,
     n_labeled: int,
     backward_steps: int,
-) -> tuple[Problem, int]:
+) -> tuple[GradientFactors, Problem, int]:
     n, r, k = len(factors), factors.n_rows, factors.n_columns
     if n == 0:
         raise ValueError("gradients hold no samples; expected a pool of at least one")
@@ -214,7 +217,8 @@ def _check(
         _logger.info("selection runs on the CPU: copying gradients from %s", factors.device)
         factors, fisher = factors.to("cpu"), fisher.cpu()
         labeled_fisher = None if labeled_fisher is None else labeled_fisher.cpu()
-    return Problem(factors, fisher, labeled_fisher, lamb, n_labeled, n_select), backward_steps
+    problem = Problem(fisher, labeled_fisher, lamb, n_labeled, n_select)
+    return factors, problem, backward_steps
 
 
 def _runs_on(device: torch.device) -> bool:
@@ -222,6 +226,7 @@ def _runs_on(device: torch.device) -> bool:
 
 
 def _select(
+    factors: GradientFactors,
     problem: Problem,
     backward_steps: int,
     *,
@@ -231,37 +236,19 @@ def _select(
     progress: bool,
 ) -> Selection:
     n_select = problem.n_select
-    n_forward = min((1 + backward_steps) * n_select, len(problem.factors))
+    n_forward = min((1 + backward_steps) * n_select, len(factors))
     n_drop = n_forward - n_select
-    kind = BlockEngine if problem.factors.device.type == "cuda" else Engine
+    kind = BlockEngine if factors.device.type == "cuda" else Engine
     with _progress_bar(n_forward + n_drop, progress) as advance:
-        forward = kind(
-            problem,
-            always_float64=always_float64,
-            block_size=block_size,
-            chunk_size=chunk_size,
-        )
+        pool = Candidates(factors, problem.scale, 1, chunk_size)
+        forward = kind(problem, pool, always_float64=always_float64, block_size=block_size)
         forward.run(n_forward, advance)
         changes = list(forward.changes)
         removed: list[int] = []
         setups, passes = forward.setups, forward.passes
         if n_drop:
-            picked = torch.tensor(forward.taken, device=problem.factors.device)
-            among = Problem(
-                problem.factors[picked],
-                problem.fisher,
-                problem.labeled_fisher,
-                problem.lamb,
-                problem.n_labeled,
-                n_select,
-            )
-            backward = kind(
-                among,
-                sign=-1,
-                always_float64=True,
-                block_size=block_size,
-                chunk_size=chunk_size,
-            )
+            picked = Candidates(pool.rows(forward.taken), problem.scale, -1, chunk_size)
+            backward = kind(problem, picked, always_float64=True, block_size=block_size)
             backward.run(n_drop, advance)
             removed = backward.taken
             changes += backward.changes

@@ -81,8 +81,9 @@ def test_chunks_change_rounding_alone(
     (whole,) = factors.quadratic_forms(matrix)
     (chunked,) = factors.quadratic_forms(matrix, chunk_size=chunk_size)
     assert_close(chunked, whole, k=k)
-    chunks = list(factors.chunks(chunk_size))
+    starts, chunks = zip(*factors.chunks(chunk_size), strict=True)
     assert max(len(chunk) for chunk in chunks) <= chunk_size
+    assert list(starts) == list(range(0, 13, chunk_size))
     assert torch.equal(GradientFactors.cat(chunks).dense(), factors.dense())
 
 
