@@ -21,7 +21,7 @@ from real_gradients import resampled_gradients
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, ops, reference, select_batch
-from fishermask_fast.candidates import Candidates
+from fishermask_fast.candidates import LocalCandidates
 from fishermask_fast.engine import Engine
 from fishermask_fast.problem import Problem
 
@@ -140,7 +140,7 @@ class TestSetUp:
     def test_ours(self, benchmark: Any, n: int, n_select: int, structured: bool) -> None:
         benchmark.group = f"set-up, N = {n}"
         pool, problem = gradients(n, structured), Problem(real(n)[1], None, 1.0, 0, n_select)
-        run(benchmark, lambda: Engine(problem, Candidates(pool, problem.scale, 1)))
+        run(benchmark, lambda: Engine(problem, LocalCandidates(pool, problem.scale, 1)))
 
     @STRUCTURED
     def test_fisher(self, benchmark: Any, n: int, n_select: int, structured: bool) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +65,12 @@ class State:
             self.a[index], self.b[index], self.scores[index], self.traces[index], self.diagonal
         )
 
+    def put(self, index: Tensor, part: State) -> None:
+        """Replace A, B and scores of some candidates, a LongTensor, in place."""
+        self.a.index_copy_(0, index, part.a)
+        self.b.index_copy_(0, index, part.b)
+        self.scores.index_copy_(0, index, part.scores)
+
     def trace_b(self) -> Tensor:
         """|tr B| as it is now, (n,)."""
         return (self.b @ self.diagonal).abs_()
@@ -105,8 +111,34 @@ class Leaders:
         return self.index.numel()
 
 
-class Candidates:
-    """All candidates of a selection and their state.
+class Candidates(Protocol):
+    """What the engine asks of a pool; see the module and LocalCandidates."""
+
+    scale: float
+    sign: int
+
+    def __len__(self) -> int: ...
+
+    @property
+    def n_rows(self) -> int: ...
+
+    def rows(self, index: Sequence[int]) -> GradientFactors: ...
+
+    def set_up(
+        self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool
+    ) -> None: ...
+
+    def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
+
+    def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report: ...
+
+    def keep(self, leaders: Leaders, taken: Sequence[int]) -> None: ...
+
+    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> None: ...
+
+
+class LocalCandidates:
+    """Candidates whose gradients this process holds, and their state.
 
     Args:
         factors: the gradients of the N candidates.
@@ -134,6 +166,16 @@ class Candidates:
     def n_rows(self) -> int:
         """Rows r of each sample's V."""
         return self._factors.n_rows
+
+    @property
+    def head_index(self) -> Tensor | None:
+        """The masked entries of the head, as in GradientFactors."""
+        return self._factors.head_index
+
+    @property
+    def diagonal(self) -> Tensor:
+        """As in State."""
+        return self._state.diagonal
 
     def rows(self, index: Sequence[int]) -> GradientFactors:
         """The gradients of some candidates, in memory."""
@@ -182,12 +224,20 @@ class Candidates:
 
         The forced ones come first.
         """
-        self._saved[0].copy_(self._state.a)
-        self._saved[1].copy_(self._state.b)
+        return self.lead(best(self.free_scores(forced), size))
+
+    def free_scores(self, forced: Collection[int]) -> Tensor:
+        """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
         scores = self._state.scores.masked_fill(~self._free, -torch.inf)
         if forced:
             scores[list(forced)] = torch.inf
-        self._leaders = index = best(scores, size)
+        return scores
+
+    def lead(self, index: Tensor) -> Leaders:
+        """Begin a block with the leaders `index`, a LongTensor in ascending order."""
+        self._saved[0].copy_(self._state.a)
+        self._saved[1].copy_(self._state.b)
+        self._leaders = index
         return Leaders(index, self._factors[index], self._state[index])
 
     def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report:
@@ -203,12 +253,7 @@ class Candidates:
 
     def keep(self, leaders: Leaders, taken: Sequence[int]) -> None:
         """End a block whose picks all stand; `leaders` hold their state after it."""
-        for all_of_it, part in (
-            (self._state.a, leaders.state.a),
-            (self._state.b, leaders.state.b),
-            (self._state.scores, leaders.state.scores),
-        ):
-            all_of_it.index_copy_(0, leaders.index, part)
+        self._state.put(leaders.index, leaders.state)
         self._take(taken)
 
     def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> None:
@@ -246,6 +291,8 @@ class Candidates:
 
 def best(scores: Tensor, size: int) -> Tensor:
     """Indices of the `size` largest scores, ties by lowest index, in ascending order."""
+    if size == 0:
+        return torch.empty(0, dtype=torch.int64, device=scores.device)
     n = scores.numel()
     lowest = scores.topk(size).values[-1:]
     above = (scores > lowest).long() + (scores >= lowest).long()

@@ -160,7 +160,7 @@ class GradientFactors:
             raise ValueError("cat needs at least one GradientFactors; got none")
         first = parts[0]
         for part in parts[1:]:
-            if part._layout() != first._layout() or not _same(part.head_index, first.head_index):
+            if not same_columns(part, first):
                 raise ValueError(
                     "cat needs parts with the same columns; got (r, k_mid, C, d) = "
                     f"{first._layout()} and {part._layout()}"
@@ -397,10 +397,13 @@ class _QuadraticForms:
         return out
 
 
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one, other)
+def same_columns(one: GradientFactors, other: GradientFactors) -> bool:
+    """Whether both have the same rows a sample, and columns that mean the same."""
+    if one._layout() != other._layout():
+        return False
+    if one.head_index is None or other.head_index is None:
+        return one.head_index is other.head_index
+    return torch.equal(one.head_index, other.head_index)
 
 
 def _symmetric(half: Tensor) -> Tensor:

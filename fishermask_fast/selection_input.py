@@ -1,0 +1,152 @@
+"""What a selection is asked for: checked, and made fit to compute with."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.arrays import as_tensor
+from fishermask_fast.checks import (
+    caller_level,
+    check_finite,
+    check_integer,
+    check_matrix,
+    check_memory,
+    check_positive,
+)
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.loading import has_cuda_ops
+from fishermask_fast.problem import Problem
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of select_batch that are no tensors; see there."""
+
+    n_select: int
+    lamb: float
+    n_labeled: int
+    backward_steps: int
+    chunk_size: int | None
+    block_size: int | None
+    precision: str
+
+    @classmethod
+    def checked(
+        cls,
+        n_select: int,
+        lamb: float,
+        n_labeled: int,
+        backward_steps: int,
+        chunk_size: int | None,
+        block_size: int | None,
+        precision: str,
+    ) -> Options:
+        """The same, checked.
+
+        Raises:
+            TypeError, ValueError: see select_batch.
+        """
+        if precision not in ("mixed", "float64"):
+            raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
+        return cls(
+            check_integer("n_select", n_select, 1),
+            check_positive("lamb", lamb),
+            check_integer("n_labeled", n_labeled, 0),
+            check_integer("backward_steps", backward_steps, 0),
+            None if chunk_size is None else check_integer("chunk_size", chunk_size, 1),
+            None if block_size is None else check_integer("block_size", block_size, 1),
+            precision,
+        )
+
+    def check_pool(self, factors: GradientFactors, n: int) -> None:
+        """Raise where so many cannot be picked from n samples such as `factors`.
+
+        Raises:
+            ValueError: no samples, rows or columns, n_select above n, or matrices too large.
+        """
+        r, k = factors.n_rows, factors.n_columns
+        if n == 0:
+            raise ValueError("gradients hold no samples; expected a pool of at least one")
+        if r == 0 or k == 0:
+            raise ValueError(f"gradients must have rows and columns; got shape {(n, r, k)}")
+        if self.n_select > n:
+            raise ValueError(
+                f"n_select must be at most the pool's {n} samples; got {self.n_select}"
+            )
+        check_memory(k, factors.device)
+        if n < (1 + self.backward_steps) * self.n_select:
+            warnings.warn(
+                f"backward_steps={self.backward_steps} picks "
+                f"{(1 + self.backward_steps) * self.n_select} samples before it drops any, but the "
+                f"pool holds {n}: all of them are picked first",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
+
+    def problem(
+        self, fisher: Tensor, labeled_fisher: Tensor | None, device: torch.device
+    ) -> Problem:
+        """The objective, on the device where it is computed."""
+        return Problem(
+            fisher.to(device),
+            None if labeled_fisher is None else labeled_fisher.to(device),
+            self.lamb,
+            self.n_labeled,
+            self.n_select,
+        )
+
+
+def check_matrices(
+    factors: GradientFactors, fisher: object, labeled_fisher: object, n_labeled: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """F and F_L in float64, None where there is none.
+
+    Raises:
+        TypeError, ValueError: see select_batch.
+    """
+    given, labeled = as_tensor("fisher", fisher), as_tensor("labeled_fisher", labeled_fisher)
+    if given is not None:
+        given = check_matrix("fisher", given, factors)
+    if labeled is None:
+        if n_labeled > 0:
+            k = factors.n_columns
+            raise ValueError(f"n_labeled = {n_labeled} needs labeled_fisher, a ({k}, {k}) matrix")
+        return given, None
+    labeled = check_matrix("labeled_fisher", labeled, factors)
+    if n_labeled > 0:
+        return given, labeled
+    if bool(labeled.any()):
+        raise ValueError("labeled_fisher was given with n_labeled = 0; expected how many")
+    return given, None
+
+
+def mean_fisher(factors: GradientFactors) -> Tensor:
+    """F = (1/N) sum_x V_x^T V_x, (k, k) float64; zero where there are no samples.
+
+    Raises:
+        ValueError: gradients are not finite.
+    """
+    k = factors.n_columns
+    if len(factors) == 0:
+        return torch.zeros(k, k, dtype=torch.float64, device=factors.device)
+    fisher = factors.fisher()
+    if not bool(fisher.isfinite().all()):
+        check_finite(factors)
+    return fisher
+
+
+def computable(factors: GradientFactors) -> GradientFactors:
+    """The factors in a dtype and on a device that the ops know."""
+    if factors.dtype in (torch.float16, torch.bfloat16):
+        factors = factors.to(dtype=torch.float32)
+    if factors.device.type == "cpu" or (factors.device.type == "cuda" and has_cuda_ops()):
+        return factors
+    _logger.info("selection runs on the CPU: copying gradients from %s", factors.device)
+    return factors.to("cpu")
