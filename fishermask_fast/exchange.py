@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -69,12 +69,10 @@ class Exchange:
         Raises:
             ValueError, TypeError, OverflowError, RuntimeError: of the first rank that failed.
         """
-        done, failure = self._attempt(work)
-        for failed in self.everyone(failure):
-            if failed is not None:
-                raise failed.kind(failed.text)
-        assert done is not None
-        return done
+        done, error = self._attempt(work)
+        failures = self.everyone(self._failure(error))
+        self._raise_first(failures, error)
+        return cast(T, done)  # which may be None by its own nature
 
     def everyone(self, value: Any) -> list[Any]:
         """What each rank gives, in the order of ranks, on every rank."""
@@ -114,8 +112,9 @@ class Exchange:
 
     def answer(self, work: Callable[[], Answer]) -> None:
         """On the other ranks: do what rank 0 asked for, and answer."""
-        done, failure = self._attempt(work)
+        done, error = self._attempt(work)
         answer = done or Answer()
+        failure = self._failure(error)
         layouts = [(tuple(tensor.shape), tensor.dtype) for tensor in answer.tensors]
         with self._in_touch("answering rank 0"):
             dist.gather_object((failure, answer.value, layouts), group=self._group, group_dst=0)
@@ -132,7 +131,7 @@ class Exchange:
             LostContact: a process has died, or does not answer.
             ValueError, TypeError, OverflowError, RuntimeError: of a rank that failed.
         """
-        own, failure = self._attempt(work)
+        own, error = self._attempt(work)
         replies: list[Any] = [None] * self.size
         answers = [own or Answer()]
         with self._in_touch(name):
@@ -140,16 +139,24 @@ class Exchange:
             for rank, (_, value, layouts) in enumerate(replies[1:], start=1):
                 tensors = tuple(self._receive(layout, rank) for layout in layouts)
                 answers.append(Answer(value, tensors))
-        for failed in (failure, *(reply[0] for reply in replies[1:])):
-            if failed is not None:
-                raise failed.kind(failed.text)
+        own_failure = self._failure(error)
+        self._raise_first([own_failure, *(reply[0] for reply in replies[1:])], error)
         return answers
 
-    def _attempt(self, work: Callable[[], T]) -> tuple[T | None, _Failure | None]:
+    def _attempt(self, work: Callable[[], T]) -> tuple[T | None, Exception | None]:
         try:
             return work(), None
         except Exception as error:
-            return None, _Failure.of(error, self.rank)
+            return None, error
+
+    def _failure(self, error: Exception | None) -> _Failure | None:
+        return None if error is None else _Failure.of(error, self.rank)
+
+    def _raise_first(self, failures: list[_Failure | None], own: Exception | None) -> None:
+        """Raise the failure of the lowest rank that has one, with this rank's own as its cause."""
+        for failed in failures:
+            if failed is not None:
+                raise failed.kind(failed.text) from own
 
     def _receive(self, layout: tuple[tuple[int, ...], torch.dtype], source: int | None) -> Tensor:
         """A tensor that is broadcast (None), or sent by one rank."""

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.capture import Plan, Site, backward, forward
-from fishermask_fast.checks import is_integer
-from fishermask_fast.data import Inputs, Pool, check_count
+from fishermask_fast.data import Inputs, Pool, check_count, check_indices
 from fishermask_fast.evaluation import (
     check_finite,
     compute_dtype,
@@ -82,7 +81,7 @@ def masked_gradients(
         raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
     pool = Pool.of(data)
     if indices is not None:
-        pool = pool.subset(_check_indices(indices, len(pool)))
+        pool = pool.subset(check_indices(indices, len(pool)))
     mask.check(model)
     names = list(mask.indices)
     result: _Columns | None = None
@@ -220,19 +219,3 @@ def _head_site(mask: FisherMask, plan: Plan, n_rows: int) -> Site | None:
         apart = n_rows * site.module.out_features + site.module.in_features + 1
         return site if apart < n_rows * masked else None
     return None
-
-
-def _check_indices(indices: Iterable[int], n: int) -> list[int]:
-    try:
-        given = list(indices)
-    except TypeError:
-        raise TypeError(f"indices must be a sequence of ints; got {indices!r}") from None
-    odd = [i for i in given if not is_integer(i)]
-    if odd:
-        raise TypeError(f"indices must be ints; got {odd[0]!r}")
-    chosen = [int(i) for i in given]
-    wrong = [i for i in chosen if not 0 <= i < n]
-    if not chosen or wrong:
-        what = f"{len(wrong)} outside, such as {wrong[0]}" if wrong else "none"
-        raise ValueError(f"indices must name samples 0 to {n - 1}; got {what}")
-    return chosen

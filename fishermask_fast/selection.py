@@ -63,7 +63,7 @@ def fast_select(
 
 
 def select_batch(
-    gradients: Tensor | GradientFactors | Array,
+    gradients: Tensor | GradientFactors | Array | None,
     n_select: int,
     fisher: Tensor | Array | None = None,
     labeled_fisher: Tensor | Array | None = None,

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pools import ADVERSARIAL, random_factors, random_fisher
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from fishermask_fast import GradientFactors, Selection, select_batch
+from fishermask_fast import FisherMaskSelector, GradientFactors, Selection, select_batch
 from fishermask_fast.candidates import LocalCandidates
 
 
@@ -72,6 +74,44 @@ def select(name: str, rank: int, size: int, split: Callable[..., torch.Tensor]) 
     return select_batch(mine, **whole, group=world(), sample_indices=given)
 
 
+def query(rank: int | None = None, size: int = 1, *, shards: bool = False) -> Selection:
+    """A query of a small network: alone, by DistributedSampler, or from shards of the data."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    pool, labeled = (torch.randn(n, 6, generator=generator).double() for n in (41, 3))
+    group, parts = None, [pool, labeled]
+    if shards:
+        group = world()
+        parts = [part[uneven(len(part), rank, size)] for part in parts]
+    elif rank is not None:
+        parts = [
+            DataLoader(data, 4, sampler=DistributedSampler(data, size, rank, shuffle=True))
+            for data in map(TensorDataset, parts)
+        ]
+    selector = FisherMaskSelector(model, fraction=0.7, fisher_samples=30, group=group)
+    return selector.query(parts[0], 8, parts[1], progress=False)
+
+
+def half_spread(rank: int, size: int) -> Selection:
+    pool = TensorDataset(torch.randn(9, 6))
+    loader = DataLoader(pool, sampler=DistributedSampler(pool, size, rank))
+    return FisherMaskSelector(nn.Linear(6, 3), mask="head").query(loader, 2, pool)
+
+
+def other_model(rank: int, size: int) -> Selection:
+    torch.manual_seed(min(rank, 1))
+    return FisherMaskSelector(nn.Linear(6, 3), mask="head", group=world()).query(
+        torch.randn(9, 6), 2
+    )
+
+
+def wrong_width_on_one(rank: int, size: int) -> Selection:
+    torch.manual_seed(0)
+    selector = FisherMaskSelector(nn.Linear(6, 3), mask="head", group=world())
+    return selector.query(torch.randn(9, 6 + (rank == 1)), 2)
+
+
 def nan_on_the_last(rank: int, size: int) -> Selection:
     pool = torch.randn(8, 2, 5)
     if rank == size - 1:
@@ -101,7 +141,17 @@ def nothing(rank: int, size: int) -> Selection:
     return select_batch(None, 3, group=world())
 
 
-FAILING = (nan_on_the_last, other_arguments, other_columns, wrong_type, overlapping, nothing)
+FAILING = (
+    nan_on_the_last,
+    other_arguments,
+    other_columns,
+    wrong_type,
+    overlapping,
+    nothing,
+    half_spread,
+    other_model,
+    wrong_width_on_one,
+)
 
 
 def lose_a_rank(rank: int, size: int, number: int) -> Selection:
@@ -124,6 +174,8 @@ def run_all(rank: int, size: int) -> dict[str, Any]:
     for name in NAMES:
         for split in (uneven, by_turns):
             found[f"{name} {split.__name__}"] = select(name, rank, size, split)
+    found["query by sampler"] = query(rank, size)
+    found["query from shards"] = query(rank, size, shards=True)
     for case in FAILING:
         try:
             found[case.__name__] = case(rank, size)
