@@ -11,7 +11,7 @@ Every candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T and its s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -21,7 +21,11 @@ from torch import Tensor
 from fishermask_fast import ops
 from fishermask_fast.checks import check_finite
 from fishermask_fast.factors import GradientFactors
+from fishermask_fast.streaming import FactorSource
 
+_MAX_BLOCK = 16
+# Where a pass has to fetch the gradients first, it should serve more picks.
+_MAX_FAR_BLOCK = 32
 # A GPU needs more samples at a time to be busy: 512 MiB of working memory.
 _GPU_CHUNK_FACTOR = 16
 
@@ -116,6 +120,9 @@ class Candidates(Protocol):
 
     scale: float
     sign: int
+    # Picks that one pass may verify, and candidates that may be compared for them, at most.
+    max_block: int
+    max_leaders: int
 
     def __len__(self) -> int: ...
 
@@ -141,17 +148,20 @@ class LocalCandidates:
     """Candidates whose gradients this process holds, and their state.
 
     Args:
-        factors: the gradients of the N candidates.
+        factors: the gradients of the N candidates, in memory or not.
         scale: V = scale * factors.
         sign: 1 for picks, -1 for removals.
         chunk_size: samples at a time in a set-up; None for about 32 MiB of working memory.
     """
 
+    max_leaders = 4096
+
     def __init__(
-        self, factors: GradientFactors, scale: float, sign: int, chunk_size: int | None = None
+        self, factors: FactorSource, scale: float, sign: int, chunk_size: int | None = None
     ) -> None:
         self.scale = scale
         self.sign = sign
+        self.max_block = _MAX_BLOCK if isinstance(factors, GradientFactors) else _MAX_FAR_BLOCK
         self._factors = factors
         self._chunk_size = chunk_size
         self._state = State.empty(len(factors), factors.n_rows, factors.device)
@@ -180,7 +190,11 @@ class LocalCandidates:
     def rows(self, index: Sequence[int]) -> GradientFactors:
         """The gradients of some candidates, in memory."""
         device = self._factors.device
-        return self._factors[torch.tensor(index, dtype=torch.int64, device=device)]
+        return _working(self._factors[torch.tensor(index, dtype=torch.int64, device=device)])
+
+    def _chunks(self) -> Iterator[tuple[int, GradientFactors]]:
+        for start, chunk in self._factors.chunks():
+            yield start, _working(chunk)
 
     def set_up(self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool) -> None:
         """Every A, B and score anew, in float64.
@@ -197,7 +211,7 @@ class LocalCandidates:
         r, square = self.n_rows, self.scale**2 * self.sign
         rows, columns = torch.tril_indices(r, r, device=inverse.device)
         empty = inverse.new_empty(0, inverse.shape[0])
-        for start, chunk in self._factors.chunks():
+        for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
             size = self._chunk_size or chunk.default_chunk_size() * (
                 _GPU_CHUNK_FACTOR if chunk.device.type == "cuda" else 1
@@ -238,7 +252,7 @@ class LocalCandidates:
         self._saved[0].copy_(self._state.a)
         self._saved[1].copy_(self._state.b)
         self._leaders = index
-        return Leaders(index, self._factors[index], self._state[index])
+        return Leaders(index, _working(self._factors[index]), self._state[index])
 
     def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report:
         """Take a block's updates to all candidates but its leaders; what they would have won."""
@@ -275,7 +289,7 @@ class LocalCandidates:
         best = torch.full_like(thresholds, -torch.inf)
         best_index = torch.full_like(thresholds, n, dtype=torch.int64)
         first_index = best_index.clone()
-        for start, chunk in self._factors.chunks():
+        for start, chunk in self._chunks():
             stop = start + len(chunk)
             index = chosen[start:stop].nonzero().squeeze(1)
             here, here_index, here_first = self._state[start:stop].advance(
@@ -287,6 +301,13 @@ class LocalCandidates:
             found = (here_first < len(chunk)) & (first_index == n)
             first_index = torch.where(found, here_first + start, first_index)
         return best, best_index, first_index
+
+
+def _working(factors: GradientFactors) -> GradientFactors:
+    """The factors in a dtype that the ops take."""
+    if factors.dtype in (torch.float16, torch.bfloat16):
+        return factors.to(dtype=torch.float32)
+    return factors
 
 
 def best(scores: Tensor, size: int) -> Tensor:

@@ -31,12 +31,10 @@ from fishermask_fast.problem import Problem
 _logger = logging.getLogger(__name__)
 
 _FIRST_BLOCK = 4
-_MAX_BLOCK = 16
 # Leaders of a block: so many a pick, or so large a share of all candidates, whose updates then cost
-# a thirtieth of the pass over all; and never more than can be compared at a glance.
+# a thirtieth of the pass over all; and never more than the pool says.
 _LEADERS_PER_PICK = 8
 _LEADERS_SHARE = 32
-_MAX_LEADERS = 4096
 _MAX_CONTENDERS = 16
 _MAX_EMPTY_BLOCKS = 3
 _NEAR_TOP = 0.9
@@ -111,7 +109,7 @@ class Engine:
             inverse,
             double,
             self._sign,
-            self._fixed_block or _MAX_BLOCK,
+            self._fixed_block or self._pool.max_block,
         )
         self._renew(self._problem.lamb if self._problem.trivial(included) else None, traces=True)
         return float((inverse * self._problem.fisher).sum())
@@ -179,10 +177,10 @@ class Engine:
         self._accept(picks[:kept])
         if self._fixed_block is None:
             grown = 2 * size if kept == size else max(size // 2, 1)
-            self._block = min(grown, _MAX_BLOCK)
+            self._block = min(grown, self._pool.max_block)
 
     def _leader_count(self, n_left: int) -> int:
-        share = min(len(self._pool) // _LEADERS_SHARE, _MAX_LEADERS)
+        share = min(len(self._pool) // _LEADERS_SHARE, self._pool.max_leaders)
         return max(_LEADERS_PER_PICK * min(self._block, n_left), share)
 
     def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:

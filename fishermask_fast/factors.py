@@ -10,7 +10,7 @@ head repeats is never stored or expanded: for the head's part of V_x times a mat
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -137,17 +137,26 @@ class GradientFactors:
             object.__setattr__(factors, field.name, part)
         return factors
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> GradientFactors:
+        """The same with every part but head_index changed, which keeps its shape."""
+        parts = (self.middle, self.coupling, self.hidden)
+        return self._with(
+            *(None if part is None else change(part) for part in parts), self.head_index
+        )
+
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
     ) -> GradientFactors:
         """The same factors on another device or in another floating dtype."""
-
-        def move(part: Tensor | None) -> Tensor | None:
-            return None if part is None else part.to(device=device, dtype=dtype)
-
-        middle = self.middle.to(device=device, dtype=dtype)
-        index = None if self.head_index is None else self.head_index.to(device=device)
-        return self._with(middle, move(self.coupling), move(self.hidden), index)
+        moved = self.map(lambda part: part.to(device, dtype, non_blocking))
+        index = self.head_index
+        if index is None or device is None:
+            return moved
+        index = index.to(device, non_blocking=non_blocking)
+        return self._with(moved.middle, moved.coupling, moved.hidden, index)
 
     @staticmethod
     def cat(parts: Sequence[GradientFactors]) -> GradientFactors:

@@ -113,6 +113,10 @@ class Shard:
 class ShardedCandidates:
     """The candidates of all ranks, as rank 0 picks from them; see Candidates."""
 
+    max_block = 32
+    # Rank 0 alone keeps their state while it picks, and all of it goes over the network.
+    max_leaders = 512
+
     def __init__(self, shard: Shard, exchange: Exchange) -> None:
         self.scale = shard.local.scale
         self.sign = shard.local.sign
