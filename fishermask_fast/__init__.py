@@ -13,6 +13,7 @@ from fishermask_fast.loading import BuildInfo, build_info
 from fishermask_fast.mask import FisherMask, fisher_diagonal
 from fishermask_fast.selection import Selection, fast_select, select_batch
 from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.storage import StoredFactors, save_factors
 
 __version__ = "0.1.0"
 
@@ -22,11 +23,13 @@ __all__ = [
     "FisherMaskSelector",
     "GradientFactors",
     "Selection",
+    "StoredFactors",
     "__version__",
     "build_info",
     "factors_from_embeddings",
     "fast_select",
     "fisher_diagonal",
     "masked_gradients",
+    "save_factors",
     "select_batch",
 ]

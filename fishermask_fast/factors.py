@@ -241,13 +241,17 @@ class GradientFactors:
             raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
         k = self.n_columns
         total = torch.zeros(k, k, dtype=torch.float64, device=self.device)
+        self.add_gram(total, chunk_size)
+        return mean_gram(total, len(self))
+
+    @torch.no_grad()
+    def add_gram(self, total: Tensor, chunk_size: int | None = None) -> None:
+        """Adds sum_x V_x^T V_x to the lower triangle of `total` (k, k) float64."""
         if self._masked_head is not None:
             masked_head.add_gram(total, *self._masked_head)
         else:
             for _, chunk in self.chunks(chunk_size or self.default_chunk_size()):
                 _add_gram(total, chunk._compact().to(dtype=torch.float64))
-        lower = total.tril_()
-        return (lower + lower.tril(-1).T).div_(len(self))
 
     @torch.no_grad()
     def grams(self) -> Tensor:
@@ -335,6 +339,12 @@ def as_factors(gradients: Tensor | GradientFactors) -> GradientFactors:
         return gradients
     _check_part("gradients", gradients, 3)
     return GradientFactors(gradients.detach())
+
+
+def mean_gram(total: Tensor, n: int) -> Tensor:
+    """The symmetric matrix whose lower triangle is that of `total` over n; `total` is used up."""
+    lower = total.tril_()
+    return (lower + lower.tril(-1).T).div_(n)
 
 
 def _check_part(name: str, part: object, ndim: int) -> None:
