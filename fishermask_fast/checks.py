@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.factors import GradientFactors, tensor_kind
+from fishermask_fast.streaming import FactorSource
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FINITE_CHUNK = 2**24
@@ -97,7 +98,7 @@ def check_finite(factors: GradientFactors, start: int = 0) -> None:
         )
 
 
-def check_matrix(name: str, matrix: object, factors: GradientFactors) -> Tensor:
+def check_matrix(name: str, matrix: object, factors: FactorSource) -> Tensor:
     """A symmetric (k, k) matrix beside `factors`, in float64.
 
     Raises:

@@ -18,19 +18,27 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from fishermask_fast.arrays import Array, as_tensor, like
+from fishermask_fast.arrays import Array, like
 from fishermask_fast.candidates import LocalCandidates
 from fishermask_fast.exchange import Exchange
-from fishermask_fast.factors import GradientFactors, as_factors
+from fishermask_fast.factors import GradientFactors
 from fishermask_fast.greedy import Selection, greedy
-from fishermask_fast.selection_input import Options, check_matrices, computable, mean_fisher
+from fishermask_fast.selection_input import (
+    Options,
+    as_source,
+    check_device,
+    check_matrices,
+    computable,
+    mean_fisher,
+)
 from fishermask_fast.shards import select_from_shards
+from fishermask_fast.storage import StoredFactors
 
 __all__ = ["Selection", "fast_select", "select_batch"]
 
 
 def fast_select(
-    gradients: Tensor | GradientFactors | Array,
+    gradients: Tensor | GradientFactors | StoredFactors | Array,
     n_select: int,
     fisher: Tensor | Array | None = None,
     labeled_fisher: Tensor | Array | None = None,
@@ -63,7 +71,7 @@ def fast_select(
 
 
 def select_batch(
-    gradients: Tensor | GradientFactors | Array | None,
+    gradients: Tensor | GradientFactors | StoredFactors | Array | None,
     n_select: int,
     fisher: Tensor | Array | None = None,
     labeled_fisher: Tensor | Array | None = None,
@@ -75,6 +83,7 @@ def select_batch(
     progress: bool = False,
     block_size: int | None = None,
     precision: str = "mixed",
+    device: torch.device | str | None = None,
     group: ProcessGroup | None = None,
     sample_indices: Tensor | None = None,
 ) -> Selection:
@@ -86,8 +95,8 @@ def select_batch(
     Args:
         gradients: of the unlabelled pool: V as a (N, r, k) tensor of float16, bfloat16, float32 or
             float64, strided in any way, or an array that speaks `__dlpack__` or `__array__`, or
-            GradientFactors. On a GPU the selection
-            runs there; where the ops were not built for it, on the CPU, from a copy.
+            GradientFactors, or StoredFactors, which are read from their file in chunks. On a GPU
+            the selection runs there; where the ops were not built for it, on the CPU, from a copy.
         n_select: K, how many to select; 1..N.
         fisher: (k, k) F, of any floating dtype, a tensor or an array; None for the mean of
             V_x^T V_x over the pool.
@@ -100,6 +109,8 @@ def select_batch(
         block_size: picks verified by one pass over the pool; None adapts it.
         precision: "mixed" takes products in float32 once scores have fallen and float32 gradients
             allow it; "float64" never does.
+        device: where to compute; None for where the gradients are. Gradients in host memory or in a
+            file that a GPU has no room for come to it in chunks, best from pinned memory.
         group: a torch.distributed process group whose ranks each hold a shard of the pool. Every
             rank calls this with its own `gradients` (None where it has no samples) and the same
             other arguments; `fisher` and `labeled_fisher` count on rank 0. All ranks get the whole
@@ -125,15 +136,15 @@ def select_batch(
     with torch.no_grad():
         if group is not None:
             exchange = Exchange(group)
-            given = (gradients, sample_indices, fisher, labeled_fisher)
+            given = (gradients, sample_indices, fisher, labeled_fisher, device)
             return select_from_shards(exchange, *given, options, progress)
         if sample_indices is not None:
             raise ValueError("sample_indices number the samples of a group's ranks; got no group")
-        asked = options()
-        factors = as_factors(as_tensor("gradients", gradients))
-        asked.check_pool(factors, len(factors))
-        f, f_labeled = check_matrices(factors, fisher, labeled_fisher, asked.n_labeled)
-        factors = computable(factors)
-        problem = asked.problem(mean_fisher(factors) if f is None else f, f_labeled, factors.device)
+        asked, source = options(), as_source(gradients)
+        where = check_device(device, source)
+        asked.check_pool(source, len(source), where)
+        f, f_labeled = check_matrices(source, fisher, labeled_fisher, asked.n_labeled)
+        factors = computable(source, where)
+        problem = asked.problem(mean_fisher(factors) if f is None else f, f_labeled, where)
         pool = LocalCandidates(factors, problem.scale, 1, asked.chunk_size)
         return greedy(pool, problem, asked, factors.dtype, progress)

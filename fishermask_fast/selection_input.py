@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -18,9 +19,14 @@ from fishermask_fast.checks import (
     check_memory,
     check_positive,
 )
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors import GradientFactors, as_factors
 from fishermask_fast.loading import has_cuda_ops
 from fishermask_fast.problem import Problem
+from fishermask_fast.storage import StoredFactors
+from fishermask_fast.streaming import FactorSource, StreamedFactors, sample_bytes
+
+# Of a GPU's free memory: the rest is for the state and for work.
+_SHARE_OF_GPU = 0.5
 
 _logger = logging.getLogger(__name__)
 
@@ -65,7 +71,7 @@ class Options:
             precision,
         )
 
-    def check_pool(self, factors: GradientFactors, n: int) -> None:
+    def check_pool(self, factors: FactorSource, n: int, device: torch.device) -> None:
         """Raise where so many cannot be picked from n samples such as `factors`.
 
         Raises:
@@ -80,7 +86,7 @@ class Options:
             raise ValueError(
                 f"n_select must be at most the pool's {n} samples; got {self.n_select}"
             )
-        check_memory(k, factors.device)
+        check_memory(k, device)
         if n < (1 + self.backward_steps) * self.n_select:
             warnings.warn(
                 f"backward_steps={self.backward_steps} picks "
@@ -104,7 +110,7 @@ class Options:
 
 
 def check_matrices(
-    factors: GradientFactors, fisher: object, labeled_fisher: object, n_labeled: int
+    factors: FactorSource, fisher: object, labeled_fisher: object, n_labeled: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """F and F_L in float64, None where there is none.
 
@@ -127,7 +133,18 @@ def check_matrices(
     return given, None
 
 
-def mean_fisher(factors: GradientFactors) -> Tensor:
+def as_source(gradients: object) -> FactorSource:
+    """The gradients as they are read.
+
+    Raises:
+        TypeError, ValueError: see select_batch.
+    """
+    if isinstance(gradients, StoredFactors):
+        return gradients
+    return as_factors(as_tensor("gradients", gradients))
+
+
+def mean_fisher(factors: FactorSource) -> Tensor:
     """F = (1/N) sum_x V_x^T V_x, (k, k) float64; zero where there are no samples.
 
     Raises:
@@ -138,15 +155,49 @@ def mean_fisher(factors: GradientFactors) -> Tensor:
         return torch.zeros(k, k, dtype=torch.float64, device=factors.device)
     fisher = factors.fisher()
     if not bool(fisher.isfinite().all()):
-        check_finite(factors)
+        for start, chunk in factors.chunks():
+            check_finite(chunk, start)
     return fisher
 
 
-def computable(factors: GradientFactors) -> GradientFactors:
-    """The factors in a dtype and on a device that the ops know."""
-    if factors.dtype in (torch.float16, torch.bfloat16):
-        factors = factors.to(dtype=torch.float32)
-    if factors.device.type == "cpu" or (factors.device.type == "cuda" and has_cuda_ops()):
-        return factors
-    _logger.info("selection runs on the CPU: copying gradients from %s", factors.device)
-    return factors.to("cpu")
+def check_device(device: object, source: FactorSource) -> torch.device:
+    """Where a selection from these gradients is computed.
+
+    Raises:
+        TypeError, ValueError: no device, or one for which the ops were not built.
+    """
+    if device is None:
+        here = source.device
+        if here.type == "cpu" or _runs_on(here):
+            return here
+        _logger.info("selection runs on the CPU: copying gradients from %s", here)
+        return torch.device("cpu")
+    try:
+        asked: torch.device = torch.device(device)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(f"device must be a torch.device or its name; got {device!r}") from error
+    if asked.type == "cuda" and asked.index is None and torch.cuda.is_available():
+        asked = torch.device("cuda", torch.cuda.current_device())
+    if asked.type != "cpu" and not _runs_on(asked):
+        raise ValueError(
+            f"device must be the CPU, or a GPU for which the ops were built; got {asked}"
+        )
+    return asked
+
+
+def _runs_on(device: torch.device) -> bool:
+    return device.type == "cuda" and has_cuda_ops() and torch.cuda.is_available()
+
+
+def computable(source: FactorSource, device: torch.device) -> FactorSource:
+    """The gradients in a form that the ops know: on the device, or on their way to it in chunks."""
+    if isinstance(source, GradientFactors):
+        room = math.inf
+        if device.type == "cuda" and source.device.type == "cpu":
+            room = torch.cuda.mem_get_info(device)[0] * _SHARE_OF_GPU
+        if len(source) * sample_bytes(source) <= room:
+            half = source.dtype in (torch.float16, torch.bfloat16)
+            return source.to(device, torch.float32 if half else None)
+    if device == source.device:
+        return source
+    return StreamedFactors(source, device)

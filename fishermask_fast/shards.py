@@ -8,13 +8,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fishermask_fast.arrays import as_tensor
 from fishermask_fast.candidates import LocalCandidates
 from fishermask_fast.exchange import Exchange
-from fishermask_fast.factors import GradientFactors, as_factors, same_columns
+from fishermask_fast.factors import same_columns
 from fishermask_fast.greedy import Selection, greedy
-from fishermask_fast.selection_input import Options, check_matrices, computable, mean_fisher
+from fishermask_fast.selection_input import (
+    Options,
+    as_source,
+    check_device,
+    check_matrices,
+    computable,
+    mean_fisher,
+)
 from fishermask_fast.sharded import Shard, ShardedCandidates, lead, serve
+from fishermask_fast.streaming import FactorSource
 
 
 def select_from_shards(
@@ -23,6 +30,7 @@ def select_from_shards(
     sample_indices: object,
     fisher: object,
     labeled_fisher: object,
+    device: object,
     options: Callable[[], Options],
     progress: bool,
 ) -> Selection:
@@ -33,27 +41,27 @@ def select_from_shards(
         LostContact: a process has died, or does not answer.
     """
 
-    def check() -> tuple[Options, GradientFactors | None]:
-        given = as_tensor("gradients", gradients)
-        return options(), None if given is None else as_factors(given)
+    def check() -> tuple[Options, FactorSource | None]:
+        return options(), None if gradients is None else as_source(gradients)
 
     asked, given = exchange.agree(check)
-    factors, n_total, before = _agree_on_pool(exchange, asked, given)
-    asked.check_pool(factors, n_total)
-    places = exchange.agree(lambda: _places(sample_indices, len(factors), before))
+    source, n_total, before = _agree_on_pool(exchange, asked, given)
+    where = exchange.agree(lambda: check_device(device, source))
+    asked.check_pool(source, n_total, where)
+    places = exchange.agree(lambda: _places(sample_indices, len(source), before))
     _check_places(exchange, places, n_total)
     f, f_labeled = exchange.agree(
-        lambda: check_matrices(factors, fisher, labeled_fisher, asked.n_labeled)
+        lambda: check_matrices(source, fisher, labeled_fisher, asked.n_labeled)
     )
-    factors = exchange.agree(lambda: computable(factors))
+    factors = exchange.agree(lambda: computable(source, where))
     if not exchange.everyone(f is not None)[0]:
         mean = exchange.agree(lambda: mean_fisher(factors))
         f = exchange.total(mean.mul_(len(factors) / n_total))
     elif f is None:
         f = torch.zeros(0, 0, dtype=torch.float64)
-    problem = asked.problem(f, f_labeled, factors.device)
+    problem = asked.problem(f, f_labeled, where)
     pool = exchange.agree(lambda: LocalCandidates(factors, problem.scale, 1, asked.chunk_size))
-    shard = Shard(pool, places.to(factors.device), n_total)
+    shard = Shard(pool, places.to(where), n_total)
     if exchange.rank > 0:
         served = serve(shard, exchange)
         assert isinstance(served, Selection)
@@ -63,14 +71,14 @@ def select_from_shards(
 
 
 def _agree_on_pool(
-    exchange: Exchange, options: Options, given: GradientFactors | None
-) -> tuple[GradientFactors, int, int]:
+    exchange: Exchange, options: Options, given: FactorSource | None
+) -> tuple[FactorSource, int, int]:
     """This rank's factors, how many all ranks have, and how many the ranks before this one have.
 
     Raises:
         ValueError: the ranks' arguments or columns differ, or no rank has gradients.
     """
-    none = None if given is None else given[:0].to("cpu")
+    none = None if given is None else given[torch.arange(0, device=given.device)].to("cpu")
     told = exchange.everyone(
         (replace(options, chunk_size=None), 0 if given is None else len(given), none)
     )
@@ -92,8 +100,8 @@ def _agree_on_pool(
                 f"{rank} {kind.dtype} with r = {kind.n_rows}, k = {kind.n_columns}"
             )
     counts = [count for _, count, _ in told]
-    factors = like.to(exchange.device) if given is None else given
-    return factors, sum(counts), sum(counts[: exchange.rank])
+    source = like.to(exchange.device) if given is None else given
+    return source, sum(counts), sum(counts[: exchange.rank])
 
 
 def _places(given: object, n: int, before: int) -> Tensor:

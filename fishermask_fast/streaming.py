@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors import GradientFactors, mean_gram
 
 _CHUNK_BYTES = 256 * 2**20
 
@@ -49,15 +49,15 @@ class StreamedFactors:
     Args:
         source: the factors, on the CPU.
         device: where their chunks and samples go.
-        chunk_bytes: of a chunk; the device holds three of them at most.
+        chunk_bytes: of a chunk, of which the device holds three at most; None for 256 MiB.
     """
 
     def __init__(
-        self, source: FactorSource, device: torch.device, chunk_bytes: int = _CHUNK_BYTES
+        self, source: FactorSource, device: torch.device, chunk_bytes: int | None = None
     ) -> None:
         self._source = source
         self._device = device
-        self._size = max(1, chunk_bytes // max(sample_bytes(source), 1))
+        self._size = max(1, (chunk_bytes or _CHUNK_BYTES) // max(sample_bytes(source), 1))
 
     def __len__(self) -> int:
         return len(self._source)
