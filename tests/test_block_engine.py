@@ -9,7 +9,7 @@ import torch
 from pools import ADVERSARIAL, HEADS, greedy, oracle, picks, random_factors, random_fisher
 from torch import Tensor
 
-from fishermask_fast import Selection, reference, select_batch, selection
+from fishermask_fast import Selection, reference, select_batch
 from fishermask_fast.block_engine import BlockEngine
 from fishermask_fast.block_ops import pick_block
 from fishermask_fast.directions import Directions
@@ -28,7 +28,7 @@ def by_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         clear.append(count(self, *arguments))
         return clear[-1]
 
-    monkeypatch.setattr(selection, "Engine", BlockEngine)
+    monkeypatch.setattr("fishermask_fast.greedy.Engine", BlockEngine)
     monkeypatch.setattr(BlockEngine, "_clear", counted)
     return clear
 
@@ -37,7 +37,7 @@ def both(monkeypatch: pytest.MonkeyPatch, **problem: Any) -> tuple[Selection, Se
     """The selection by blocks and by the other engine."""
     found = select_batch(**problem)
     with monkeypatch.context() as patch:
-        patch.setattr(selection, "Engine", Engine)
+        patch.setattr("fishermask_fast.greedy.Engine", Engine)
         return found, select_batch(**problem)
 
 
