@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_positive, is_integer
+from fishermask_fast.checks import check_memory, check_positive, is_integer
 from fishermask_fast.data import check_count, check_seed, to_model
 from fishermask_fast.diagonal import draw
 from fishermask_fast.evaluation import (
@@ -170,6 +170,8 @@ class FisherMaskSelector:
 
         with self._timed("mask"):
             mask = self._make_mask(ranks, pool, known, progress)
+        where = device_of(self.model) if self.device is None else torch.device(self.device)
+        ranks.attempt(partial(check_memory, len(mask), where))
         labeled_fisher = None
         if known.n_total:
             with self._timed("gradients"):
