@@ -19,7 +19,6 @@ from torch import Tensor
 
 from fishermask_fast import GradientFactors, StoredFactors, save_factors, storage
 
-
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PARTS = ("middle", "coupling", "hidden", "head_index")
 
