@@ -49,8 +49,8 @@ def make_mask(model: nn.Module) -> FisherMask:
     return FisherMask.from_scores(scores, 0.3, keep_head=False)
 
 
-def write(path: str, seconds: float = 0.0) -> None:
-    """The gradients of a small pool into a file."""
+def write(path: str | None, seconds: float = 0.0) -> None:
+    """The gradients of a small pool into a file, or into memory."""
     model = make_model()
     masked_gradients(model, Slow(60, seconds), make_mask(model), batch_size=BATCH, out=path)
 
@@ -59,11 +59,12 @@ def main(path: str) -> None:
     """Write, and be killed, until the file is whole."""
     # Threads do not survive a fork.
     torch.set_num_threads(1)
+    write(None)  # what torch loads at its first use
     kills = 0
     while True:
         child = os.fork()
         if child == 0:
-            timer = threading.Timer(0.02 * (kills + 1), os.kill, (os.getpid(), signal.SIGKILL))
+            timer = threading.Timer(0.05 * (kills + 1), os.kill, (os.getpid(), signal.SIGKILL))
             timer.daemon = True
             timer.start()
             write(path, seconds=0.005)
