@@ -115,15 +115,17 @@ class Pool:
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]
 
-    def batches(self, batch_size: int) -> Iterator[Inputs]:
-        """Model inputs of all samples in order; the last batch may be smaller."""
+    def batches(self, batch_size: int, start: int = 0) -> Iterator[Inputs]:
+        """Model inputs of all samples from `start` on in order; the last batch may be smaller."""
         batch_size = int(batch_size)  # a numpy integer would not do for torch
         if isinstance(self.source, Tensor):
-            yield from self.source.split(batch_size)
+            if start < len(self):
+                yield from self.source[start:].split(batch_size)
             return
         loader = DataLoader(
             self.source,
             batch_size=batch_size,
+            sampler=range(start, len(self)),
             collate_fn=self.collate,
             # The seed of the workers comes from here and not from the global random state.
             generator=torch.Generator().manual_seed(0),

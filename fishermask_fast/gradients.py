@@ -9,8 +9,11 @@ The head's part of V_x is coupling_x kron hidden_x: its output gradients and its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +30,43 @@ from fishermask_fast.evaluation import (
 )
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.fallback import per_sample_rows
+from fishermask_fast.fingerprint import fingerprint
 from fishermask_fast.mask import FisherMask
 from fishermask_fast.order import check_order
+from fishermask_fast.resumable import ResumableFile, find_finished
 from fishermask_fast.rows import check_rows, make_rows
+from fishermask_fast.storage import StoredFactors
 from fishermask_fast.walk import batches, pairs, prepare
 
 
+@overload
+def masked_gradients(
+    model: nn.Module,
+    data: object,
+    mask: FisherMask,
+    *,
+    weighting: str = ...,
+    rank: int | None = ...,
+    batch_size: int | None = ...,
+    device: torch.device | str | None = ...,
+    progress: bool = ...,
+    indices: Iterable[int] | None = ...,
+    out: None = ...,
+) -> GradientFactors: ...
+@overload
+def masked_gradients(
+    model: nn.Module,
+    data: object,
+    mask: FisherMask,
+    *,
+    weighting: str = ...,
+    rank: int | None = ...,
+    batch_size: int | None = ...,
+    device: torch.device | str | None = ...,
+    progress: bool = ...,
+    indices: Iterable[int] | None = ...,
+    out: str | os.PathLike[str],
+) -> StoredFactors: ...
 def masked_gradients(
     model: nn.Module,
     data: object,
@@ -44,7 +78,8 @@ def masked_gradients(
     device: torch.device | str | None = None,
     progress: bool = False,
     indices: Iterable[int] | None = None,
-) -> GradientFactors:
+    out: str | os.PathLike[str] | None = None,
+) -> GradientFactors | StoredFactors:
     """The factor V_x of every sample, restricted to the mask.
 
     Columns: the masked entries outside the head, tensor by tensor in the mask's order; then the
@@ -66,41 +101,83 @@ def masked_gradients(
         device: where to compute; by default where the model is.
         progress: whether to show a bar.
         indices: only these samples, in this order.
+        out: a new file to write them to, batch by batch, instead of keeping them in memory. Where
+            a run was stopped, the same call goes on after its last whole batch and ends with the
+            same bytes; where the file is whole already, it is returned as it is. Until then its
+            name ends in ".part", beside ".part.json".
 
     Returns:
-        GradientFactors in float32, or float64 for a float64 model, on the model's device.
+        GradientFactors in float32, or float64 for a float64 model, on the model's device; with
+        `out` the same numbers as StoredFactors.
 
     Raises:
         TypeError: a model, data or argument of the wrong type.
         ValueError: a mask made for another model, an unknown weighting or impossible rank, an empty
-            pool, a BatchNorm without running statistics, or NaN or Inf in logits or gradients.
+            pool, a BatchNorm without running statistics, NaN or Inf in logits or gradients, or
+            a file `out` of another model, mask, pool or the like, which is never overwritten.
+        OSError: `out` cannot be written: another process writes it, or the disk is full.
     """
     check_rows(weighting, rank)
     check_count("batch_size", batch_size)
     if not isinstance(mask, FisherMask):
         raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
     pool = Pool.of(data)
+    chosen = None
     if indices is not None:
-        pool = pool.subset(check_indices(indices, len(pool)))
+        chosen = check_indices(indices, len(pool))
+        pool = pool.subset(chosen)
+    path = None if out is None else _check_path(out)
     mask.check(model)
-    names = list(mask.indices)
-    result: _Columns | None = None
     dtype = compute_dtype(trainable(unwrap(model)))
+
+    def rows_of(logits: Tensor) -> Tensor:  # (n, C) to (n, r, C)
+        return make_rows(logits.detach(), weighting, rank).to(dtype)
+
     with evaluating(model, device) as net:
-        for start, inputs, plan in batches(net, pool, names, batch_size, progress):
-            tape = forward(net, plan, inputs)
-            check_finite("the model's logits", tape.logits, start, len(pool))
-            rows = make_rows(tape.logits.detach(), weighting, rank).to(dtype)
-            if plan.reorders:
-                check_order(tape, plan)
-            if result is None:
-                result = _Columns.lay_out(mask, plan, rows, len(pool), device_of(net))
-            part = slice(start, start + rows.shape[0])
-            result.fill(net, inputs, plan, part, rows, tape.inputs, backward(tape, plan, rows))
-            for what in result.parts(part):
-                check_finite("masked gradients", what, start, len(pool))
-    assert result is not None
-    return result.factors()
+        if path is None:
+            steps = batches(net, pool, list(mask.indices), batch_size, progress)
+            *_, columns = _filled(net, mask, rows_of, steps, len(pool), whole=True)
+            return columns.factors()
+        made_from = fingerprint(
+            net, pool, mask, indices=chosen, weighting=weighting, rank=rank, dtype=dtype
+        )
+        stored = find_finished(path, made_from)
+        if stored is not None:
+            return stored
+        with ResumableFile(path, len(pool), made_from) as file:
+            # Bits depend on where batches begin.
+            size = batch_size or pool.batch_size or file.batch_size
+            steps = batches(net, pool, list(mask.indices), size, progress, file.n_done)
+            for columns in _filled(net, mask, rows_of, steps, len(pool), whole=False):
+                file.append(columns.factors())
+            return file.finish()
+
+
+def _filled(
+    net: nn.Module,
+    mask: FisherMask,
+    rows_of: Callable[[Tensor], Tensor],
+    steps: Iterable[tuple[int, Inputs, Plan]],
+    total: int,
+    *,
+    whole: bool,
+) -> Iterator[_Columns]:
+    """Columns after each batch: those of all samples, or (not `whole`) of the batch alone."""
+    columns: _Columns | None = None
+    for start, inputs, plan in steps:
+        tape = forward(net, plan, inputs)
+        check_finite("the model's logits", tape.logits, start, total)
+        rows = rows_of(tape.logits)
+        n = rows.shape[0]
+        if plan.reorders:
+            check_order(tape, plan)
+        if columns is None or not whole:
+            columns = _Columns.lay_out(mask, plan, rows, total if whole else n, device_of(net))
+        part = slice(start, start + n) if whole else slice(0, n)
+        columns.fill(net, inputs, plan, part, rows, tape.inputs, backward(tape, plan, rows))
+        for what in columns.parts(part):
+            check_finite("masked gradients", what, start, total)
+        yield columns
 
 
 @dataclass
@@ -219,3 +296,12 @@ def _head_site(mask: FisherMask, plan: Plan, n_rows: int) -> Site | None:
         apart = n_rows * site.module.out_features + site.module.in_features + 1
         return site if apart < n_rows * masked else None
     return None
+
+
+def _check_path(out: object) -> Path:
+    if not isinstance(out, (str, os.PathLike)):
+        raise TypeError(f"out must be a path or None; got {type(out).__name__}")
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out must be in a folder that exists; got {path}")
+    return path

@@ -25,9 +25,14 @@ _CHANNELS_LAST = 8
 
 
 def batches(
-    net: nn.Module, pool: Pool, names: list[str], batch_size: int | None, progress: bool
+    net: nn.Module,
+    pool: Pool,
+    names: list[str],
+    batch_size: int | None,
+    progress: bool,
+    start: int = 0,
 ) -> Iterator[tuple[int, Inputs, Plan]]:
-    """(index of the first sample, inputs on the model's device, plan) of every batch."""
+    """(index of the first sample, inputs on the model's device, plan) of batches from `start`."""
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
@@ -35,9 +40,9 @@ def batches(
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
     held = plan.bytes_per_sample * min(size, len(pool))
     channels_last = not plan.others and _channels_last_pays(net, trial, held)
-    start = 0
     with _bar(len(pool), progress) as done:
-        for inputs in pool.batches(size):
+        done(start)
+        for inputs in pool.batches(size, start):
             inputs = to_model(inputs, device, input_dtype(net, inputs))
             if channels_last and isinstance(inputs, Tensor):
                 inputs = inputs.contiguous(memory_format=torch.channels_last)

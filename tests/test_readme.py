@@ -28,7 +28,13 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
-def test_example_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_runs(
+    code: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for the files that an example writes
     for framework in FRAMEWORKS:
         if f"from {framework}" in code or f"import {framework}" in code:
             pytest.importorskip(framework)
