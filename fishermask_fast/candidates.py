@@ -6,13 +6,14 @@ Every candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T and its s
     begin    the leaders, with copies of their gradients and of their state
     verify   all others take the block's updates, and tell which of them would have won
     keep     the leaders' own state comes back, and the picks leave the pool; or
-    cut      the state goes back to `begin`, and all take the updates of the picks that stand
+    cut      the state goes back to `begin`, and the updates of the picks that stand wait for the
+             next block's pass, which takes them first
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,8 +25,10 @@ from fishermask_fast.factors import GradientFactors
 from fishermask_fast.streaming import FactorSource
 
 _MAX_BLOCK = 16
+_MAX_LEADERS = 4096
 # Where a pass has to fetch the gradients first, it should serve more picks.
 _MAX_FAR_BLOCK = 32
+_MAX_FAR_LEADERS = 16384
 # A GPU needs more samples at a time to be busy: 512 MiB of working memory.
 _GPU_CHUNK_FACTOR = 16
 
@@ -36,6 +39,11 @@ class Updates(NamedTuple):
     u: Tensor  # (sum of ranks, k) float64
     w: Tensor  # (sum of ranks, k) float64
     ranks: list[int]
+
+    def after(self, earlier: Updates) -> Updates:
+        """Both, the earlier ones first."""
+        u, w = torch.cat([earlier.u, self.u]), torch.cat([earlier.w, self.w])
+        return Updates(u, w, earlier.ranks + self.ranks)
 
 
 class Report(NamedTuple):
@@ -141,7 +149,7 @@ class Candidates(Protocol):
 
     def keep(self, leaders: Leaders, taken: Sequence[int]) -> None: ...
 
-    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> None: ...
+    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> bool: ...
 
 
 class LocalCandidates:
@@ -154,20 +162,24 @@ class LocalCandidates:
         chunk_size: samples at a time in a set-up; None for about 32 MiB of working memory.
     """
 
-    max_leaders = 4096
-
     def __init__(
         self, factors: FactorSource, scale: float, sign: int, chunk_size: int | None = None
     ) -> None:
         self.scale = scale
         self.sign = sign
-        self.max_block = _MAX_BLOCK if isinstance(factors, GradientFactors) else _MAX_FAR_BLOCK
+        near = isinstance(factors, GradientFactors)
+        self.max_block = _MAX_BLOCK if near else _MAX_FAR_BLOCK
+        self.max_leaders = _MAX_LEADERS if near else _MAX_FAR_LEADERS
         self._factors = factors
         self._chunk_size = chunk_size
         self._state = State.empty(len(factors), factors.n_rows, factors.device)
         self._saved = (torch.empty_like(self._state.a), torch.empty_like(self._state.b))
         self._free = torch.ones(len(factors), dtype=torch.bool, device=factors.device)
         self._leaders = self._free.new_empty(0, dtype=torch.int64)
+        # Updates that the saved A and B have not taken, and whether in float64; the state then is
+        # that of a block that was cut, whose scores still tell who may lead the next one.
+        self._waiting: Updates | None = None
+        self._waiting_in_float64 = False
 
     def __len__(self) -> int:
         return len(self._factors)
@@ -211,6 +223,7 @@ class LocalCandidates:
         r, square = self.n_rows, self.scale**2 * self.sign
         rows, columns = torch.tril_indices(r, r, device=inverse.device)
         empty = inverse.new_empty(0, inverse.shape[0])
+        self._waiting = None
         for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
             size = self._chunk_size or chunk.default_chunk_size() * (
@@ -249,33 +262,75 @@ class LocalCandidates:
 
     def lead(self, index: Tensor) -> Leaders:
         """Begin a block with the leaders `index`, a LongTensor in ascending order."""
-        self._saved[0].copy_(self._state.a)
-        self._saved[1].copy_(self._state.b)
         self._leaders = index
-        return Leaders(index, _working(self._factors[index]), self._state[index])
+        factors, state = _working(self._factors[index]), self._state[index]
+        if self._waiting is not None:
+            state = replace(state, a=self._saved[0][index], b=self._saved[1][index])
+            state.advance(
+                factors,
+                torch.arange(len(index), device=index.device),
+                self._waiting,
+                self._never(self._waiting),
+                scale=self.scale,
+                float64=self._waiting_in_float64,
+            )
+        return Leaders(index, factors, state)
 
     def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report:
         """Take a block's updates to all candidates but its leaders; what they would have won."""
         limits = torch.tensor(thresholds, dtype=torch.float64, device="cpu")
+        limits = limits.to(self._factors.device, non_blocking=True)
+        n_waiting = 0
+        if self._waiting is None:
+            self._saved[0].copy_(self._state.a)
+            self._saved[1].copy_(self._state.b)
+        else:
+            self._restore()
+            n_waiting = len(self._waiting.ranks)
+            updates = updates.after(self._waiting)
+            limits = torch.cat([self._never(self._waiting), limits])
+            float64 = float64 or self._waiting_in_float64
         free = self._free.index_fill(0, self._leaders, False)
-        found = self._advance(
-            free, updates, limits.to(self._factors.device, non_blocking=True), float64
-        )
+        found = self._advance(free, updates, limits, float64)
         # Indices are exact in float64: one report and one wait for all of it.
-        best, best_index, first_index = torch.stack([part.double() for part in found]).tolist()
+        report = torch.stack([part[n_waiting:].double() for part in found])
+        best, best_index, first_index = report.tolist()
         return Report(best, [int(i) for i in best_index], [int(i) for i in first_index])
 
     def keep(self, leaders: Leaders, taken: Sequence[int]) -> None:
         """End a block whose picks all stand; `leaders` hold their state after it."""
         self._state.put(leaders.index, leaders.state)
+        self._waiting = None
         self._take(taken)
 
-    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> None:
-        """End a block of which only the first picks stand; `updates` are theirs."""
+    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> bool:
+        """End a block of which only the first picks stand; `updates` are theirs.
+
+        Returns:
+            Whether so many updates were waiting that it took a pass to bring them in.
+        """
+        # Copies: the caller's own memory is used again.
+        updates = Updates(updates.u.clone(), updates.w.clone(), updates.ranks)
+        self._take(taken)
+        if self._waiting is not None:
+            updates = updates.after(self._waiting)
+            float64 = float64 or self._waiting_in_float64
+        self._waiting, self._waiting_in_float64 = updates, float64
+        if len(updates.ranks) < self.max_block:
+            return False
+        self._restore()
+        self._advance(self._free, updates, self._never(updates), float64)
+        self._waiting = None
+        return True
+
+    def _restore(self) -> None:
         self._state.a.copy_(self._saved[0])
         self._state.b.copy_(self._saved[1])
-        self._take(taken)
-        self._advance(self._free, updates, updates.u.new_zeros(len(updates.ranks)), float64)
+
+    @staticmethod
+    def _never(updates: Updates) -> Tensor:
+        """Thresholds that no score reaches."""
+        return updates.u.new_full((len(updates.ranks),), torch.inf)
 
     def _take(self, taken: Sequence[int]) -> None:
         index = torch.tensor(taken, dtype=torch.int64, device=self._free.device)

@@ -166,8 +166,7 @@ class Engine:
             kept = self._first_beaten(picks, running, report)
         taken = [pick.index for pick in picks[:kept]]
         if kept < size:
-            self._pool.cut(self._directions.block(kept), taken, float64=float64)
-            self.passes += 1
+            self.passes += self._pool.cut(self._directions.block(kept), taken, float64=float64)
         else:
             self._pool.keep(leaders, taken)
             self._forced.clear()
@@ -176,7 +175,7 @@ class Engine:
             raise _Ambiguous
         self._accept(picks[:kept])
         if self._fixed_block is None:
-            grown = 2 * size if kept == size else max(size // 2, 1)
+            grown = 2 * size if kept == size else max(size // 2, kept, 1)
             self._block = min(grown, self._pool.max_block)
 
     def _leader_count(self, n_left: int) -> int:

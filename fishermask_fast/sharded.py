@@ -106,8 +106,8 @@ class Shard:
     def cut(
         self, taken: list[int], float64: bool, ranks: list[int], u: Tensor, w: Tensor
     ) -> Answer:
-        self.local.cut(Updates(u, w, ranks), self._own_list(taken), float64=float64)
-        return Answer()
+        passed = self.local.cut(Updates(u, w, ranks), self._own_list(taken), float64=float64)
+        return Answer(passed)
 
 
 class ShardedCandidates:
@@ -160,8 +160,10 @@ class ShardedCandidates:
         state = leaders.state
         self._ask("keep", (list(taken),), state.a, state.b, state.scores)
 
-    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> None:
-        self._ask("cut", (list(taken), float64, updates.ranks), updates.u, updates.w)
+    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> bool:
+        arguments = (list(taken), float64, updates.ranks)
+        answers = self._ask("cut", arguments, updates.u, updates.w)
+        return any(answer.value for answer in answers)
 
     def _ask(self, name: str, arguments: tuple[Any, ...], *tensors: Tensor) -> list[Answer]:
         self._exchange.tell(name, arguments, *tensors)
