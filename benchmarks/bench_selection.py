@@ -21,7 +21,9 @@ from real_gradients import resampled_gradients
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, ops, reference, select_batch
-from fishermask_fast.engine import Engine, Problem
+from fishermask_fast.candidates import LocalCandidates
+from fishermask_fast.engine import Engine
+from fishermask_fast.problem import Problem
 
 SIZES = {"small": (300, 20), "full": (1500, 200)}
 SIZE = pytest.mark.parametrize(("n", "n_select"), SIZES.values(), ids=SIZES.keys())
@@ -137,8 +139,8 @@ class TestSetUp:
     @STRUCTURED
     def test_ours(self, benchmark: Any, n: int, n_select: int, structured: bool) -> None:
         benchmark.group = f"set-up, N = {n}"
-        problem = Problem(gradients(n, structured), real(n)[1], None, 1.0, 0, n_select)
-        run(benchmark, lambda: Engine(problem))
+        pool, problem = gradients(n, structured), Problem(real(n)[1], None, 1.0, 0, n_select)
+        run(benchmark, lambda: Engine(problem, LocalCandidates(pool, problem.scale, 1)))
 
     @STRUCTURED
     def test_fisher(self, benchmark: Any, n: int, n_select: int, structured: bool) -> None:

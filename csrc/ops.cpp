@@ -20,6 +20,12 @@ STABLE_TORCH_LIBRARY(fishermask_fast, m) {
       "Tensor index, Tensor first, Tensor second, Tensor u, Tensor w, float scale, float sign) "
       "-> (Tensor, Tensor, Tensor)");
 
+  // V_x Q V_x^T of every sample for some symmetric (k, k) Q, of which the lower triangles are read:
+  // (matrices, N, r, r) float64.
+  m.def(
+      "quadratic_forms(Tensor middle, Tensor? coupling, Tensor? hidden, Tensor? head_index, "
+      "Tensor[] matrices) -> Tensor");
+
   // For V = coupling kron hidden at masked places, samples last, padded with zeros to a multiple of
   // 16, float64: adds the lower triangle of sum_x V_x^T V_x to `total` (k, k); and for a symmetric
   // (k, k) matrix Q the lower triangles of T_x, (c, c, n), with V_x Q V_x^T = coupling T

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.block_ops import PickedBlock, pick_block
+from fishermask_fast.candidates import Leaders, Updates
 from fishermask_fast.directions import Update
 from fishermask_fast.engine import Engine
 
@@ -31,32 +32,24 @@ _MOST_LEADERS_PER_PICK = 8
 class BlockEngine(Engine):
     """An Engine that makes the picks of a block together; see Engine."""
 
-    # A GPU needs more samples at a time to be busy: 512 MiB of working memory.
-    _chunk_factor = 16
-
     def _take_block(self, n_left: int) -> None:
         self._matrices = self._directions.matrices()
         super()._take_block(n_left)
 
-    def _leaders(self, size: int) -> Tensor:
-        free = len(self._factors) - len(self.taken)
-        size = min(size, _MOST_LEADERS_PER_PICK * self._block)
-        scores = self._scores.masked_fill(~self._free, -torch.inf)
-        if self._forced:
-            scores[list(self._forced)] = torch.inf
-        return scores.topk(min(max(size, len(self._forced)), free)).indices.sort().values
+    def _leader_count(self, n_left: int) -> int:
+        return min(super()._leader_count(n_left), _MOST_LEADERS_PER_PICK * self._block)
 
-    def _pick_among(self, leaders: Tensor, size: int) -> tuple[list[Update], list[float]]:
-        rows = self._rows(leaders)  # (m, r, k)
+    def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
+        rows = leaders.factors.to(dtype=torch.float64).dense() * self._problem.scale  # (m, r, k)
         flat = rows.flatten(0, 1)
         y, z = (flat @ matrix for matrix in self._matrices)
         found = pick_block(
-            y @ flat.T, z @ flat.T, self._b_at_setup[leaders], rows.shape[1], size, sign=self._sign
+            y @ flat.T, z @ flat.T, leaders.state.traces, rows.shape[1], size, sign=self._sign
         )
-        drift = self._scores[leaders] - found.before
+        drift = leaders.state.scores - found.before
         report = torch.stack(
             [
-                leaders[found.slots].double(),
+                leaders.index[found.slots].double(),
                 found.scores,
                 found.runners_up,
                 found.losses,
@@ -77,13 +70,13 @@ class BlockEngine(Engine):
         ]
         for pick in picks:
             self._directions.add(pick)
-        others = leaders.numel() - clear
+        others = len(leaders) - clear
         if others:
-            picked = torch.zeros_like(leaders).index_fill(0, found.slots[:clear], 1)
+            picked = torch.zeros_like(leaders.index).index_fill(0, found.slots[:clear], 1)
             # The others first, in their order, without asking how many they are.
             order = picked.argsort(stable=True)[:others]
-            updates = (u.flatten(0, 1), w.flatten(0, 1), [rows.shape[1]] * clear)
-            self._advance(leaders[order], updates, found.scores[:clear])
+            updates = Updates(u.flatten(0, 1), w.flatten(0, 1), [rows.shape[1]] * clear)
+            self._advance(leaders, order, updates, found.scores[:clear])
         return picks, running[:clear]
 
     def _clear(
@@ -102,19 +95,6 @@ class BlockEngine(Engine):
             if self._policy.remedy(abs(score), abs(running[t]), loss, first) is not None:
                 return t
         return len(scores)
-
-    def _rows(self, index: Tensor) -> Tensor:
-        """V of some samples, (n, r, k) float64.
-
-        As GradientFactors.dense, which would ask the device whether head_index is in order.
-        """
-        factors = self._factors
-        parts = [factors.middle[index].double()]
-        if factors.coupling is not None and factors.hidden is not None:
-            coupling, hidden = factors.coupling[index].double(), factors.hidden[index].double()
-            head = (coupling[..., None] * hidden[:, None, None, :]).flatten(2)
-            parts.append(head if factors.head_index is None else head[..., factors.head_index])
-        return torch.cat(parts, 2).mul_(self._problem.scale)
 
     def _updates(
         self, found: PickedBlock, y: Tensor, z: Tensor, clear: int

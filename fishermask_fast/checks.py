@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.factors import GradientFactors, tensor_kind
+from fishermask_fast.streaming import FactorSource
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FINITE_CHUNK = 2**24
@@ -77,8 +78,8 @@ def _is_no_number(value: object) -> bool:
     return isinstance(value, Tensor) and (value.dtype == torch.bool or value.ndim > 0)
 
 
-def check_finite(factors: GradientFactors) -> None:
-    """Raise where a gradient is NaN or infinite.
+def check_finite(factors: GradientFactors, start: int = 0) -> None:
+    """Raise where a gradient is NaN or infinite; `start`: the index of the first sample.
 
     Raises:
         ValueError: says in how many samples, and in which first.
@@ -93,11 +94,11 @@ def check_finite(factors: GradientFactors) -> None:
     if bad is not None and bool(bad.any()):
         raise ValueError(
             f"gradients must be finite; {int(bad.sum())} of {len(factors)} samples hold NaN or "
-            f"Inf, the first at index {int(bad.nonzero()[0])}"
+            f"Inf, the first at index {start + int(bad.nonzero()[0])}"
         )
 
 
-def check_matrix(name: str, matrix: object, factors: GradientFactors) -> Tensor:
+def check_matrix(name: str, matrix: object, factors: FactorSource) -> Tensor:
     """A symmetric (k, k) matrix beside `factors`, in float64.
 
     Raises:

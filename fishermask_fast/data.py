@@ -8,7 +8,7 @@ Labels are dropped here, and nowhere else.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,3 +240,25 @@ def check_seed(seed: object) -> int:
     if number >= 2**63:
         raise ValueError(f"seed must be below 2**63; got {number}")
     return number
+
+
+def check_indices(indices: Iterable[int], n: int) -> list[int]:
+    """Indices of some of n samples as a list.
+
+    Raises:
+        TypeError: not a sequence of ints.
+        ValueError: none, or some outside 0..n-1.
+    """
+    try:
+        given = list(indices)
+    except TypeError:
+        raise TypeError(f"indices must be a sequence of ints; got {indices!r}") from None
+    odd = [i for i in given if not is_integer(i)]
+    if odd:
+        raise TypeError(f"indices must be ints; got {odd[0]!r}")
+    chosen = [int(i) for i in given]
+    wrong = [i for i in chosen if not 0 <= i < n]
+    if not chosen or wrong:
+        what = f"{len(wrong)} outside, such as {wrong[0]}" if wrong else "none"
+        raise ValueError(f"indices must name samples 0 to {n - 1}; got {what}")
+    return chosen

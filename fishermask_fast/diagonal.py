@@ -9,11 +9,13 @@ squared and summed layer by layer, so that no array of samples times parameters 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from fishermask_fast.capture import backward, forward
-from fishermask_fast.data import Pool, check_count, check_seed
+from fishermask_fast.data import Pool, check_count, check_indices, check_seed
 from fishermask_fast.evaluation import (
     check_finite,
     compute_dtype,
@@ -38,6 +40,7 @@ def fisher_diagonal(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
+    indices: Iterable[int] | None = None,
 ) -> dict[str, Tensor]:
     """The Fisher information of every trainable parameter alone.
 
@@ -54,6 +57,7 @@ def fisher_diagonal(
         batch_size: samples a batch; by default the DataLoader's, or chosen here.
         device: where to compute; by default where the model is.
         progress: whether to show a bar.
+        indices: draw from these samples only, in this order.
 
     Returns:
         name -> tensor of the parameter's shape, float32 (float64 for a float64 model).
@@ -71,8 +75,10 @@ def fisher_diagonal(
         raise ValueError(f'expectation must be "exact" or "sampled"; got {expectation!r}')
     parameters = trainable(unwrap(model))
     pool = Pool.of(data)
+    if indices is not None:
+        pool = pool.subset(check_indices(indices, len(pool)))
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(pool), generator=generator)[:n_samples].sort().values
+    drawn = draw(len(pool), n_samples, generator)
     uniform = torch.rand(len(drawn), generator=generator, dtype=torch.float64)
     pool = pool.subset(drawn.tolist())
     dtype = compute_dtype(parameters)
@@ -104,3 +110,8 @@ def fisher_diagonal(
         if not values.sum().isfinite() and not values.isfinite().all():
             raise ValueError(f"gradients must be finite; those of {name} hold NaN or Inf")
     return total
+
+
+def draw(n: int, n_samples: int, generator: torch.Generator) -> Tensor:
+    """Which of n samples the diagonal is taken over, ascending, (min(n_samples, n),) int64."""
+    return torch.randperm(n, generator=generator)[:n_samples].sort().values

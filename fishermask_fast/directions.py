@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import ops
+from fishermask_fast.candidates import Updates
 from fishermask_fast.factors import GradientFactors
 
 # A direction this small changes M, and so every score, by less than this share of itself.
@@ -45,8 +46,8 @@ class Directions:
     """Updates of samples during a selection.
 
     Args:
-        factors: the candidates, V = scale * factors.
-        scale: see `factors`.
+        n_rows: rows r of each sample's V.
+        scale: V = scale * factors.
         inverse: (k, k) M^-1, changed in place.
         double: (k, k) G, changed in place.
         sign: 1 for picks, -1 for removals.
@@ -55,19 +56,18 @@ class Directions:
 
     def __init__(
         self,
-        factors: GradientFactors,
+        n_rows: int,
         scale: float,
         inverse: Tensor,
         double: Tensor,
         sign: int,
         block: int,
     ) -> None:
-        self._factors = factors
         self._scale = scale
         self._inverse = inverse
         self._double = double
         self._sign = sign
-        capacity = _MAX_WAITING + block * factors.n_rows
+        capacity = _MAX_WAITING + block * n_rows
         self._u = inverse.new_empty(capacity, inverse.shape[0])
         self._w = torch.empty_like(self._u)
         self._ranks: list[int] = []
@@ -84,12 +84,18 @@ class Directions:
             self._fold()
         self._begun = len(self._ranks)
 
-    def updates(self, indices: list[int]) -> list[Update]:
-        """The updates of some samples after the picks added so far."""
+    def updates(self, factors: GradientFactors, slots: Tensor, indices: list[int]) -> list[Update]:
+        """The updates of some samples after the picks added so far.
+
+        Args:
+            factors: of these samples and others.
+            slots: (n,) int64, places in `factors`.
+            indices: what the updates call each sample.
+        """
         waiting = sum(self._ranks)
         products = ops.inverse_products(
-            self._factors,
-            torch.tensor(indices, dtype=torch.int64, device=self._factors.device),
+            factors,
+            slots,
             self._inverse,
             self._double,
             self._u[:waiting],
@@ -124,12 +130,12 @@ class Directions:
         """Forget all but the block's first picks."""
         del self._ranks[self._begun + n_picks :]
 
-    def block(self, n_picks: int) -> tuple[Tensor, Tensor, list[int]]:
-        """U^T and W^T of the block's first picks, one below the other, and their ranks."""
+    def block(self, n_picks: int) -> Updates:
+        """The updates of the block's first picks."""
         start = sum(self._ranks[: self._begun])
         ranks = self._ranks[self._begun : self._begun + n_picks]
         stop = start + sum(ranks)
-        return self._u[start:stop], self._w[start:stop], ranks
+        return Updates(self._u[start:stop], self._w[start:stop], ranks)
 
     def _fold(self) -> None:
         """M^-1 -+= U U^T, G -+= U W^T + W U^T for all picks that wait."""

@@ -19,82 +19,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fishermask_fast import ops
-from fishermask_fast.directions import Directions, Update, add_to_lower
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.candidates import Candidates, Leaders, Report, State, Updates
+from fishermask_fast.directions import Directions, Update
 from fishermask_fast.precision import TIE, PrecisionPolicy, Remedy
+from fishermask_fast.problem import Problem
 
 _logger = logging.getLogger(__name__)
 
-_MAX_BLOCK = 16
+_FIRST_BLOCK = 4
 # Leaders of a block: so many a pick, or so large a share of all candidates, whose updates then cost
-# a thirtieth of the pass over all; and never more than can be compared at a glance.
+# a thirtieth of the pass over all; and never more than the pool says.
 _LEADERS_PER_PICK = 8
 _LEADERS_SHARE = 32
-_MAX_LEADERS = 4096
 _MAX_CONTENDERS = 16
 _MAX_EMPTY_BLOCKS = 3
 _NEAR_TOP = 0.9
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is selected from, and the matrices that define the objective tr(M^-1 F).
-
-    M = lamb I + F_L n_L / (n_L + K) + the picks' scale^2 V_x^T V_x,  scale^2 = K / (n_L + K).
-    """
-
-    factors: GradientFactors  # N candidates
-    fisher: Tensor  # (k, k) float64, F
-    labeled_fisher: Tensor | None  # (k, k) float64, F_L
-    lamb: float
-    n_labeled: int
-    n_select: int
-
-    @property
-    def scale(self) -> float:
-        """What V is multiplied with, sqrt(K / (n_L + K))."""
-        return float((self.n_select / (self.n_labeled + self.n_select)) ** 0.5)
-
-    def information(self, included: Tensor) -> Tensor:
-        """M with the candidates `included` (a LongTensor) in it, (k, k)."""
-        k = self.fisher.shape[0]
-        m = torch.eye(k, dtype=torch.float64, device=self.fisher.device).mul_(self.lamb)
-        if self.labeled_fisher is not None:
-            m.add_(self.labeled_fisher, alpha=self.n_labeled / (self.n_labeled + self.n_select))
-        if included.numel():
-            m.add_(self.factors[included].fisher(), alpha=self.scale**2 * included.numel())
-        return m
-
-    def trivial(self, included: Tensor) -> bool:
-        """Whether M = lamb I."""
-        return self.labeled_fisher is None and included.numel() == 0
-
-    def inverses(self, included: Tensor) -> tuple[Tensor, Tensor]:
-        """M^-1 and G = M^-1 F M^-1, of which the lower triangle counts, with `included` in M.
-
-        Raises:
-            ValueError: M is not positive definite.
-        """
-        if self.trivial(included):
-            eye = torch.eye(len(self.fisher), dtype=torch.float64, device=self.fisher.device)
-            return eye / self.lamb, self.fisher / self.lamb**2
-        factor, failed = torch.linalg.cholesky_ex(self.information(included))
-        if int(failed):
-            raise ValueError(
-                "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) + V^T V of the picks "
-                "must be positive definite in float64: labeled_fisher has a negative eigenvalue, "
-                f"or lamb = {self.lamb:g} is too small against it and the gradients"
-            )
-        inverse = torch.cholesky_inverse(factor).contiguous()
-        double = torch.zeros_like(inverse)
-        add_to_lower(double, inverse, self.fisher @ inverse, 1.0)
-        return inverse, double
 
 
 class _Ambiguous(Exception):
@@ -111,7 +54,13 @@ class _Stale(Exception):
 
 
 class Engine:
-    """Greedy picks (sign = 1) from a pool, or removals (sign = -1) from a picked set.
+    """Greedy picks from a pool, or removals from a picked set.
+
+    Args:
+        problem: the objective.
+        candidates: what is picked (sign 1), or removed (sign -1), from.
+        always_float64: never take products in float32.
+        block_size: picks verified by one pass over the candidates; None adapts it.
 
     Attributes:
         taken: indices picked (or removed) so far, in order.
@@ -120,80 +69,57 @@ class Engine:
         objective: tr(M^-1 F) before the first of them.
         passes: passes over V, set-ups apart.
         setups: how often the state of every candidate was made anew.
-    """
 
-    # Of the samples that a set-up takes at a time by default.
-    _chunk_factor = 1
+    Raises:
+        ValueError: M is not positive definite, gradients are not finite, or scores overflow.
+    """
 
     def __init__(
         self,
         problem: Problem,
+        candidates: Candidates,
         *,
-        sign: int = 1,
         always_float64: bool = False,
         block_size: int | None = None,
-        chunk_size: int | None = None,
     ) -> None:
         self.taken: list[int] = []
         self.changes: list[float] = []
         self.passes = 0
         self.setups = 0
         self._problem = problem
-        self._factors = problem.factors
-        self._sign = sign
+        self._pool = candidates
+        self._sign = candidates.sign
         self._policy = PrecisionPolicy(always_float64)
         self._fixed_block = block_size
-        self._block = block_size or 4
-        self._chunk_size = chunk_size or self._chunk_factor * self._factors.default_chunk_size()
+        self._block = block_size or _FIRST_BLOCK
         self._forced: set[int] = set()
         self._empty_blocks = 0
-        n, r = len(self._factors), self._factors.n_rows
-        device = self._factors.device
-        self._a = torch.empty(n, r * (r + 1) // 2, dtype=torch.float64, device=device)
-        self._b = torch.empty_like(self._a)
-        self._saved = (torch.empty_like(self._a), torch.empty_like(self._b))
-        self._scores = torch.empty(n, dtype=torch.float64, device=device)
-        self._free = torch.ones(n, dtype=torch.bool, device=device)
         self.objective = self._set_up()
 
     def _set_up(self) -> float:
         """M^-1, G and the state from their definitions, in float64; tr(M^-1 F)."""
-        device = self._factors.device
-        taken = torch.tensor(self.taken, dtype=torch.int64, device=device)
-        included = taken if self._sign > 0 else self._free.nonzero().squeeze(1)
+        index = self.taken
+        if self._sign < 0:
+            index = sorted(set(range(len(self._pool))).difference(index))
+        included = self._pool.rows(index) if index else None
         inverse, double = self._problem.inverses(included)
         self._directions = Directions(
-            self._factors,
+            self._pool.n_rows,
             self._problem.scale,
             inverse,
             double,
             self._sign,
-            self._fixed_block or _MAX_BLOCK,
+            self._fixed_block or self._pool.max_block,
         )
-        self._renew(self._problem.trivial(included))
-        self._b_at_setup = (self._b @ self._diagonal).abs_()
+        self._renew(self._problem.lamb if self._problem.trivial(included) else None, traces=True)
         return float((inverse * self._problem.fisher).sum())
 
-    def _renew(self, trivial: bool = False) -> None:
-        """Every A, B and score from M^-1 and G, in float64; `trivial` where M = lamb I."""
-        factors, r = self._factors, self._factors.n_rows
-        inverse, double = self._directions.matrices()
-        square = self._problem.scale**2 * self._sign
-        if trivial:
-            a = factors.grams().div_(self._problem.lamb)
-            (b,) = factors.quadratic_forms(double, chunk_size=self._chunk_size)
-        else:
-            a, b = factors.quadratic_forms(inverse, double, chunk_size=self._chunk_size)
-        a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
-        rows, columns = torch.tril_indices(r, r, device=factors.device)
-        self._a.copy_(a[:, rows, columns])
-        self._b.copy_(b[:, rows, columns]).mul_(square)
-        self._diagonal = (rows == columns).double()  # of a packed triangle
-        free = self._free.nonzero().squeeze(1)
-        empty = inverse.new_empty(0, inverse.shape[0])
-        self._apply(free, (empty, empty, []), [])
-        if not bool(self._scores[free].isfinite().all()):
-            raise self._overflow()
+    def _renew(self, lamb: float | None = None, *, traces: bool = False) -> None:
+        """Every A, B and score from M^-1 and G, in float64; `lamb` where M = lamb I."""
+        try:
+            self._pool.set_up(*self._directions.matrices(), lamb, traces=traces)
+        except OverflowError:
+            raise self._overflow() from None
         self.setups += 1
 
     def _overflow(self) -> ValueError:
@@ -224,29 +150,26 @@ class Engine:
 
     def _take_block(self, n_left: int) -> None:
         """Pick a block among the leaders, verify it against all others, and keep what holds."""
-        float64 = self._policy.float64
-        share = min(len(self._factors) // _LEADERS_SHARE, _MAX_LEADERS)
-        leaders = self._leaders(max(_LEADERS_PER_PICK * min(self._block, n_left), share))
-        size = min(self._block, n_left, leaders.numel())
-        rest = self._free.index_fill(0, leaders, False).nonzero().squeeze(1)
-        self._saved[0].copy_(self._a)
-        self._saved[1].copy_(self._b)
+        n_free = len(self._pool) - len(self.taken)
+        wanted = max(self._leader_count(n_left), len(self._forced))
+        leaders = self._pool.begin(min(wanted, n_free), self._forced)
         self._directions.begin()
-        picks, running = self._pick_among(leaders, size)
+        picks, running = self._pick_among(leaders, min(self._block, n_left, len(leaders)))
         kept = size = len(picks)
-        if rest.numel():
+        float64 = self._policy.float64
+        if len(leaders) < n_free:
             margin = self._policy.margin
             thresholds = [score - margin * abs(score) for score in running]
-            beaten = self._apply(rest, self._directions.block(size), thresholds)
+            updates = self._directions.block(size)
+            report = self._pool.verify(updates, thresholds, float64=float64)
             self.passes += 1
-            kept = self._first_beaten(picks, running, *beaten)
+            kept = self._first_beaten(picks, running, report)
+        taken = [pick.index for pick in picks[:kept]]
         if kept < size:
-            self._a.copy_(self._saved[0])
-            self._b.copy_(self._saved[1])
-            free = self._free.nonzero().squeeze(1)
-            self._apply(free, self._directions.block(kept), [0.0] * kept)
+            self._pool.cut(self._directions.block(kept), taken, float64=float64)
             self.passes += 1
         else:
+            self._pool.keep(leaders, taken)
             self._forced.clear()
         self._empty_blocks = 0 if kept else self._empty_blocks + 1
         if not float64 and self._empty_blocks > _MAX_EMPTY_BLOCKS:
@@ -254,35 +177,26 @@ class Engine:
         self._accept(picks[:kept])
         if self._fixed_block is None:
             grown = 2 * size if kept == size else max(size // 2, 1)
-            self._block = min(grown, _MAX_BLOCK)
+            self._block = min(grown, self._pool.max_block)
 
-    def _leaders(self, size: int) -> Tensor:
-        """The candidates with the best scores, ties by lowest index, in ascending order."""
-        free = int(self._free.sum())
-        scores = self._scores.masked_fill(~self._free, -torch.inf)
-        if size >= free:
-            return self._free.nonzero().squeeze(1)
-        lowest = scores.topk(size).values[-1]
-        chosen = scores > lowest
-        ties = (scores == lowest).nonzero().squeeze(1)
-        chosen[ties[: size - int(chosen.sum())]] = True
-        if self._forced:
-            chosen[list(self._forced)] = True
-        return chosen.nonzero().squeeze(1)
+    def _leader_count(self, n_left: int) -> int:
+        share = min(len(self._pool) // _LEADERS_SHARE, self._pool.max_leaders)
+        return max(_LEADERS_PER_PICK * min(self._block, n_left), share)
 
-    def _pick_among(self, leaders: Tensor, size: int) -> tuple[list[Update], list[float]]:
+    def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
         """Greedy picks among the leaders alone, whose state moves along.
 
         Ends early where the state has gone stale. Returns the picks in order, and what the running
         score of each was.
         """
-        scores = self._scores[leaders]
+        left = torch.arange(len(leaders), device=leaders.index.device)
         picks: list[Update] = []
         running: list[float] = []
         for _ in range(size):
-            loss = self._loss(leaders, scores)
-            pick, slot, remedy = self._choose(leaders, scores, loss)
-            score = float(scores[slot])
+            scores = leaders.state.scores[left]
+            loss = self._loss(leaders.state, left, scores)
+            pick, at, remedy = self._choose(leaders, left, scores, loss)
+            score = float(scores[at])
             first = abs(picks[0].score) if picks else None
             remedy = remedy or self._policy.remedy(abs(pick.score), abs(score), loss, first)
             if remedy is not None:
@@ -292,22 +206,21 @@ class Engine:
             picks.append(pick)
             running.append(score)
             self._directions.add(pick)
-            leaders = torch.cat([leaders[:slot], leaders[slot + 1 :]])
-            self._apply(leaders, (pick.u, pick.w, [pick.u.shape[0]]), [0.0])
-            scores = self._scores[leaders]
+            left = torch.cat([left[:at], left[at + 1 :]])
+            updates = Updates(pick.u, pick.w, [pick.u.shape[0]])
+            self._advance(leaders, left, updates, pick.u.new_zeros(1))
         return picks, running
 
-    def _loss(self, leaders: Tensor, scores: Tensor) -> float:
+    def _loss(self, state: State, left: Tensor, scores: Tensor) -> float:
         """How many times tr(B_x) has fallen since the set-up, at most, among the best leaders."""
         top = scores.max()
-        now = (self._b[leaders] @ self._diagonal).abs_().clamp_(min=1e-300)
-        loss = self._b_at_setup[leaders] / now
+        loss = (state.traces / state.trace_b().clamp_(min=1e-300))[left]
         return float(loss.masked_fill_(scores < top - _NEAR_TOP * top.abs(), 0.0).max())
 
     def _choose(
-        self, leaders: Tensor, scores: Tensor, loss: float
+        self, leaders: Leaders, left: Tensor, scores: Tensor, loss: float
     ) -> tuple[Update, int, Remedy | None]:
-        """The winner among the leaders, its place among them, and what is due to tell for sure.
+        """The winner among the leaders left, its place there, and what is due to tell for sure.
 
         The candidates within the margin of the top are compared by scores taken anew; a tie goes to
         the lowest index. Where they are too many for that, they are taken for equal samples.
@@ -320,9 +233,8 @@ class Engine:
             if not self._policy.float64:
                 raise _Ambiguous
             near = near[:1]
-        slots: list[int] = near.tolist()
-        indices: list[int] = leaders[near].tolist()
-        contenders = self._directions.updates(indices)
+        slots = left[near]
+        contenders = self._directions.updates(leaders.factors, slots, leaders.index[slots].tolist())
         best = max(contenders, key=lambda update: update.score)
         behind = [
             0.0
@@ -333,54 +245,30 @@ class Engine:
         at = next(at for at, gap in enumerate(behind) if gap <= TIE)
         doubt = self._policy.doubt(loss)
         due = Remedy.SETUP if any(TIE < gap <= doubt for gap in behind) else None
-        return contenders[at], slots[at], due
-
-    def _apply(
-        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: list[float]
-    ) -> tuple[list[float], list[int], list[int]]:
-        """Take updates (U, W, ranks) to the candidates `index`; see ops.score_update."""
-        limits = torch.tensor(thresholds, dtype=torch.float64, device="cpu")
-        found = self._advance(index, updates, limits.to(index.device, non_blocking=True))
-        # Indices are exact in float64: one report and one wait for all of it.
-        best, best_index, first_index = torch.stack([part.double() for part in found]).tolist()
-        return best, [int(i) for i in best_index], [int(i) for i in first_index]
+        return contenders[at], int(near[at]), due
 
     def _advance(
-        self, index: Tensor, updates: tuple[Tensor, Tensor, list[int]], thresholds: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same without waiting for the device; `thresholds` (T,) float64."""
-        u, w, ranks = updates
-        return ops.score_update(
-            self._factors,
+        self, leaders: Leaders, index: Tensor, updates: Updates, thresholds: Tensor
+    ) -> None:
+        """Take updates to some leaders."""
+        leaders.state.advance(
+            leaders.factors,
             index,
-            u,
-            w,
-            ranks,
+            updates,
             thresholds,
-            self._a,
-            self._b,
-            self._scores,
             scale=self._problem.scale,
-            float64_products=self._policy.float64,
+            float64=self._policy.float64,
         )
 
-    def _first_beaten(
-        self,
-        picks: list[Update],
-        running: list[float],
-        best: list[float],
-        best_index: list[int],
-        first_index: list[int],
-    ) -> int:
+    def _first_beaten(self, picks: list[Update], running: list[float], report: Report) -> int:
         """How many picks stand before one that a candidate outside the leaders would have won."""
-        float64 = self._policy.float64
+        n, float64 = len(self._pool), self._policy.float64
         for t, (pick, score) in enumerate(zip(picks, running, strict=True)):
             # A higher index with an equal score loses; float32 cannot tell which scores are equal.
-            beaten = first_index[t] < (pick.index if float64 else len(self._factors))
-            if beaten or best[t] > score + TIE * abs(score):
-                self._forced |= {
-                    i for i in (best_index[t], first_index[t]) if i < len(self._factors)
-                }
+            first = report.first_index[t]
+            beaten = first < (pick.index if float64 else n)
+            if beaten or report.best[t] > score + TIE * abs(score):
+                self._forced |= {i for i in (report.best_index[t], first) if i < n}
                 return t
         return len(picks)
 
@@ -389,6 +277,5 @@ class Engine:
         for pick in picks:
             self.taken.append(pick.index)
             self.changes.append(pick.score)
-            self._free[pick.index] = False
             self._forced.discard(pick.index)
             self._policy.observe(abs(pick.score))

@@ -10,13 +10,14 @@ head repeats is never stored or expanded: for the head's part of V_x times a mat
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from fishermask_fast import masked_head
+from fishermask_fast import masked_head, quadratic_forms
+from fishermask_fast.quadratic_forms import packed_square
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHUNK_BYTES = 32 * 2**20
@@ -122,24 +123,41 @@ class GradientFactors:
                 raise IndexError(f"sample {index} of {len(self)}")
             index %= len(self)
             index = slice(index, index + 1)
-        return GradientFactors(
+        return self._with(
             self.middle[index],
             None if self.coupling is None else self.coupling[index],
             None if self.hidden is None else self.hidden[index],
             self.head_index,
         )
 
+    @staticmethod
+    def _with(*parts: Tensor | None) -> GradientFactors:
+        """From parts that are known to fit: a look at head_index would wait for a GPU."""
+        factors = object.__new__(GradientFactors)
+        for field, part in zip(fields(GradientFactors), parts, strict=True):
+            object.__setattr__(factors, field.name, part)
+        return factors
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> GradientFactors:
+        """The same with every part but head_index changed, which keeps its shape."""
+        parts = (self.middle, self.coupling, self.hidden)
+        return self._with(
+            *(None if part is None else change(part) for part in parts), self.head_index
+        )
+
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
     ) -> GradientFactors:
         """The same factors on another device or in another floating dtype."""
-
-        def move(part: Tensor | None) -> Tensor | None:
-            return None if part is None else part.to(device=device, dtype=dtype)
-
-        middle = self.middle.to(device=device, dtype=dtype)
-        index = None if self.head_index is None else self.head_index.to(device=device)
-        return GradientFactors(middle, move(self.coupling), move(self.hidden), index)
+        moved = self.map(lambda part: part.to(device, dtype, non_blocking))
+        index = self.head_index
+        if index is None or device is None:
+            return moved
+        index = index.to(device, non_blocking=non_blocking)
+        return self._with(moved.middle, moved.coupling, moved.hidden, index)
 
     @staticmethod
     def cat(parts: Sequence[GradientFactors]) -> GradientFactors:
@@ -152,7 +170,7 @@ class GradientFactors:
             raise ValueError("cat needs at least one GradientFactors; got none")
         first = parts[0]
         for part in parts[1:]:
-            if part._layout() != first._layout() or not _same(part.head_index, first.head_index):
+            if not same_columns(part, first):
                 raise ValueError(
                     "cat needs parts with the same columns; got (r, k_mid, C, d) = "
                     f"{first._layout()} and {part._layout()}"
@@ -192,23 +210,29 @@ class GradientFactors:
         parts = (self.middle, self.coupling, self.head_index, self.hidden.shape[1])
         return (self.coupling, self.hidden, self.head_index) if masked_head.suits(*parts) else None
 
-    def _compact(self) -> GradientFactors:
-        """Itself where the Kronecker form is the cheaper one to multiply with, else dense.
+    @property
+    def _compact_is_dense(self) -> bool:
+        """Whether plain columns are cheaper to multiply with than the Kronecker form.
 
         A head of which only a few entries are masked costs C^2 d^2 in Kronecker form and
         r k_head^2 as plain columns.
         """
-        if self.head_index is None or self.coupling is None or self.hidden is None:
-            return self
+        if self.head_index is None:
+            return False
         kronecker = self._head_size**2 / 2
-        if kronecker <= 2 * self.n_rows * self.head_index.numel() ** 2:
-            return self
-        return GradientFactors(self.dense())
+        return kronecker > 2 * self.n_rows * self.head_index.numel() ** 2
 
-    def chunks(self, chunk_size: int) -> Iterator[GradientFactors]:
-        """Consecutive chunks of at most `chunk_size` samples."""
-        for start in range(0, len(self), chunk_size):
-            yield self[start : start + chunk_size]
+    def _compact(self) -> GradientFactors:
+        """Itself, or dense where that is the cheaper form to multiply with."""
+        return GradientFactors(self.dense()) if self._compact_is_dense else self
+
+    def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, GradientFactors]]:
+        """Consecutive chunks of at most `chunk_size` samples, and where each begins.
+
+        None takes all in one.
+        """
+        for start in range(0, len(self), chunk_size or max(len(self), 1)):
+            yield start, self if chunk_size is None else self[start : start + chunk_size]
 
     @torch.no_grad()
     def fisher(self, chunk_size: int | None = None) -> Tensor:
@@ -230,7 +254,7 @@ class GradientFactors:
         if self._masked_head is not None:
             masked_head.add_gram(total, *self._masked_head)
         else:
-            for chunk in self.chunks(chunk_size or self.default_chunk_size()):
+            for _, chunk in self.chunks(chunk_size or self.default_chunk_size()):
                 _add_gram(total, chunk._compact().to(dtype=torch.float64))
 
     @torch.no_grad()
@@ -255,23 +279,45 @@ class GradientFactors:
 
         Args:
             *matrices: symmetric (k, k) float64 matrices.
-            chunk_size: samples at a time; by default what keeps the working memory near 32 MiB.
+            chunk_size: samples at a time where they need working memory; by default what keeps it
+                near 32 MiB. On the CPU only a few masked entries of a large head do.
 
         Returns:
             One (N, r, r) float64 tensor for each matrix.
+
+        Raises:
+            TypeError: a matrix is not float64.
+            ValueError: a matrix is not (k, k), or on another device than the factors.
         """
+        for matrix in matrices:
+            self._check_matrix(matrix)
         if self._masked_head is not None:
             return [masked_head.quadratic_form(q, *self._masked_head) for q in matrices]
         n, r = len(self), self.n_rows
-        out = [torch.empty(n, r, r, dtype=torch.float64, device=self.device) for _ in matrices]
         size = chunk_size or self.default_chunk_size()
-        forms: _QuadraticForms | None = None
-        for start in range(0, n, size):
-            chunk = self[start : start + size]._compact().to(dtype=torch.float64)
-            forms = forms or _QuadraticForms(matrices, chunk)
-            for result, values in zip(out, forms(chunk), strict=True):
+        if self.device.type == "cpu":
+            parts = [
+                quadratic_forms.of_chunk(chunk._compact(), matrices)
+                for _, chunk in self.chunks(size if self._compact_is_dense else None)
+            ]
+            return list((parts[0] if len(parts) == 1 else torch.cat(parts, 1)).unbind())
+        out = [torch.empty(n, r, r, dtype=torch.float64, device=self.device) for _ in matrices]
+        forms: quadratic_forms.WideForms | None = None
+        for start, chunk in self.chunks(size):
+            wide = chunk._compact().to(dtype=torch.float64)
+            forms = forms or quadratic_forms.WideForms(matrices, wide)
+            for result, values in zip(out, forms(wide), strict=True):
                 result[start : start + size] = values
         return out
+
+    def _check_matrix(self, matrix: Tensor) -> None:
+        k = self.n_columns
+        if matrix.dtype != torch.float64:
+            raise TypeError(f"matrices must be float64; got {matrix.dtype}")
+        if tuple(matrix.shape) != (k, k):
+            raise ValueError(f"matrices must have shape {(k, k)}; got {tuple(matrix.shape)}")
+        if matrix.device != self.device:
+            raise ValueError(f"a matrix is on {matrix.device}; expected the factors' {self.device}")
 
     @torch.no_grad()
     def times(self, matrix: Tensor) -> Tensor:
@@ -356,92 +402,13 @@ def _check_head_index(index: Tensor, size: int, device: torch.device) -> None:
         raise ValueError(f"head_index must be strictly increasing within 0..{size - 1}")
 
 
-class _QuadraticForms:
-    """x -> V_x Q V_x^T for some symmetric Q, whose blocks are laid out once for all chunks."""
-
-    def __init__(self, matrices: Sequence[Tensor], chunk: GradientFactors) -> None:
-        m = chunk.middle.shape[2]
-        # Q = T + T^T with T lower triangular: half the product, symmetrised at the end.
-        self.halves = [_lower_half(q[:m, :m]) for q in matrices]
-        if chunk.coupling is None or chunk.hidden is None:
-            return
-        c, d = chunk.coupling.shape[2], chunk.hidden.shape[1]
-        self.lower = torch.tril_indices(c, c, device=chunk.device)
-        self.crosses: list[Tensor] = []
-        packed: list[Tensor] = []
-        for q in matrices:
-            rows = chunk._scatter_rows(q[m:])  # (C, d, k)
-            self.crosses.append(rows[:, :, :m].transpose(0, 1).reshape(d, c * m))
-            head = chunk._scatter_rows(rows.reshape(c * d, -1)[:, m:].T)  # (C, d, C d)
-            blocks = head.view(c, d, c, d).transpose(1, 2)[self.lower[0], self.lower[1]]
-            packed.append(_pack_symmetric(blocks))
-        self.pairs = torch.cat(packed)  # (matrices * pairs, d (d + 1) / 2)
-
-    def __call__(self, chunk: GradientFactors) -> list[Tensor]:
-        n, r, m = chunk.middle.shape
-        flat = chunk.middle.reshape(n * r, m)
-        left = [_times_lower(flat, half).view(n, r, m) for half in self.halves]
-        if chunk.coupling is None or chunk.hidden is None:
-            return [_symmetric(torch.bmm(x, chunk.middle.transpose(1, 2))) for x in left]
-        c = chunk.coupling.shape[2]
-        inner = chunk.middle.new_empty(n, c, c)
-        values = _packed_square(chunk.hidden) @ self.pairs.T  # (n, matrices * pairs)
-        out = []
-        for x, cross, pairs in zip(left, self.crosses, values.chunk(len(left), dim=1), strict=True):
-            x.baddbmm_(chunk.coupling, (chunk.hidden @ cross).view(n, c, m))
-            inner[:, self.lower[0], self.lower[1]] = pairs
-            inner[:, self.lower[1], self.lower[0]] = pairs
-            head = chunk.coupling @ inner @ chunk.coupling.transpose(1, 2)
-            out.append(_symmetric(torch.bmm(x, chunk.middle.transpose(1, 2))).add_(head))
-        return out
-
-
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one, other)
-
-
-def _symmetric(half: Tensor) -> Tensor:
-    return half + half.transpose(1, 2)
-
-
-def _lower_half(matrix: Tensor) -> Tensor:
-    half = matrix.tril()
-    half.diagonal().mul_(0.5)
-    return half
-
-
-def _times_lower(left: Tensor, lower: Tensor) -> Tensor:
-    """left @ lower for a lower triangular matrix, leaving out the blocks that are zero."""
-    k = lower.shape[0]
-    if k <= _BLOCK:
-        return left @ lower
-    out = left.new_empty(left.shape[0], k)
-    for start in range(0, k, _BLOCK):
-        stop = min(start + _BLOCK, k)
-        torch.mm(left[:, start:], lower[start:, start:stop], out=out[:, start:stop])
-    return out
-
-
-def _packed_square(hidden: Tensor) -> Tensor:
-    """The lower triangle of h h^T for every row h of (n, d), as (n, d (d + 1) / 2)."""
-    n, d = hidden.shape
-    out = hidden.new_empty(n, d * (d + 1) // 2)
-    at = 0
-    for i in range(d):
-        torch.mul(hidden[:, : i + 1], hidden[:, i : i + 1], out=out[:, at : at + i + 1])
-        at += i + 1
-    return out
-
-
-def _pack_symmetric(blocks: Tensor) -> Tensor:
-    """Matrices (q, d, d) laid out so that _packed_square(h) @ packed^T = h^T Q h."""
-    d = blocks.shape[1]
-    both = blocks + blocks.transpose(1, 2)
-    both.diagonal(dim1=1, dim2=2).mul_(0.5)
-    rows, columns = torch.tril_indices(d, d, device=blocks.device)
-    return both[:, rows, columns]
+def same_columns(one: GradientFactors, other: GradientFactors) -> bool:
+    """Whether both have the same rows a sample, and columns that mean the same."""
+    if one._layout() != other._layout():
+        return False
+    if one.head_index is None or other.head_index is None:
+        return one.head_index is other.head_index
+    return torch.equal(one.head_index, other.head_index)
 
 
 def _unpack_symmetric(packed: Tensor, d: int) -> Tensor:
@@ -468,7 +435,7 @@ def _add_gram(total: Tensor, chunk: GradientFactors) -> None:
     cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
     lower = torch.tril_indices(c, c, device=total.device)
-    sums = inner[:, lower[0], lower[1]].T @ _packed_square(chunk.hidden)  # (pairs, packed)
+    sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
     head = total.new_zeros(c, c, d, d)
     head[lower[0], lower[1]] = _unpack_symmetric(sums, d)
     head = head.transpose(1, 2).reshape(c * d, c * d)

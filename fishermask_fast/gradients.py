@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.capture import Plan, Site, backward, forward
-from fishermask_fast.checks import is_integer
-from fishermask_fast.data import Inputs, Pool, check_count
+from fishermask_fast.data import Inputs, Pool, check_count, check_indices
 from fishermask_fast.evaluation import (
     check_finite,
     compute_dtype,
@@ -125,7 +124,7 @@ def masked_gradients(
     pool = Pool.of(data)
     chosen = None
     if indices is not None:
-        chosen = _check_indices(indices, len(pool))
+        chosen = check_indices(indices, len(pool))
         pool = pool.subset(chosen)
     path = None if out is None else _check_path(out)
     mask.check(model)
@@ -306,19 +305,3 @@ def _check_path(out: object) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out must be in a folder that exists; got {path}")
     return path
-
-
-def _check_indices(indices: Iterable[int], n: int) -> list[int]:
-    try:
-        given = list(indices)
-    except TypeError:
-        raise TypeError(f"indices must be a sequence of ints; got {indices!r}") from None
-    odd = [i for i in given if not is_integer(i)]
-    if odd:
-        raise TypeError(f"indices must be ints; got {odd[0]!r}")
-    chosen = [int(i) for i in given]
-    wrong = [i for i in chosen if not 0 <= i < n]
-    if not chosen or wrong:
-        what = f"{len(wrong)} outside, such as {wrong[0]}" if wrong else "none"
-        raise ValueError(f"indices must name samples 0 to {n - 1}; got {what}")
-    return chosen

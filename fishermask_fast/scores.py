@@ -65,13 +65,11 @@ def scores_along(
         w = half.T @ z - (half.T @ _symmetric(z @ v.T) @ half) @ u / 2  # W^T
         inverse -= u.T @ u
         double -= u.T @ w + w.T @ u
-        start = 0
-        for chunk in factors.chunks(_CHUNK):
+        for start, chunk in factors.chunks(_CHUNK):
             part = slice(start, start + len(chunk))
             p, q = chunk.times(torch.cat([u, w]).T).mul_(scale).split(r, dim=2)
             a[part] -= p @ p.mT
             b[part] -= p @ q.mT + q @ p.mT
-            start += len(chunk)
     yield _traces(a, b)
 
 

@@ -12,59 +12,33 @@ raises tr(M^-1 F) least first, until K are left.
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from fishermask_fast.arrays import Array, as_tensor, like
-from fishermask_fast.block_engine import BlockEngine
-from fishermask_fast.checks import (
-    caller_level,
-    check_finite,
-    check_integer,
-    check_matrix,
-    check_memory,
-    check_positive,
+from fishermask_fast.arrays import Array, like
+from fishermask_fast.candidates import LocalCandidates
+from fishermask_fast.exchange import Exchange
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.greedy import Selection, greedy
+from fishermask_fast.selection_input import (
+    Options,
+    as_source,
+    check_device,
+    check_matrices,
+    computable,
+    mean_fisher,
 )
-from fishermask_fast.engine import Engine, Problem
-from fishermask_fast.factors import GradientFactors, as_factors
-from fishermask_fast.loading import has_cuda_ops
+from fishermask_fast.shards import select_from_shards
+from fishermask_fast.storage import StoredFactors
 
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What was selected, and how the objective tr(M^-1 F) came down.
-
-    Attributes:
-        indices: (K,) int64, the selected samples in the order picked.
-        scores: (K,) float64, by how much each lowered tr(M^-1 F) when it was picked.
-        objective: float64, tr(M^-1 F) before the first pick, after each pick and each removal.
-        dropped: (b K,) int64, the samples that backward steps dropped, in that order.
-        setups: how often the state of every candidate was made anew.
-        passes: passes over all candidates' gradients, set-ups apart.
-    """
-
-    indices: Tensor
-    scores: Tensor
-    objective: Tensor
-    dropped: Tensor
-    setups: int
-    passes: int
-
-    def __len__(self) -> int:
-        return self.indices.numel()
+__all__ = ["Selection", "fast_select", "select_batch"]
 
 
 def fast_select(
-    gradients: Tensor | GradientFactors | Array,
+    gradients: Tensor | GradientFactors | StoredFactors | Array,
     n_select: int,
     fisher: Tensor | Array | None = None,
     labeled_fisher: Tensor | Array | None = None,
@@ -97,7 +71,7 @@ def fast_select(
 
 
 def select_batch(
-    gradients: Tensor | GradientFactors | Array,
+    gradients: Tensor | GradientFactors | StoredFactors | Array | None,
     n_select: int,
     fisher: Tensor | Array | None = None,
     labeled_fisher: Tensor | Array | None = None,
@@ -109,6 +83,9 @@ def select_batch(
     progress: bool = False,
     block_size: int | None = None,
     precision: str = "mixed",
+    device: torch.device | str | None = None,
+    group: ProcessGroup | None = None,
+    sample_indices: Tensor | None = None,
 ) -> Selection:
     """Select the batch that most reduces tr(M^-1 F), with its scores.
 
@@ -118,8 +95,8 @@ def select_batch(
     Args:
         gradients: of the unlabelled pool: V as a (N, r, k) tensor of float16, bfloat16, float32 or
             float64, strided in any way, or an array that speaks `__dlpack__` or `__array__`, or
-            GradientFactors. On a GPU the selection
-            runs there; where the ops were not built for it, on the CPU, from a copy.
+            GradientFactors, or StoredFactors, which are read from their file in chunks. On a GPU
+            the selection runs there; where the ops were not built for it, on the CPU, from a copy.
         n_select: K, how many to select; 1..N.
         fisher: (k, k) F, of any floating dtype, a tensor or an array; None for the mean of
             V_x^T V_x over the pool.
@@ -132,6 +109,14 @@ def select_batch(
         block_size: picks verified by one pass over the pool; None adapts it.
         precision: "mixed" takes products in float32 once scores have fallen and float32 gradients
             allow it; "float64" never does.
+        device: where to compute; None for where the gradients are. Gradients in host memory or in a
+            file that a GPU has no room for come to it in chunks, best from pinned memory.
+        group: a torch.distributed process group whose ranks each hold a shard of the pool. Every
+            rank calls this with its own `gradients` (None where it has no samples) and the same
+            other arguments; `fisher` and `labeled_fisher` count on rank 0. All ranks get the whole
+            selection.
+        sample_indices: (n,) int64, the places of this rank's samples in the whole pool, ascending;
+            all ranks' together are 0..N-1. None numbers the ranks' samples one after another.
 
     Returns:
         The selection; its tensors are on the CPU.
@@ -139,154 +124,27 @@ def select_batch(
     Raises:
         TypeError: an argument of another type or dtype than stated.
         ValueError: shapes or devices that do not fit, numbers out of range, NaN or Inf, matrices
-            that are not symmetric or too large for memory, an empty pool.
+            that are not symmetric or too large for memory, an empty pool; on any rank of a group.
+        RuntimeError: a process of the group has died, or does not answer within its timeout.
     """
-    if chunk_size is not None:
-        chunk_size = check_integer("chunk_size", chunk_size, 1)
-    if block_size is not None:
-        block_size = check_integer("block_size", block_size, 1)
-    if precision not in ("mixed", "float64"):
-        raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
+
+    def options() -> Options:
+        return Options.checked(
+            n_select, lamb, n_labeled, backward_steps, chunk_size, block_size, precision
+        )
+
     with torch.no_grad():
-        problem, backward_steps = _check(
-            as_factors(as_tensor("gradients", gradients)),
-            n_select,
-            as_tensor("fisher", fisher),
-            as_tensor("labeled_fisher", labeled_fisher),
-            lamb,
-            n_labeled,
-            backward_steps,
-        )
-        return _select(
-            problem,
-            backward_steps,
-            always_float64=precision == "float64" or problem.factors.dtype == torch.float64,
-            block_size=block_size,
-            chunk_size=chunk_size,
-            progress=progress,
-        )
-
-
-def _check(
-    factors: GradientFactors,
-    n_select: int,
-    fisher: Tensor | None,
-    labeled_fisher: Tensor | None,
-    lamb: float,
-    n_labeled: int,
-    backward_steps: int,
-) -> tuple[Problem, int]:
-    n, r, k = len(factors), factors.n_rows, factors.n_columns
-    if n == 0:
-        raise ValueError("gradients hold no samples; expected a pool of at least one")
-    if r == 0 or k == 0:
-        raise ValueError(f"gradients must have rows and columns; got shape {(n, r, k)}")
-    n_select = check_integer("n_select", n_select, 1)
-    if n_select > n:
-        raise ValueError(f"n_select must be at most the pool's {n} samples; got {n_select}")
-    backward_steps = check_integer("backward_steps", backward_steps, 0)
-    n_labeled = check_integer("n_labeled", n_labeled, 0)
-    lamb = check_positive("lamb", lamb)
-    check_memory(k, factors.device)
-    check_finite(factors)
-    if fisher is not None:
-        fisher = check_matrix("fisher", fisher, factors)
-    if labeled_fisher is not None:
-        labeled_fisher = check_matrix("labeled_fisher", labeled_fisher, factors)
-        if n_labeled == 0:
-            if bool(labeled_fisher.any()):
-                raise ValueError("labeled_fisher was given with n_labeled = 0; expected how many")
-            labeled_fisher = None
-    elif n_labeled > 0:
-        raise ValueError(f"n_labeled = {n_labeled} needs labeled_fisher, a ({k}, {k}) matrix")
-    if n < (1 + backward_steps) * n_select:
-        warnings.warn(
-            f"backward_steps={backward_steps} picks {(1 + backward_steps) * n_select} samples "
-            f"before it drops any, but the pool holds {n}: all of them are picked first",
-            UserWarning,
-            stacklevel=caller_level(),
-        )
-    if factors.dtype in (torch.float16, torch.bfloat16):
-        factors = factors.to(dtype=torch.float32)
-    if fisher is None:
-        fisher = factors.fisher()
-    if factors.device.type != "cpu" and not _runs_on(factors.device):
-        _logger.info("selection runs on the CPU: copying gradients from %s", factors.device)
-        factors, fisher = factors.to("cpu"), fisher.cpu()
-        labeled_fisher = None if labeled_fisher is None else labeled_fisher.cpu()
-    return Problem(factors, fisher, labeled_fisher, lamb, n_labeled, n_select), backward_steps
-
-
-def _runs_on(device: torch.device) -> bool:
-    return device.type == "cuda" and has_cuda_ops()
-
-
-def _select(
-    problem: Problem,
-    backward_steps: int,
-    *,
-    always_float64: bool,
-    block_size: int | None,
-    chunk_size: int | None,
-    progress: bool,
-) -> Selection:
-    n_select = problem.n_select
-    n_forward = min((1 + backward_steps) * n_select, len(problem.factors))
-    n_drop = n_forward - n_select
-    kind = BlockEngine if problem.factors.device.type == "cuda" else Engine
-    with _progress_bar(n_forward + n_drop, progress) as advance:
-        forward = kind(
-            problem,
-            always_float64=always_float64,
-            block_size=block_size,
-            chunk_size=chunk_size,
-        )
-        forward.run(n_forward, advance)
-        changes = list(forward.changes)
-        removed: list[int] = []
-        setups, passes = forward.setups, forward.passes
-        if n_drop:
-            picked = torch.tensor(forward.taken, device=problem.factors.device)
-            among = Problem(
-                problem.factors[picked],
-                problem.fisher,
-                problem.labeled_fisher,
-                problem.lamb,
-                problem.n_labeled,
-                n_select,
-            )
-            backward = kind(
-                among,
-                sign=-1,
-                always_float64=True,
-                block_size=block_size,
-                chunk_size=chunk_size,
-            )
-            backward.run(n_drop, advance)
-            removed = backward.taken
-            changes += backward.changes
-            setups, passes = setups + backward.setups, passes + backward.passes
-    dropped = set(removed)
-    kept = [at for at in range(n_forward) if at not in dropped]
-    steps = [forward.objective, *(-change for change in changes)]
-    return Selection(
-        indices=torch.tensor([forward.taken[at] for at in kept], dtype=torch.int64),
-        scores=torch.tensor([forward.changes[at] for at in kept], dtype=torch.float64),
-        objective=torch.tensor(steps, dtype=torch.float64).cumsum(0),
-        dropped=torch.tensor([forward.taken[at] for at in removed], dtype=torch.int64),
-        setups=setups,
-        passes=passes,
-    )
-
-
-@contextmanager
-def _progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], object] | None]:
-    if not wanted:
-        yield None
-        return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
-    with tqdm(total=total, unit=" picks", desc="selection", leave=False) as bar:
-        yield bar.update
+        if group is not None:
+            exchange = Exchange(group)
+            given = (gradients, sample_indices, fisher, labeled_fisher, device)
+            return select_from_shards(exchange, *given, options, progress)
+        if sample_indices is not None:
+            raise ValueError("sample_indices number the samples of a group's ranks; got no group")
+        asked, source = options(), as_source(gradients)
+        where = check_device(device, source)
+        asked.check_pool(source, len(source), where)
+        f, f_labeled = check_matrices(source, fisher, labeled_fisher, asked.n_labeled)
+        factors = computable(source, where)
+        problem = asked.problem(mean_fisher(factors) if f is None else f, f_labeled, where)
+        pool = LocalCandidates(factors, problem.scale, 1, asked.chunk_size)
+        return greedy(pool, problem, asked, factors.dtype, progress)

@@ -14,18 +14,29 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_positive, is_integer
-from fishermask_fast.data import Pool, check_count, check_seed, to_model
-from fishermask_fast.evaluation import call, check_device, device_of, evaluating, input_dtype
+from fishermask_fast.checks import check_memory, check_positive, is_integer
+from fishermask_fast.data import check_count, check_seed, to_model
+from fishermask_fast.diagonal import draw
+from fishermask_fast.evaluation import (
+    call,
+    check_device,
+    device_of,
+    evaluating,
+    input_dtype,
+    trainable,
+)
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.mask import METHODS, FisherMask, check_fraction, find_head, fisher_diagonal
+from fishermask_fast.parts import NOTHING, Part, Ranks, is_empty
 from fishermask_fast.rows import check_rows
 from fishermask_fast.selection import Selection, select_batch
 
@@ -59,6 +70,9 @@ class FisherMaskSelector:
         batch_size: Samples of a forward pass; None leaves it to the DataLoader, or to a default.
         device: Where to compute; None is the model's device.
         seed: Of the samples behind the mask, and of a random mask.
+        group: The torch.distributed process group whose ranks query together, each with its own
+            part of the data. None is this process alone, or all processes where the data come with
+            a DistributedSampler.
 
     Attributes:
         mask_: The mask of the last query.
@@ -87,6 +101,7 @@ class FisherMaskSelector:
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         seed: int = 0,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.model = model
         self.fraction = fraction
@@ -100,6 +115,7 @@ class FisherMaskSelector:
         self.batch_size = batch_size
         self.device = device
         self.seed = seed
+        self.group = group
 
     def query(
         self,
@@ -117,7 +133,9 @@ class FisherMaskSelector:
         Args:
             unlabeled: N_U samples to pick from: Dataset, DataLoader or Tensor. A batch is a tensor,
                 a tuple whose first item is the input, or a dict of keyword arguments. Labels
-                are never read. Picks are indices into the data set, in its own order.
+                are never read. Picks are indices into the data set, in its own order. Of a
+                DataLoader with a DistributedSampler each process reads its part, and all get the
+                picks of the whole; with ``group`` alone, the ranks' data sets follow one another.
             n_select: K, 1 <= K <= N_U.
             labeled: The n_L samples that are labelled already; None or empty when there are none.
             progress: Show a bar for each step, where tqdm is installed.
@@ -131,36 +149,41 @@ class FisherMaskSelector:
                 ``n_select``, the mask cannot be made for this model, or the model does not take
                 the samples, or its outputs are not finite logits of at least two classes.
         """
-        self.check_parameters()
-        check_count("n_select", n_select, optional=False)
-        pool = Pool.of(unlabeled, "unlabeled")
-        if n_select > len(pool):
-            raise ValueError(
-                f"n_select must be at most the {len(pool)} unlabeled samples; got {n_select}"
-            )
-        if labeled is not None and _is_empty(labeled):
+        if labeled is not None and is_empty(labeled) and self.group is None:
             labeled = None
-        n_labeled = 0 if labeled is None else len(Pool.of(labeled, "labeled"))
-        self._try_model(pool, "unlabeled")
-        if labeled is not None:
-            self._try_model(Pool.of(labeled, "labeled"), "labeled")
+        ranks = Ranks.of(self.group, [unlabeled, labeled])
+        ranks.attempt(self.check_parameters)
+        ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
+        pool = ranks.part(unlabeled, "unlabeled")
+        if n_select > pool.n_total:
+            raise ValueError(
+                f"n_select must be at most the {pool.n_total} unlabeled samples; got {n_select}"
+            )
+        known = NOTHING
+        if labeled is not None or self.group is not None:
+            known = ranks.part(labeled, "labeled")
+        ranks.check_model(self.model)
+        for part, name in ((pool, "unlabeled"), (known, "labeled")):
+            ranks.attempt(partial(self._try_model, part, name))
         progress = progress and _has_tqdm()
         self.seconds_ = {}
 
         with self._timed("mask"):
-            mask = self._make_mask(unlabeled, len(pool), labeled, n_labeled, progress)
+            mask = self._make_mask(ranks, pool, known, progress)
+        where = device_of(self.model) if self.device is None else torch.device(self.device)
+        ranks.attempt(partial(check_memory, len(mask), where))
         labeled_fisher = None
-        if labeled is not None:
+        if known.n_total:
             with self._timed("gradients"):
-                factors = self._gradients(labeled, mask, progress)
+                factors = ranks.attempt(partial(self._gradients, known, mask, progress))
             with self._timed("fisher"):
-                labeled_fisher = factors.fisher()
+                labeled_fisher = _fisher(ranks, factors, known, mask)
         with self._timed("gradients"):
-            factors = self._gradients(unlabeled, mask, progress)
+            factors = ranks.attempt(partial(self._gradients, pool, mask, progress))
         with self._timed("fisher"):
-            fisher = factors.fisher()
+            fisher = _fisher(ranks, factors, pool, mask)
             if labeled_fisher is not None:
-                share = n_labeled / (n_labeled + len(pool))
+                share = known.n_total / (known.n_total + pool.n_total)
                 fisher = torch.lerp(fisher, labeled_fisher, share)
         with self._timed("selection"):
             selection = select_batch(
@@ -169,9 +192,11 @@ class FisherMaskSelector:
                 fisher,
                 labeled_fisher,
                 lamb=self.lamb,
-                n_labeled=n_labeled,
+                n_labeled=known.n_total,
                 backward_steps=self.backward_steps,
                 progress=progress,
+                group=ranks.group,
+                sample_indices=None if ranks.alone else pool.places,
             )
         self.mask_, self.fisher_, self.labeled_fisher_ = mask, fisher, labeled_fisher
         return selection
@@ -183,7 +208,8 @@ class FisherMaskSelector:
             TypeError, ValueError: As ``query``.
         """
         self.check_parameters()
-        return self._make_mask(data, len(Pool.of(data)), None, 0, progress and _has_tqdm())
+        ranks = Ranks(None)
+        return self._make_mask(ranks, ranks.part(data, "data"), NOTHING, progress and _has_tqdm())
 
     def check_parameters(self) -> None:
         """Check everything but the data, as ``query`` does before any work.
@@ -217,9 +243,11 @@ class FisherMaskSelector:
             keep_head = self.keep_head and self.mask in METHODS
             check_fraction(self.model, self.fraction, self.mask, keep_head)
 
-    def _try_model(self, pool: Pool, name: str) -> None:
+    def _try_model(self, part: Part, name: str) -> None:
         """One sample through the model, so that a wrong width is found before any work."""
-        inputs = pool.first(1)
+        if not len(part):
+            return
+        inputs = part.some
         with evaluating(self.model, self.device) as net, torch.no_grad():
             inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
             try:
@@ -232,14 +260,7 @@ class FisherMaskSelector:
                     f"the model does not take {name} samples, here a batch of one, {shape}: {error}"
                 ) from error
 
-    def _make_mask(
-        self,
-        unlabeled: Data,
-        n_unlabeled: int,
-        labeled: Data | None,
-        n_labeled: int,
-        progress: bool,
-    ) -> FisherMask:
+    def _make_mask(self, ranks: Ranks, pool: Part, known: Part, progress: bool) -> FisherMask:
         if isinstance(self.mask, FisherMask):
             return self.mask
         if self.mask == "head":
@@ -247,25 +268,19 @@ class FisherMaskSelector:
         if self.mask == "random":
             return FisherMask.random(self.model, self.fraction, seed=self.seed)
         # The samples are drawn from both sets together; each set then gives its share of them.
-        n_drawn = min(self.fisher_samples, n_labeled + n_unlabeled)
+        n_all = known.n_total + pool.n_total
+        n_drawn = min(self.fisher_samples, n_all)
         generator = torch.Generator().manual_seed(int(self.seed))
-        drawn = torch.randperm(n_labeled + n_unlabeled, generator=generator)[:n_drawn]
-        from_labeled = int((drawn < n_labeled).sum())
+        from_known = int(
+            (torch.randperm(n_all, generator=generator)[:n_drawn] < known.n_total).sum()
+        )
         scores: dict[str, Tensor] = {}
-        for data, count in ((labeled, from_labeled), (unlabeled, n_drawn - from_labeled)):
-            if data is None or count == 0:
+        for part, count in ((known, from_known), (pool, n_drawn - from_known)):
+            if count == 0:
                 continue
-            part = fisher_diagonal(
-                self.model,
-                data,
-                n_samples=count,
-                seed=self.seed,
-                batch_size=self.batch_size,
-                device=self.device,
-                progress=progress,
-            )
-            for name, value in part.items():
-                weighted = value * (count / n_drawn)
+            found = ranks.attempt(partial(self._diagonal, part, count, progress))
+            for name, value in found.items():
+                weighted = ranks.total(value) * (count / n_drawn)
                 scores[name] = scores[name] + weighted if name in scores else weighted
         return FisherMask.from_scores(
             scores,
@@ -275,16 +290,38 @@ class FisherMaskSelector:
             keep_head=self.keep_head,
         )
 
-    def _gradients(self, data: Data, mask: FisherMask, progress: bool) -> GradientFactors:
+    def _diagonal(self, part: Part, count: int, progress: bool) -> dict[str, Tensor]:
+        """This process's share of the Fisher diagonal over `count` samples of a data set."""
+        drawn = draw(part.n_total, count, torch.Generator().manual_seed(int(self.seed)))
+        mine = part.among(drawn)
+        if not mine:
+            return {n: torch.zeros_like(p) for n, p in trainable(self.model).items()}
+        found = fisher_diagonal(
+            self.model,
+            part.data,
+            n_samples=len(mine),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+            progress=progress,
+            indices=mine,
+        )
+        share = len(mine) / len(drawn)
+        return found if share == 1 else {name: value * share for name, value in found.items()}
+
+    def _gradients(self, part: Part, mask: FisherMask, progress: bool) -> GradientFactors | None:
+        if not len(part):
+            return None
         return masked_gradients(
             self.model,
-            data,
+            part.data,
             mask,
             weighting=self.weighting,
             rank=self.rank,
             batch_size=self.batch_size,
             device=self.device,
             progress=progress,
+            indices=part.indices,
         )
 
     @contextmanager
@@ -294,10 +331,13 @@ class FisherMaskSelector:
         self.seconds_[step] = self.seconds_.get(step, 0.0) + time.perf_counter() - start
 
 
-def _is_empty(data: Data) -> bool:
-    # A DataLoader's own length counts batches, and may be 0 where it drops an incomplete one.
-    samples = data.dataset if isinstance(data, DataLoader) else data
-    return hasattr(samples, "__len__") and len(samples) == 0
+def _fisher(ranks: Ranks, factors: GradientFactors | None, part: Part, mask: FisherMask) -> Tensor:
+    """The mean of V_x^T V_x over a whole data set, (k, k) float64."""
+    if factors is None:
+        k = len(mask)
+        return ranks.total(torch.zeros(k, k, dtype=torch.float64))
+    fisher = factors.fisher()
+    return fisher if ranks.alone else ranks.total(fisher.mul_(len(part) / part.n_total))
 
 
 def _has_tqdm() -> bool:

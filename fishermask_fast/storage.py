@@ -265,9 +265,7 @@ def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> Stor
         with draft.open("wb") as file:
             write_start(file.fileno(), header, layout, factors.head_index)
             size = max(1, _CHUNK_BYTES * len(factors) // layout.size)
-            for start, chunk in zip(
-                range(0, len(factors), size), factors.chunks(size), strict=True
-            ):
+            for start, chunk in factors.chunks(size):
                 write_rows(file.fileno(), layout, start, chunk)
             os.fsync(file.fileno())
         draft.replace(target)

@@ -17,7 +17,7 @@ from fishermask_fast.factors import GradientFactors
 
 NAMESPACE = "fishermask_fast"
 # Products of torch do the same on a GPU; the callers of these see to it.
-CPU_ONLY = ("masked_head_forms", "masked_head_gram")
+CPU_ONLY = ("masked_head_forms", "masked_head_gram", "quadratic_forms")
 
 
 @dataclass(frozen=True)
@@ -378,6 +378,42 @@ def masked_head_forms_samples() -> Iterator[Sample]:
         yield Sample(label, (hidden, starts, matrix), (expected,), {}, bound)
 
 
+def quadratic_forms_samples() -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    for label, n, (r, m, c, d), head, dtype, count in [
+        ("dense", 19, (3, 23, 0, 0), None, torch.float64, 1),
+        ("several blocks of columns, float32", 17, (2, 203, 0, 0), None, torch.float32, 2),
+        ("whole head", 21, (4, 13, 3, 7), "whole", torch.float64, 2),
+        ("several stretches of pairs, float32", 140, (5, 3, 7, 17), "whole", torch.float32, 1),
+        ("many pairs of classes", 5, (2, 1, 23, 2), "whole", torch.float64, 1),
+        ("a class without entries", 18, (7, 4, 5, 3), "part", torch.float32, 2),
+        ("head alone, one row", 16, (1, 0, 2, 9), "whole", torch.float64, 1),
+        ("no entry", 3, (2, 3, 2, 2), "none", torch.float64, 1),
+        ("no sample", 0, (3, 5, 4, 3), "whole", torch.float64, 2),
+        ("no matrix", 4, (3, 5, 4, 3), "whole", torch.float64, 0),
+    ]:
+        coupling, hidden, head_index = None, None, None
+        if head is not None:
+            coupling, hidden = random(n, r, c).to(dtype), random(n, d).to(dtype)
+            masked = {"part": [0, 4, 5, 11], "none": []}.get(head)
+            head_index = None if masked is None else torch.tensor(masked, dtype=torch.int64)
+        factors = GradientFactors(random(n, r, m).to(dtype), coupling, hidden, head_index)
+        k = factors.n_columns
+        matrices = [random(k, k) for _ in range(count)]
+        v = factors.to(dtype=torch.float64).dense()
+        forms = [v @ (q.tril() + q.tril(-1).T) @ v.mT for q in matrices]
+        expected = torch.stack(forms) if forms else v.new_empty(0, n, r, r)
+        # What stands above the diagonal must not be read.
+        lower = [q.tril() + torch.full_like(q, torch.nan).triu(1) for q in matrices]
+        arguments = (factors.middle, coupling, hidden, head_index, lower)
+        bound = 100 * k**2 * torch.finfo(torch.float64).eps
+        yield Sample(label, arguments, (expected,), {}, bound)
+
+
 SAMPLES: dict[str, Callable[[], Iterator[Sample]]] = {
     "fisher_diag_conv2d": fisher_diag_conv2d_samples,
     "fisher_diag_linear": fisher_diag_linear_samples,
@@ -387,5 +423,6 @@ SAMPLES: dict[str, Callable[[], Iterator[Sample]]] = {
     "masked_head_forms": masked_head_forms_samples,
     "masked_head_gram": masked_head_gram_samples,
     "pick_block": pick_block_samples,
+    "quadratic_forms": quadratic_forms_samples,
     "score_update": score_update_samples,
 }

@@ -10,7 +10,7 @@ import torch
 from pools import HEADS, random_factors, random_fisher
 from torch import Tensor
 
-from fishermask_fast import GradientFactors
+from fishermask_fast import GradientFactors, quadratic_forms
 
 # n, r, m, c, d: odd sizes, one row, two classes, fewer rows than classes, packed blocks of hidden
 # inputs that end within and at a block.
@@ -81,9 +81,37 @@ def test_chunks_change_rounding_alone(
     (whole,) = factors.quadratic_forms(matrix)
     (chunked,) = factors.quadratic_forms(matrix, chunk_size=chunk_size)
     assert_close(chunked, whole, k=k)
-    chunks = list(factors.chunks(chunk_size))
+    starts, chunks = zip(*factors.chunks(chunk_size), strict=True)
     assert max(len(chunk) for chunk in chunks) <= chunk_size
+    assert list(starts) == list(range(0, 13, chunk_size))
     assert torch.equal(GradientFactors.cat(chunks).dense(), factors.dense())
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forms_by_products_of_torch(
+    head: str,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    assert_close: Callable[..., None],
+) -> None:
+    factors = random_factors(generator, *shape, head=head)
+    v = factors.dense()
+    matrices = [random_fisher(generator, v.shape[2]) for _ in range(2)]
+    forms = quadratic_forms.WideForms(matrices, factors)
+    for got, matrix in zip(forms(factors), matrices, strict=True):
+        assert_close(got, v @ matrix @ v.mT, k=v.shape[2])
+
+
+def test_forms_of_other_matrices_are_refused(generator: torch.Generator) -> None:
+    factors = random_factors(generator)
+    k = factors.n_columns
+    with pytest.raises(TypeError, match="matrices must be float64; got torch.float32"):
+        factors.quadratic_forms(torch.eye(k))
+    with pytest.raises(ValueError, match=rf"shape \({k}, {k}\); got \({k}, {k + 1}\)"):
+        factors.quadratic_forms(torch.zeros(k, k + 1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="on meta; expected the factors' cpu"):
+        factors.quadratic_forms(torch.zeros(k, k, dtype=torch.float64, device="meta"))
 
 
 @pytest.mark.parametrize("n_masked", [1, 2, 20])

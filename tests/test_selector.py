@@ -319,6 +319,13 @@ def test_a_mask_for_another_model_is_refused(pool: Tensor) -> None:
         FisherMaskSelector(make_model(), mask=mask).query(pool, 2, progress=False)
 
 
+def test_a_mask_whose_matrices_no_memory_holds_is_refused_before_any_gradients() -> None:
+    query = FisherMaskSelector(nn.Linear(70_000, 3), fraction=1.0, fisher_samples=1)
+    with pytest.raises(ValueError, match="210003 masked parameters need float64 matrices"):
+        query.query(torch.randn(3, 70_000), 1, progress=False)
+    assert "gradients" not in query.seconds_
+
+
 def test_a_pool_smaller_than_the_forward_pass_is_taken_whole_with_a_warning(pool: Tensor) -> None:
     query = FisherMaskSelector(make_model(), mask="head", backward_steps=1)
     with pytest.warns(UserWarning):

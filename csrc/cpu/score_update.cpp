@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "candidate_tensors.h"
 #include "score_update_kernel.h"
 
 namespace fishermask {
@@ -29,31 +30,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// The masked entries of the head by class: a sorted index of c * d + j, or all of them.
-struct Head {
-  Head(const std::optional<Tensor>& index, int64_t classes, int64_t width) {
-    starts.resize(static_cast<size_t>(classes) + 1);
-    if (!index.has_value()) {
-      for (int64_t c = 0; c <= classes; ++c) starts[c] = c * width;
-      return;
-    }
-    const int64_t* positions = static_cast<const int64_t*>(index->const_data_ptr());
-    const int64_t* end = positions + index->numel();
-    for (int64_t c = 0; c <= classes; ++c) {
-      starts[c] = std::lower_bound(positions, end, c * width) - positions;
-    }
-    inputs.reserve(static_cast<size_t>(index->numel()));
-    for (const int64_t* at = positions; at != end; ++at) {
-      inputs.push_back(static_cast<int>(*at % width));
-    }
-  }
-
-  int64_t size() const { return starts.back(); }
-
-  std::vector<int> inputs;
-  std::vector<int64_t> starts;
-};
 
 // The columns [U_t W_t] of each update side by side, scaled, in the type of the products.
 template <typename T>
@@ -121,24 +97,6 @@ void run(const Candidates<Stored>& candidates, const PackedUpdates<T>& packed, c
   });
 }
 
-template <typename Stored>
-Candidates<Stored> candidates_of(const Tensor& middle, const std::optional<Tensor>& coupling,
-                                 const std::optional<Tensor>& hidden, const Head& head) {
-  Candidates<Stored> candidates{};
-  candidates.middle = static_cast<const Stored*>(middle.const_data_ptr());
-  candidates.r = static_cast<int>(middle.size(1));
-  candidates.m = static_cast<int>(middle.size(2));
-  if (coupling.has_value()) {
-    candidates.coupling = static_cast<const Stored*>(coupling->const_data_ptr());
-    candidates.hidden = static_cast<const Stored*>(hidden->const_data_ptr());
-    candidates.c = static_cast<int>(coupling->size(2));
-    candidates.d = static_cast<int>(hidden->size(1));
-    candidates.inputs = head.inputs.empty() ? nullptr : head.inputs.data();
-    candidates.starts = head.starts.data();
-  }
-  return candidates;
-}
-
 std::tuple<Tensor, Tensor, Tensor> score_update_cpu(
     Tensor middle, std::optional<Tensor> coupling, std::optional<Tensor> hidden,
     std::optional<Tensor> head_index, Tensor index, Tensor u, Tensor w, std::vector<int64_t> ranks,
@@ -148,8 +106,7 @@ std::tuple<Tensor, Tensor, Tensor> score_update_cpu(
                          static_cast<double*>(b.mutable_data_ptr()),
                          static_cast<double*>(scores.mutable_data_ptr())};
   const double* limits = static_cast<const double*>(thresholds.const_data_ptr());
-  const Head head(head_index, coupling.has_value() ? coupling->size(2) : 0,
-                  coupling.has_value() ? hidden->size(1) : 0);
+  const MaskedEntries head(head_index, coupling, hidden);
   Beaten beaten(static_cast<int>(ranks.size()), none);
 
   const auto with = [&](auto stored, auto compute) {

@@ -10,10 +10,7 @@
 #include "score_update_kernel.h"
 #include "simd_begin.h"
 #include "small_matrix.h"
-
-// A tile's lanes: two vectors of the type that products are computed in.
-template <typename T>
-constexpr int kTile = 2 * kLanes<T>;
+#include "tile_products.h"
 
 // A tile's worth of doubles.
 template <int N>
@@ -57,51 +54,6 @@ FISHERMASK_INLINE Bundle<N> reciprocal_sqrt(Bundle<N> a) {
   for (double& value : values) value = 1.0 / std::sqrt(value);
   for (int i = 0; i < N; ++i) a.v[i] = load(values + i * kLanes<double>);
   return a;
-}
-
-// Columns of a product held in registers at a time: with two vectors a column, 12 of 16 registers
-// are sums, or 24 of 32.
-constexpr int kColumns = kVectorBytes == 64 ? 12 : 6;
-
-// Operands of a product that are read again and again, per first-level cache.
-constexpr int kCacheBytes = 20 * 1024;
-
-// out[q][lane] (+)= sum over e of left[e][lane] * right[e][q] for Q columns.
-template <typename T, int Q>
-FISHERMASK_INLINE void product_columns(const T* left, const T* right, int length, int stride,
-                                       bool add, T* out) {
-  constexpr int lanes = kLanes<T>;
-  Vector<T> sum[Q][2];
-  for (int q = 0; q < Q; ++q) {
-    for (int h = 0; h < 2; ++h) {
-      sum[q][h] = add ? load(out + q * kTile<T> + h * lanes) : broadcast(T(0));
-    }
-  }
-  for (int e = 0; e < length; ++e) {
-    const Vector<T> low = load(left + e * kTile<T>);
-    const Vector<T> high = load(left + e * kTile<T> + lanes);
-    const T* row = right + static_cast<int64_t>(e) * stride;
-    for (int q = 0; q < Q; ++q) {
-      const Vector<T> factor = broadcast(row[q]);
-      sum[q][0] = multiply_add(low, factor, sum[q][0]);
-      sum[q][1] = multiply_add(high, factor, sum[q][1]);
-    }
-  }
-  for (int q = 0; q < Q; ++q) {
-    for (int h = 0; h < 2; ++h) store(out + q * kTile<T> + h * lanes, sum[q][h]);
-  }
-}
-
-template <typename T, int Q>
-FISHERMASK_INLINE void product_of_width(int width, const T* left, const T* right, int length,
-                                        int stride, bool add, T* out) {
-  if constexpr (Q > 0) {
-    if (width == Q) {
-      product_columns<T, Q>(left, right, length, stride, add, out);
-    } else {
-      product_of_width<T, Q - 1>(width, left, right, length, stride, add, out);
-    }
-  }
 }
 
 // The same for any number of columns, in as few and as equal groups as registers allow, and in
@@ -151,14 +103,14 @@ class Tile {
   void load_tile(const int64_t* index, int count, const ScoreState& state, bool with_factors) {
     for (int lane = 0; lane < lanes; ++lane) at_[lane] = index[std::min(lane, count - 1)];
     count_ = count;
-    turn(state.a, entries_, a_.get());
-    turn(state.b, entries_, b_.get());
+    turn(state.a, at_, entries_, a_.get());
+    turn(state.b, at_, entries_, b_.get());
     for (int lane = 0; lane < lanes; ++lane) scores_[lane] = state.scores[at_[lane]];
     if (!with_factors) return;
-    turn(v_.middle, static_cast<int64_t>(v_.r) * v_.m, middle_.get());
+    turn(v_.middle, at_, static_cast<int64_t>(v_.r) * v_.m, middle_.get());
     if (v_.coupling == nullptr) return;
-    turn(v_.coupling, static_cast<int64_t>(v_.r) * v_.c, coupling_.get());
-    turn(v_.hidden, v_.d, hidden_.get());
+    turn(v_.coupling, at_, static_cast<int64_t>(v_.r) * v_.c, coupling_.get());
+    turn(v_.hidden, at_, v_.d, hidden_.get());
     if (v_.inputs == nullptr) return;
     for (int64_t e = 0; e < v_.starts[v_.c]; ++e) {
       std::copy_n(hidden_.get() + static_cast<int64_t>(v_.inputs[e]) * lanes, lanes,
@@ -252,32 +204,6 @@ class Tile {
   }
 
  private:
-  struct Free {
-    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{64}); }
-  };
-  template <typename Value>
-  using Memory = std::unique_ptr<Value[], Free>;
-
-  template <typename Value>
-  static Memory<Value> allocate(int64_t n) {
-    void* memory = ::operator new(static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(Value),
-                                  std::align_val_t{64});
-    return Memory<Value>(static_cast<Value*>(memory));
-  }
-
-  // (lane, entry) to (entry, lane), in pieces whose target stays in the first-level cache.
-  template <typename From, typename To>
-  void turn(const From* from, int64_t size, To* to) const {
-    constexpr int64_t piece = 64;
-    for (int64_t start = 0; start < size; start += piece) {
-      const int64_t stop = std::min(start + piece, size);
-      for (int lane = 0; lane < lanes; ++lane) {
-        const From* row = from + at_[lane] * size;
-        for (int64_t e = start; e < stop; ++e) to[e * lanes + lane] = static_cast<To>(row[e]);
-      }
-    }
-  }
-
   T* row_of_products(int i, int columns) {
     return products_.get() + static_cast<int64_t>(i) * columns * lanes;
   }

@@ -1,0 +1,2 @@
+#define FISHERMASK_UNIT FISHERMASK_PORTABLE
+#include "quadratic_forms_kernel.inl"
