@@ -23,7 +23,14 @@ from types import TracebackType
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.fingerprint import differences
 from fishermask_fast.storage import StoredFactors
-from fishermask_fast.tensor_file import Layout, plan_file, read_layout, write_rows, write_start
+from fishermask_fast.tensor_file import (
+    Layout,
+    drop_pages,
+    plan_file,
+    read_layout,
+    write_rows,
+    write_start,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -116,9 +123,11 @@ class ResumableFile:
                 self._layout = self._begin(factors)
             write_rows(self._descriptor, self._layout, self.n_done, factors)
             self._wait()
-        self.n_done += len(factors)
         # The next batch is computed while the disk takes this one.
-        self._recording = self._recorder.submit(self._write_record, self.n_done)
+        self._recording = self._recorder.submit(
+            self._settle, self._layout, self.n_done, len(factors)
+        )
+        self.n_done += len(factors)
 
     def finish(self) -> StoredFactors:
         """The whole file at its path.
@@ -202,9 +211,14 @@ class ResumableFile:
         write_start(self._descriptor, header, layout, factors.head_index)
         return layout
 
+    def _settle(self, layout: Layout, start: int, n: int) -> None:
+        """Counts samples once they are on the disk."""
+        os.fdatasync(self._descriptor)
+        self._write_record(start + n)
+        if layout.outgrows_memory:
+            drop_pages(self._descriptor, layout, start, n)
+
     def _write_record(self, n_done: int) -> None:
-        if n_done:
-            os.fdatasync(self._descriptor)
         record = {
             "samples": n_done,
             "batch_size": self.batch_size,

@@ -20,7 +20,7 @@ from torch import Tensor
 from fishermask_fast.checks import check_integer
 from fishermask_fast.factors import GradientFactors, mean_gram
 from fishermask_fast.tensor_file import (
-    advise,
+    drop_pages,
     empty_rows,
     outline,
     plan_file,
@@ -58,10 +58,6 @@ class StoredFactors:
             self._outline = outline(self._descriptor, self._layout)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.path} does not hold gradient factors: {error}") from error
-        # A pass over what memory cannot keep evicts all of it before the next pass wants it:
-        # handing its pages back at once spares the kernel the search for others.
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        self._keeps_pages = 2 * self._layout.size < memory
 
     def __len__(self) -> int:
         return len(self._outline)
@@ -233,9 +229,8 @@ class StoredFactors:
         n = min(len(buffer["middle"]), stop - start)
         rows = {name: part[:n] for name, part in buffer.items()}
         self._read(start, rows)
-        if not self._keeps_pages:
-            for part in self._layout.rows().values():
-                advise(self._descriptor, part, start, n, os.POSIX_FADV_DONTNEED)
+        if self._layout.outgrows_memory:
+            drop_pages(self._descriptor, self._layout, start, n)
         return self._factors(rows)
 
     @torch.no_grad()

@@ -59,6 +59,15 @@ class Layout:
     metadata: dict[str, str]
     size: int
 
+    @property
+    def outgrows_memory(self) -> bool:
+        """Whether a pass over the file would evict what the next pass begins with.
+
+        Handing such a file's pages back at once spares the kernel the search for others.
+        """
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return 2 * self.size > memory
+
     def rows(self) -> dict[str, Part]:
         """The parts whose rows are samples."""
         return {name: part for name, part in self.parts.items() if name != "head_index"}
@@ -212,6 +221,12 @@ def write_rows(descriptor: int, layout: Layout, start: int, factors: GradientFac
     for name, part in layout.rows().items():
         rows = getattr(factors, name).detach().cpu().contiguous()
         write_from(descriptor, bytes_of(rows), part.offset + start * part.row_bytes)
+
+
+def drop_pages(descriptor: int, layout: Layout, start: int, n: int) -> None:
+    """Hands back the memory in which the kernel keeps n samples that are on the disk."""
+    for part in layout.rows().values():
+        advise(descriptor, part, start, n, os.POSIX_FADV_DONTNEED)
 
 
 def advise(descriptor: int, part: Part, start: int, n: int, advice: int) -> None:

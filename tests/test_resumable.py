@@ -376,6 +376,24 @@ def test_a_full_disk_keeps_what_is_written(
     assert path.read_bytes() == whole
 
 
+def test_pages_of_a_file_that_memory_cannot_keep_are_given_back(
+    model: nn.Module, mask: FisherMask, path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped = []
+    real = resumable.drop_pages
+
+    def watch(descriptor: int, layout: Any, start: int, n: int) -> None:
+        dropped.append((start, n))
+        real(descriptor, layout, start, n)
+
+    monkeypatch.setattr(resumable, "drop_pages", watch)
+    known = {"SC_PHYS_PAGES": len(whole) // 4096 + 1, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(resumable.os, "sysconf", lambda name: known[name])
+    masked_gradients(model, Pool(), mask, batch_size=BATCH, out=path)
+    assert path.read_bytes() == whole
+    assert dropped == [*((at, BATCH) for at in range(0, 20, BATCH)), (20, 3)]
+
+
 def test_file_systems_that_cannot_reserve(
     model: nn.Module, mask: FisherMask, path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

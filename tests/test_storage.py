@@ -251,14 +251,21 @@ def test_pages_of_a_file_that_memory_cannot_keep_are_given_back(
     saved: tuple[GradientFactors, StoredFactors], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factors, stored = saved
-    assert stored._keeps_pages
-    pages = stored._layout.size // 4096 + 1
-    known = {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}
+    dropped = []
+    real = storage.drop_pages
+
+    def watch(descriptor: int, layout: Any, start: int, n: int) -> None:
+        dropped.append((start, n))
+        real(descriptor, layout, start, n)
+
+    monkeypatch.setattr(storage, "drop_pages", watch)
+    list(stored.chunks(20))
+    assert dropped == []
+    known = {"SC_PHYS_PAGES": stored._layout.size // 4096 + 1, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr(storage.os, "sysconf", lambda name: known[name])
-    large = StoredFactors(stored.path)
-    assert not large._keeps_pages
-    for start, chunk in large.chunks(7):
-        assert_same(chunk, factors[start : start + 7])
+    for start, chunk in stored.chunks(20):
+        assert_same(chunk, factors[start : start + 20])
+    assert dropped == [(0, 20), (20, 20), (40, 1)]
 
 
 def test_stored_factors_go_to_other_processes(
