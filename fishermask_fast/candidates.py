@@ -149,7 +149,9 @@ class Candidates(Protocol):
 
     def keep(self, leaders: Leaders, taken: Sequence[int]) -> None: ...
 
-    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> bool: ...
+    def cut(
+        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+    ) -> bool: ...
 
 
 class LocalCandidates:
@@ -303,7 +305,9 @@ class LocalCandidates:
         self._waiting = None
         self._take(taken)
 
-    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> bool:
+    def cut(
+        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+    ) -> bool:
         """End a block of which only the first picks stand; `updates` are theirs.
 
         Returns:
@@ -311,6 +315,7 @@ class LocalCandidates:
         """
         # Copies: the caller's own memory is used again.
         updates = Updates(updates.u.clone(), updates.w.clone(), updates.ranks)
+        self._state.scores.index_copy_(0, leaders.index, leaders.state.scores)
         self._take(taken)
         if self._waiting is not None:
             updates = updates.after(self._waiting)

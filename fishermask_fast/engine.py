@@ -166,7 +166,8 @@ class Engine:
             kept = self._first_beaten(picks, running, report)
         taken = [pick.index for pick in picks[:kept]]
         if kept < size:
-            self.passes += self._pool.cut(self._directions.block(kept), taken, float64=float64)
+            updates = self._directions.block(kept)
+            self.passes += self._pool.cut(leaders, updates, taken, float64=float64)
         else:
             self._pool.keep(leaders, taken)
             self._forced.clear()

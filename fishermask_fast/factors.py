@@ -260,8 +260,12 @@ class GradientFactors:
     @torch.no_grad()
     def grams(self) -> Tensor:
         """V_x V_x^T for every sample, (N, r, r) float64."""
-        middle = self.middle.double()
-        grams = middle @ middle.transpose(1, 2)
+        r = self.n_rows
+        grams = torch.empty(len(self), r, r, dtype=torch.float64, device=self.device)
+        size = self.default_chunk_size()
+        for start in range(0, len(self), size):
+            middle = self.middle[start : start + size].double()
+            torch.bmm(middle, middle.transpose(1, 2), out=grams[start : start + size])
         if self.coupling is not None and self.hidden is not None:
             coupling, squares = self.coupling.double(), self.hidden.double().square()
             if self.head_index is None:

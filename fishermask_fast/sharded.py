@@ -104,10 +104,19 @@ class Shard:
         return Answer()
 
     def cut(
-        self, taken: list[int], float64: bool, ranks: list[int], u: Tensor, w: Tensor
+        self,
+        taken: list[int],
+        float64: bool,
+        ranks: list[int],
+        u: Tensor,
+        w: Tensor,
+        scores: Tensor,
     ) -> Answer:
-        passed = self.local.cut(Updates(u, w, ranks), self._own_list(taken), float64=float64)
-        return Answer(passed)
+        leaders = replace(
+            self._leaders, state=replace(self._leaders.state, scores=scores[self._here])
+        )
+        updates, own = Updates(u, w, ranks), self._own_list(taken)
+        return Answer(self.local.cut(leaders, updates, own, float64=float64))
 
 
 class ShardedCandidates:
@@ -160,9 +169,11 @@ class ShardedCandidates:
         state = leaders.state
         self._ask("keep", (list(taken),), state.a, state.b, state.scores)
 
-    def cut(self, updates: Updates, taken: Sequence[int], *, float64: bool) -> bool:
+    def cut(
+        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+    ) -> bool:
         arguments = (list(taken), float64, updates.ranks)
-        answers = self._ask("cut", arguments, updates.u, updates.w)
+        answers = self._ask("cut", arguments, updates.u, updates.w, leaders.state.scores)
         return any(answer.value for answer in answers)
 
     def _ask(self, name: str, arguments: tuple[Any, ...], *tensors: Tensor) -> list[Answer]:
