@@ -25,7 +25,7 @@ from gradient_problem import (
 )
 from torch import nn
 
-from fishermask_fast import ops, weight_products
+from fishermask_fast import weight_ops, weight_products
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.loop.models import resnet18_small
 from fishermask_fast.mask import FisherMask, fisher_diagonal
@@ -90,6 +90,6 @@ def test_crossover(benchmark: Any, way: str, share: float) -> None:
     ways: dict[str, Callable[[], Any]] = {
         "gathered dots": lambda: weight_products.conv_masked_by_dots(module, a, delta, index),
         "whole product": lambda: weight_products.conv_masked_by_product(module, a, delta, index),
-        "ours": lambda: ops.masked_grad_conv2d(a, delta, index, [3, 3], pair, pair, 1),
+        "ours": lambda: weight_ops.masked_grad_conv2d(a, delta, index, [3, 3], pair, pair, 1),
     }
     measure(benchmark, BATCH, ways[way])

@@ -20,6 +20,15 @@ STABLE_TORCH_LIBRARY(fishermask_fast, m) {
       "Tensor index, Tensor first, Tensor second, Tensor u, Tensor w, float scale, float sign) "
       "-> (Tensor, Tensor, Tensor)");
 
+  // M^-1 -+= U U^T and G -+= U W^T + W U^T, of which the lower triangles are read and written.
+  m.def("fold_updates(Tensor(a!) first, Tensor(b!) second, Tensor u, Tensor w, float sign) -> ()");
+
+  // U^T, W^T and the score of samples from their V, Y = V M^-1 and Z = V G, (n, r, k) each, of
+  // which no direction has an eigenvalue of V M^-1 V^T below `negligible`; else the score is -inf.
+  m.def(
+      "pick_update(Tensor rows, Tensor y, Tensor z, float sign, float negligible) "
+      "-> (Tensor, Tensor, Tensor)");
+
   // V_x Q V_x^T of every sample for some symmetric (k, k) Q, of which the lower triangles are read:
   // (matrices, N, r, r) float64.
   m.def(

@@ -6,14 +6,16 @@ transposes of U and W as rows,
     A_s = I +- K = Q (1 +- diag(lambda)) Q^T,   L = Q (1 +- diag(lambda))^-1/2
     U^T = L^T Y,   W^T = L^T Z -+ (L^T H L) U^T / 2,   score(s) = +- tr(L^T H L)
 
-where directions with lambda = 0, which change nothing, are left out of L. M^-1 and G are brought up
-to date only now and then, many picks at once; the picks since then come in by their U and W:
+where directions with lambda = 0, which change nothing, are left out of L. Where there are none,
+Cholesky's L, which needs no eigenvectors, does as well. M^-1 and G are brought up to date only now
+and then, many picks at once; the picks since then come in by their U and W:
 
     Y = Y_0 -+ P U^T,   Z = Z_0 -+ (R U^T + P W^T),   P = V_s U,  R = V_s W
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -103,11 +105,18 @@ class Directions:
             scale=self._scale,
             sign=self._sign,
         )
+        if products[0].device.type != "cpu":
+            return [self._update(*parts) for parts in zip(indices, *products, strict=True)]
+        u, w, scores = ops.pick_update(*products, sign=self._sign, negligible=_NEGLIGIBLE)
         return [
-            self._update(index, *parts) for index, *parts in zip(indices, *products, strict=True)
+            self._update(index, *(part[at] for part in products))
+            if score == -math.inf
+            else Update(index, score, products[0][at], u[at], w[at])
+            for at, (index, score) in enumerate(zip(indices, scores.tolist(), strict=True))
         ]
 
     def _update(self, index: int, rows: Tensor, y: Tensor, z: Tensor) -> Update:
+        """The update of a sample, which may have directions that change nothing."""
         eigenvalues, basis = torch.linalg.eigh(y @ rows.T)  # which reads the lower triangle
         negligible = max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
         if float(eigenvalues[0]) <= negligible:
@@ -143,8 +152,11 @@ class Directions:
         if not waiting:
             return
         u, w = self._u[:waiting], self._w[:waiting]
-        add_to_lower(self._inverse, u, u, -self._sign)
-        add_to_lower(self._double, torch.cat([u, w]), torch.cat([w, u]), -self._sign)
+        if u.device.type == "cpu":
+            ops.fold_updates(self._inverse, self._double, u, w, sign=self._sign)
+        else:
+            add_to_lower(self._inverse, u, u, -self._sign)
+            add_to_lower(self._double, torch.cat([u, w]), torch.cat([w, u]), -self._sign)
         self._ranks.clear()
 
 
@@ -161,4 +173,6 @@ def mirror_lower(matrix: Tensor) -> Tensor:
     for start in range(0, matrix.shape[0], _BLOCK):
         stop = start + _BLOCK
         matrix[:start, start:stop] = matrix[start:stop, :start].T
+        block = matrix[start:stop, start:stop]
+        block.copy_(block.tril() + block.tril(-1).T)
     return matrix

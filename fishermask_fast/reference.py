@@ -174,6 +174,23 @@ def inverse_products(
     return v @ inverse, v @ double
 
 
+def pick_update(
+    v: Tensor,  # (n, r, k)
+    inverse: Tensor,  # (k, k) M^-1
+    double: Tensor,  # (k, k) G
+    sign: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """U^T and W^T, (n, r, k), of samples without a direction that changes nothing; their scores.
+
+    With A = I +- V M^-1 V^T = L L^T:  U = M^-1 V^T L^-T,  W = G V^T L^-T -+ U (U^T F U) / 2, where
+    U^T F U = L^-1 V G V^T L^-T, and the score is its trace.
+    """
+    eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
+    x = torch.linalg.inv(torch.linalg.cholesky(eye + sign * (v @ inverse @ v.mT)))
+    u, change = x @ v @ inverse, x @ v @ double @ v.mT @ x.mT
+    return u, x @ v @ double - sign * change @ u / 2, sign * change.diagonal(dim1=1, dim2=2).sum(1)
+
+
 def per_sample_gradients(
     model: nn.Module,
     inputs: Tensor | dict[str, Tensor],  # (N, ...), or keyword arguments (N, ...)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fishermask_fast import ops
+from fishermask_fast import weight_ops
 from fishermask_fast.loading import has_cuda_ops
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -153,7 +153,9 @@ def conv_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> T
     crowded = _crowded(index, weight_of(module))
     problem = _as_conv2d(module, a, delta)
     if problem is not None and not (crowded and delta.device.type == "cuda"):
-        return ops.masked_grad_conv2d(problem[0], problem[1], index, *problem[2:], module.groups)
+        return weight_ops.masked_grad_conv2d(
+            problem[0], problem[1], index, *problem[2:], module.groups
+        )
     if crowded:
         return conv_masked_by_product(module, a, delta, index)
     return conv_masked_by_dots(module, a, delta, index)
@@ -182,7 +184,7 @@ def conv_squared(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
     assert isinstance(module, CONVOLUTIONS)
     problem = _as_conv2d(module, a, delta)
     if problem is not None:
-        return ops.fisher_diag_conv2d(*problem, module.groups).view(weight_of(module).shape)
+        return weight_ops.fisher_diag_conv2d(*problem, module.groups).view(weight_of(module).shape)
     return _conv_squared_by_product(module, a, delta)
 
 
@@ -201,7 +203,7 @@ def linear_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) ->
     left = delta.reshape(n, tokens, delta.shape[-1])
     right = a.reshape(n, tokens, a.shape[-1])
     if tokens > 1 and _compiled(delta):
-        return ops.masked_grad_linear(right, left, index)
+        return weight_ops.masked_grad_linear(right, left, index)
     result = delta.new_empty(n, index.numel())
     rows, columns = index // weight.shape[1], index % weight.shape[1]
     for chunk in chunks(n, tokens * index.numel()):
@@ -217,7 +219,7 @@ def linear_squared(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
     if _compiled(delta):
         tokens = (delta.shape[0], math.prod(delta.shape[1:-1]))
         left, right = delta.reshape(*tokens, delta.shape[-1]), a.reshape(*tokens, a.shape[-1])
-        return ops.fisher_diag_linear(right, left)
+        return weight_ops.fisher_diag_linear(right, left)
     return _linear_squared_by_product(module, a, delta)
 
 

@@ -17,7 +17,13 @@ from fishermask_fast.factors import GradientFactors
 
 NAMESPACE = "fishermask_fast"
 # Products of torch do the same on a GPU; the callers of these see to it.
-CPU_ONLY = ("masked_head_forms", "masked_head_gram", "quadratic_forms")
+CPU_ONLY = (
+    "fold_updates",
+    "masked_head_forms",
+    "masked_head_gram",
+    "pick_update",
+    "quadratic_forms",
+)
 
 
 @dataclass(frozen=True)
@@ -378,6 +384,56 @@ def masked_head_forms_samples() -> Iterator[Sample]:
         yield Sample(label, (hidden, starts, matrix), (expected,), {}, bound)
 
 
+def fold_updates_samples() -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(0)
+    for label, k, h, sign in [
+        ("several tiles", 101, 13, 1.0),
+        ("whole tiles, removals", 48, 5, -1.0),
+        ("less than a tile", 3, 2, 1.0),
+        ("nothing waits", 9, 0, 1.0),
+    ]:
+        first, second = torch.randn(2, k, k, generator=generator, dtype=torch.float64)
+        u, w = torch.randn(2, h, k, generator=generator, dtype=torch.float64)
+        below = torch.ones(k, k, dtype=torch.bool).tril()
+        # What stands above the diagonal must be left alone.
+        expected = [
+            torch.where(below, matrix - sign * change, matrix)
+            for matrix, change in ((first, u.T @ u), (second, u.T @ w + w.T @ u))
+        ]
+        bound = 100 * max(h, 1) * torch.finfo(torch.float64).eps
+        changed = dict(enumerate(expected))
+        yield Sample(label, (first, second, u, w, sign), (), changed, bound)
+
+
+def pick_update_samples() -> Iterator[Sample]:
+    generator = torch.Generator().manual_seed(0)
+    for label, n, r, k, sign in [
+        ("pick", 1, 9, 143, 1),
+        ("removal", 1, 3, 40, -1),
+        ("several, one row", 3, 1, 5, 1),
+        ("more rows than a tile", 2, 37, 300, 1),
+        ("no sample", 0, 3, 5, 1),
+        ("a sample that changes nothing", 2, 4, 9, 1),
+        ("fewer directions than rows", 2, 4, 9, 1),
+    ]:
+        v = torch.randn(n, r, k, generator=generator, dtype=torch.float64)
+        held = v.flatten(0, 1).T @ v.flatten(0, 1) if sign < 0 else v.new_zeros(k, k)
+        inverse = torch.linalg.inv(torch.eye(k, dtype=torch.float64) + held)
+        root = torch.randn(k, k, generator=generator, dtype=torch.float64)
+        double = inverse @ (root @ root.T / k) @ inverse
+        inverse = (inverse + inverse.T) / 2
+        if label == "a sample that changes nothing":
+            v[1] = 0.0
+        elif label == "fewer directions than rows":
+            v[1, 2] = v[1, 0] - 2 * v[1, 3]
+        expected = reference.pick_update(v, inverse, double, sign)
+        if len(v) == 2 and r == 4:
+            for part, nothing in zip(expected, (0.0, 0.0, -torch.inf), strict=True):
+                part[1] = nothing
+        bound = 1e3 * k * torch.finfo(torch.float64).eps
+        yield Sample(label, (v, v @ inverse, v @ double, sign, 1e-13), expected, {}, bound)
+
+
 def quadratic_forms_samples() -> Iterator[Sample]:
     generator = torch.Generator().manual_seed(0)
 
@@ -417,12 +473,14 @@ def quadratic_forms_samples() -> Iterator[Sample]:
 SAMPLES: dict[str, Callable[[], Iterator[Sample]]] = {
     "fisher_diag_conv2d": fisher_diag_conv2d_samples,
     "fisher_diag_linear": fisher_diag_linear_samples,
+    "fold_updates": fold_updates_samples,
     "inverse_products": inverse_products_samples,
     "masked_grad_conv2d": masked_grad_conv2d_samples,
     "masked_grad_linear": masked_grad_linear_samples,
     "masked_head_forms": masked_head_forms_samples,
     "masked_head_gram": masked_head_gram_samples,
     "pick_block": pick_block_samples,
+    "pick_update": pick_update_samples,
     "quadratic_forms": quadratic_forms_samples,
     "score_update": score_update_samples,
 }

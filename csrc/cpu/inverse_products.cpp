@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -123,8 +124,8 @@ std::tuple<Tensor, Tensor, Tensor> inverse_products_cpu(
   Tensor y = torch::stable::new_empty(first, {n, r, k});
   Tensor z = torch::stable::new_empty(first, {n, r, k});
   const Tensor* matrices[2] = {&first, &second};
-  std::vector<double> work(static_cast<size_t>(2 * parts * k));
-  std::vector<double> sums(static_cast<size_t>(2 * parts * size));
+  const int64_t wide = size + (coupling.has_value() ? coupling->size(2) * k : 0);
+  const auto sums = std::make_unique_for_overwrite<double[]>(static_cast<size_t>(2 * parts * wide));
   std::vector<double> products(static_cast<size_t>(2 * r * h));
   double* p = products.data();
   double* q = p + r * h;
@@ -137,11 +138,11 @@ std::tuple<Tensor, Tensor, Tensor> inverse_products_cpu(
       for (int64_t task = begin; task < end; ++task) {
         const Tensor& matrix = *matrices[task / parts];
         const int64_t part = task % parts;
-        double* sum = sums.data() + task * size;
-        std::fill(sum, sum + size, 0.0);
+        double* sum = sums.get() + task * wide;
+        std::fill(sum, sum + wide, 0.0);
         FISHERMASK_DISPATCH(symmetric_products, v, data(matrix), matrix.stride(0),
-                            part_start(part, parts, k), part_start(part + 1, parts, k),
-                            work.data() + task * k, sum);
+                            part_start(part, parts, k), part_start(part + 1, parts, k), sum,
+                            sum + wide - size);
       }
     });
     torch::stable::parallel_for(0, h, 16, [&](int64_t begin, int64_t end) {
@@ -151,14 +152,8 @@ std::tuple<Tensor, Tensor, Tensor> inverse_products_cpu(
     for (double& product : products) product *= -sign;
     torch::stable::parallel_for(0, k, 128, [&](int64_t begin, int64_t end) {
       for (int which = 0; which < 2; ++which) {
-        const double* sum = sums.data() + which * parts * size;
-        for (int64_t row = 0; row < r; ++row) {
-          for (int64_t column = row * k + begin; column < row * k + end; ++column) {
-            double total = sum[column];
-            for (int64_t part = 1; part < parts; ++part) total += sum[part * size + column];
-            results[which][column] = total;
-          }
-        }
+        FISHERMASK_DISPATCH(gather_products, v, sums.get() + which * parts * wide, parts, begin,
+                            end, results[which]);
       }
       FISHERMASK_DISPATCH(add_updates, p, q, data(u), data(w), r, h, k, begin, end, results[0],
                           results[1]);

@@ -17,12 +17,17 @@ struct SampleRows {
   int64_t r, m, c, k;
 };
 
-// Adds to `out` (r, k) what the rows [begin, end) of the triangle contribute: S_ij V_j to column i
-// for j <= i, and S_ij V_i to column j for j < i. `work` holds k numbers, all zero before and
-// after.
+// V_x S = out + coupling classes, with classes[c] the sum over the entries e of class c of h_e S_e.
+// Adds to both what the rows [begin, end) of the triangle contribute: S_ij for column i and j <= i,
+// and S_ij for column j and j < i. `classes` is (c, k) and `out` (r, k).
 FISHERMASK_DECLARE(void symmetric_products(const SampleRows& v, const double* matrix,
-                                           int64_t stride, int64_t begin, int64_t end, double* work,
-                                           double* out))
+                                           int64_t stride, int64_t begin, int64_t end,
+                                           double* classes, double* out))
+
+// `result` (r, k) = out + coupling classes at the columns [begin, end), of several parts (c + r, k)
+// of both, classes first, which it adds up in place.
+FISHERMASK_DECLARE(void gather_products(const SampleRows& v, double* sums, int64_t parts,
+                                        int64_t begin, int64_t end, double* result))
 
 // out (r, h) at the columns [begin, end) = V `other`^T, both row-major with rows of k numbers.
 FISHERMASK_DECLARE(void outer_products(const double* v, const double* other, int64_t r, int64_t k,

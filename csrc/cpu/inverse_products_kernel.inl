@@ -1,11 +1,16 @@
 // The triangle is read once, four rows at a time, for both of an entry's places in the square. A
 // row of the head's takes part in V_x S through one number, its entry of h: the products with h are
-// gathered class by class, and `coupling` is applied to their sums.
+// gathered class by class, and `coupling` is applied to their sums at the end.
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "inverse_products_kernel.h"
 #include "simd_begin.h"
+
+// Rows of V whose sums, factors and operands registers hold beside four rows of the triangle.
+constexpr int kTogether = kVectorBytes == 64 ? 3 : 1;
 
 constexpr int64_t kColumnTile = 512;  // four rows of this many columns stay in the nearest cache
 
@@ -19,35 +24,47 @@ FISHERMASK_INLINE void prefetch_next(const double* s, int64_t stride, int64_t co
   }
 }
 
-// dots[t] += sum of S_tj x_j (if `Dot`), and y_j += sum over t of factors[t] S_tj.
-template <int Rows, bool Dot>
+// For Count x and y, `step` numbers apart: dots[t] += sum of S_tj x_j (if `Dot`), dots of the next
+// x as far apart, and y_j += sum over t of factors[t] S_tj.
+template <int Rows, bool Dot, int Count = 1, bool Prefetch = false>
 FISHERMASK_INLINE void sweep(const double* s, int64_t stride, int64_t columns, const double* x,
-                             double* dots, const double* factors, double* y) {
+                             double* dots, const double* factors, double* y, int64_t step_x = 0,
+                             int64_t step_y = 0) {
   constexpr int lanes = kLanes<double>;
-  Vector<double> sums[Rows], by[Rows];
-  for (int t = 0; t < Rows; ++t) {
-    sums[t] = broadcast(0.0);
-    by[t] = broadcast(factors[t]);
+  Vector<double> sums[Count][Rows], by[Count][Rows];
+  for (int q = 0; q < Count; ++q) {
+    for (int t = 0; t < Rows; ++t) {
+      sums[q][t] = broadcast(0.0);
+      by[q][t] = broadcast(factors[q * step_x + t]);
+    }
   }
   int64_t j = 0;
   for (; j + lanes <= columns; j += lanes) {
-    Vector<double> to = load(y + j), from;
-    if constexpr (Dot) from = load(x + j);
-    for (int t = 0; t < Rows; ++t) {
-      const Vector<double> entry = load(s + t * stride + j);
-      if constexpr (Dot) sums[t] = multiply_add(entry, from, sums[t]);
-      to = multiply_add(entry, by[t], to);
+    Vector<double> to[Count], from[Count];
+    for (int q = 0; q < Count; ++q) {
+      to[q] = load(y + q * step_y + j);
+      if constexpr (Dot) from[q] = load(x + q * step_x + j);
     }
-    store(y + j, to);
-  }
-  if constexpr (Dot) {
-    for (int t = 0; t < Rows; ++t) dots[t] += sum_lanes<double>(sums[t]);
-  }
-  for (; j < columns; ++j) {
     for (int t = 0; t < Rows; ++t) {
-      const double entry = s[t * stride + j];
-      if constexpr (Dot) dots[t] += entry * x[j];
-      y[j] += entry * factors[t];
+      if constexpr (Prefetch) __builtin_prefetch(s + (Rows + t) * stride + j);
+      const Vector<double> entry = load(s + t * stride + j);
+      for (int q = 0; q < Count; ++q) {
+        if constexpr (Dot) sums[q][t] = multiply_add(entry, from[q], sums[q][t]);
+        to[q] = multiply_add(entry, by[q][t], to[q]);
+      }
+    }
+    for (int q = 0; q < Count; ++q) store(y + q * step_y + j, to[q]);
+  }
+  for (int q = 0; q < Count; ++q) {
+    if constexpr (Dot) {
+      for (int t = 0; t < Rows; ++t) dots[q * step_y + t] += sum_lanes<double>(sums[q][t]);
+    }
+    for (int64_t rest = j; rest < columns; ++rest) {
+      for (int t = 0; t < Rows; ++t) {
+        const double entry = s[t * stride + rest];
+        if constexpr (Dot) dots[q * step_y + t] += entry * x[q * step_x + rest];
+        y[q * step_y + rest] += entry * factors[q * step_x + t];
+      }
     }
   }
 }
@@ -95,11 +112,16 @@ FISHERMASK_INLINE void middle_rows(const SampleRows& v, const double* s, int64_t
   for (int64_t start = 0; start < i; start += kColumnTile) {
     const int64_t columns = std::min(kColumnTile, i - start);
     prefetch_next<Rows>(s + start, stride, columns);
-    for (int64_t row = 0; row < v.r; ++row) {
+    const auto rows = [&](auto count, int64_t row) __attribute__((always_inline)) {
       const double* x = v.middle + row * v.m;
       double* y = out + row * v.k;
-      sweep<Rows, true>(s + start, stride, columns, x + start, y + i, x + i, y + start);
-    }
+      sweep<Rows, true, decltype(count)::value>(s + start, stride, columns, x + start, y + i, x + i,
+                                                y + start, v.m, v.k);
+    };
+    int64_t row = 0;
+    for (; row + kTogether <= v.r; row += kTogether)
+      rows(std::integral_constant<int, kTogether>{}, row);
+    for (; row < v.r; ++row) rows(std::integral_constant<int, 1>{}, row);
   }
   for (int64_t row = 0; row < v.r; ++row) {
     const double* x = v.middle + row * v.m + i;
@@ -117,7 +139,8 @@ FISHERMASK_INLINE void middle_rows(const SampleRows& v, const double* s, int64_t
 // Rows i to i + Rows of the triangle, all of them of class `own`, whose products are added to y.
 template <int Rows>
 FISHERMASK_INLINE void head_rows(const SampleRows& v, const double* s, int64_t stride, int64_t i,
-                                 int64_t own, double* y, double* out) {
+                                 int64_t own, double* classes, double* out) {
+  double* y = classes + own * v.k;
   const double* h = v.hidden - v.m;  // by column of V
   prefetch_next<Rows>(s, stride, v.m);
   int64_t row = 0;
@@ -127,8 +150,7 @@ FISHERMASK_INLINE void head_rows(const SampleRows& v, const double* s, int64_t s
   for (int64_t c = 0; c <= own; ++c) {
     double dots[Rows] = {};
     const int64_t start = v.starts[c], stop = std::min(v.starts[c + 1], i);
-    prefetch_next<Rows>(s + start, stride, stop - start);
-    sweep<Rows, true>(s + start, stride, stop - start, h + start, dots, h + i, y + start);
+    sweep<Rows, true, 1, true>(s + start, stride, stop - start, h + start, dots, h + i, y + start);
     if (c == own) {
       for (int t = 0; t < Rows; ++t) {
         for (int u = 0; u < t; ++u) {
@@ -138,15 +160,12 @@ FISHERMASK_INLINE void head_rows(const SampleRows& v, const double* s, int64_t s
         dots[t] += s[t * stride + i + t] * h[i + t];
       }
     }
-    for (row = 0; row < v.r; ++row) {
-      const double factor = v.coupling[row * v.c + c];
-      for (int t = 0; t < Rows; ++t) out[row * v.k + i + t] += factor * dots[t];
-    }
+    for (int t = 0; t < Rows; ++t) classes[c * v.k + i + t] += dots[t];
   }
 }
 
 void symmetric_products(const SampleRows& v, const double* matrix, int64_t stride, int64_t begin,
-                        int64_t end, double* work, double* out) {
+                        int64_t end, double* classes, double* out) {
   int64_t i = begin;
   for (const int64_t stop = std::min(end, v.m); i < stop;) {
     const double* s = matrix + i * stride;
@@ -159,23 +178,67 @@ void symmetric_products(const SampleRows& v, const double* matrix, int64_t strid
   }
   for (int64_t c = 0; c < v.c; ++c) {
     const int64_t stop = std::min(end, v.starts[c + 1]);
-    if (i >= stop) continue;
-    const int64_t reached = stop;
     while (i < stop) {
       const double* s = matrix + i * stride;
       if (i + 4 <= stop) {
-        head_rows<4>(v, s, stride, i, c, work, out);
+        head_rows<4>(v, s, stride, i, c, classes, out);
         i += 4;
       } else {
-        head_rows<1>(v, s, stride, i++, c, work, out);
+        head_rows<1>(v, s, stride, i++, c, classes, out);
       }
     }
-    for (int64_t row = 0; row < v.r; ++row) {
-      const double factor = v.coupling[row * v.c + c];
-      double* to = out + row * v.k;
-      for (int64_t j = 0; j < reached; ++j) to[j] += factor * work[j];
+  }
+}
+
+// Rows row to row + Number of out + coupling classes, at Width vectors of columns.
+template <int Number, int Width>
+FISHERMASK_INLINE void couple_tile(const SampleRows& v, const double* sums, int64_t row,
+                                   int64_t column, double* result) {
+  constexpr int lanes = kLanes<double>;
+  Vector<double> to[Number][Width];
+  for (int q = 0; q < Number; ++q) {
+    for (int at = 0; at < Width; ++at) {
+      to[q][at] = load(sums + (v.c + row + q) * v.k + column + at * lanes);
     }
-    std::fill(work, work + reached, 0.0);
+  }
+  for (int64_t c = 0; c < v.c; ++c) {
+    for (int at = 0; at < Width; ++at) {
+      const Vector<double> from = load(sums + c * v.k + column + at * lanes);
+      for (int q = 0; q < Number; ++q) {
+        const Vector<double> factor = broadcast(v.coupling[(row + q) * v.c + c]);
+        to[q][at] = multiply_add(factor, from, to[q][at]);
+      }
+    }
+  }
+  for (int q = 0; q < Number; ++q) {
+    for (int at = 0; at < Width; ++at) {
+      store(result + (row + q) * v.k + column + at * lanes, to[q][at]);
+    }
+  }
+}
+
+void gather_products(const SampleRows& v, double* sums, int64_t parts, int64_t begin, int64_t end,
+                     double* result) {
+  constexpr int lanes = kLanes<double>;
+  const int64_t size = (v.c + v.r) * v.k;
+  for (int64_t part = 1; part < parts; ++part) {
+    for (int64_t row = 0; row < v.c + v.r; ++row) {
+      double* to = sums + row * v.k;
+      for (int64_t j = begin; j < end; ++j) to[j] += to[part * size + j];
+    }
+  }
+  int64_t j = begin;
+  for (; j + 2 * lanes <= end; j += 2 * lanes) {
+    int64_t row = 0;
+    for (; row + 3 <= v.r; row += 3) couple_tile<3, 2>(v, sums, row, j, result);
+    for (; row < v.r; ++row) couple_tile<1, 2>(v, sums, row, j, result);
+  }
+  for (; j < end; ++j) {
+    for (int64_t row = 0; row < v.r; ++row) {
+      double total = sums[(v.c + row) * v.k + j];
+      for (int64_t c = 0; c < v.c; ++c) total += v.coupling[row * v.c + c] * sums[c * v.k + j];
+      result[row * v.k + j] = total;
+    }
   }
 }
 

@@ -2,6 +2,8 @@
 // (forms).
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "masked_head_kernel.h"
 #include "simd_begin.h"

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
+#include <utility>
 
 #include "score_update_kernel.h"
 #include "simd_begin.h"

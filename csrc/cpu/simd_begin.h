@@ -90,6 +90,43 @@ FISHERMASK_INLINE Vector<double> load_widened(const float* from) {
   return __builtin_convertvector(narrow, Vector<double>);
 }
 
+// The first halves of two vectors, entry by entry in turn, or the second ones.
+#ifdef __clang__
+template <typename T, bool High, int... I>
+FISHERMASK_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b, std::integer_sequence<int, I...>) {
+  constexpr int n = kLanes<T>;
+  return __builtin_shufflevector(a, b, (High * n / 2 + I / 2 + I % 2 * n)...);
+}
+
+template <typename T, bool High>
+FISHERMASK_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b) {
+  return interleave<T, High>(a, b, std::make_integer_sequence<int, kLanes<T>>());
+}
+#else
+template <typename T, bool High>
+FISHERMASK_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b) {
+  constexpr int n = kLanes<T>;
+  typedef std::conditional_t<sizeof(T) == 8, int64_t, int32_t> Index;
+  Vector<Index> from;
+  for (int i = 0; i < n; ++i) from[i] = High * n / 2 + i / 2 + i % 2 * n;
+  return __builtin_shuffle(a, b, from);
+}
+#endif
+
+// Rows of a square to its columns.
+template <typename T>
+FISHERMASK_INLINE void transpose(Vector<T> (&square)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+  for (int width = 1; width < n; width *= 2) {
+    Vector<T> next[n];
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave<T, false>(square[i], square[i + n / 2]);
+      next[2 * i + 1] = interleave<T, true>(square[i], square[i + n / 2]);
+    }
+    for (int i = 0; i < n; ++i) square[i] = next[i];
+  }
+}
+
 // a * b + c, rounded once wherever the instruction set has a fused multiply-add: the build passes
 // -ffp-contract=fast, and every multiply_add of a unit becomes the same instruction.
 template <typename V>
@@ -97,12 +134,15 @@ FISHERMASK_INLINE V multiply_add(V a, V b, V c) {
   return a * b + c;
 }
 
-// Sum of the lanes, from the first to the last.
+// Sum of the lanes, halves onto halves.
 template <typename T>
 FISHERMASK_INLINE T sum_lanes(Vector<T> vector) {
-  T sum = vector[0];
-  for (int lane = 1; lane < kLanes<T>; ++lane) sum += vector[lane];
-  return sum;
+  T sums[kLanes<T>];
+  store(sums, vector);
+  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
+    for (int lane = 0; lane < width; ++lane) sums[lane] += sums[width + lane];
+  }
+  return sums[0];
 }
 
 #endif

@@ -65,16 +65,34 @@ static Memory<Value> allocate(int64_t n) {
   return Memory<Value>(static_cast<Value*>(memory));
 }
 
-// (sample, entry) to (entry, lane), lane l holding sample at[l], in pieces whose target stays in
-// the first-level cache.
+// kLanes<To> numbers, widened where they are stored as floats.
+template <typename To, typename From>
+FISHERMASK_INLINE Vector<To> load_as(const From* from) {
+  if constexpr (sizeof(To) == sizeof(From)) {
+    return load(from);
+  } else {
+    return load_widened(from);
+  }
+}
+
+// (sample, entry) to (entry, lane), lane l holding sample at[l], by squares of a vector's lanes.
 template <typename From, typename To, int64_t lanes>
 static void turn(const From* from, const int64_t (&at)[lanes], int64_t size, To* to) {
-  constexpr int64_t piece = 64;
-  for (int64_t start = 0; start < size; start += piece) {
-    const int64_t stop = std::min(start + piece, size);
+  constexpr int side = kLanes<To>;
+  int64_t start = 0;
+  for (; start + side <= size; start += side) {
+    for (int64_t lane = 0; lane < lanes; lane += side) {
+      Vector<To> square[side];
+      for (int row = 0; row < side; ++row) {
+        square[row] = load_as<To>(from + at[lane + row] * size + start);
+      }
+      transpose<To>(square);
+      for (int e = 0; e < side; ++e) store(to + (start + e) * lanes + lane, square[e]);
+    }
+  }
+  for (; start < size; ++start) {
     for (int64_t lane = 0; lane < lanes; ++lane) {
-      const From* row = from + at[lane] * size;
-      for (int64_t e = start; e < stop; ++e) to[e * lanes + lane] = static_cast<To>(row[e]);
+      to[start * lanes + lane] = static_cast<To>(from[at[lane] * size + start]);
     }
   }
 }

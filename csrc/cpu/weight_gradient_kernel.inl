@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "weight_gradient_kernel.h"

@@ -1,0 +1,5 @@
+#include "isa.h"
+#if FISHERMASK_X86
+#define FISHERMASK_UNIT FISHERMASK_AVX512
+#include "fold_updates_kernel.inl"
+#endif
