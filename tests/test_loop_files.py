@@ -96,6 +96,21 @@ def test_each_seed_has_a_folder_and_plot_takes_them_together(
     assert "digits, cnn_small, 2 seeds" in capsys.readouterr().out
 
 
+def test_a_seed_that_was_run_already_is_found_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.toml", 'strategy = ["random"]\n')
+    out = tmp_path / "runs"
+    assert main(["run", file, "--seed", "1", "--out", str(out / "seed1")]) == 0
+    capsys.readouterr()
+    assert main(["run", file, "--seed", "0", "1", "--out", str(out)]) == 2
+    output = capsys.readouterr()
+    assert "seed1 holds a run already" in output.err and output.out == ""
+    assert [path.name for path in out.iterdir()] == ["seed1"]
+    # The folders of other seeds below a run's own are not taken for it.
+    assert main(["run", file, "--seed", "1", "--out", str(out)]) == 0
+
+
 def test_resume_goes_on_and_says_all_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
