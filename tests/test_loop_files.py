@@ -162,8 +162,8 @@ def test_a_warm_start_goes_on_from_the_last_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("per-rounds = 3", "per-rounds is no flag of run; flags are data, "),
-        ("per_round = 3", "per_round is no flag of run"),
+        ("per-rounds = 3", "per-rounds is no key of a file; keys are data, "),
+        ("per_round = 3", "per_round is no key of a file"),
         ('rounds = "3"', "rounds must be of type int; got '3'"),
         ("rounds = 2.5", "rounds must be of type int; got 2.5"),
         ("rounds = true", "rounds must be of type int; got True"),
@@ -172,7 +172,9 @@ def test_a_warm_start_goes_on_from_the_last_network(tmp_path: Path) -> None:
         ('seed = ["a"]', "seed must be of type int; got 'a'"),
         ("download = 1", "download must be true or false; got 1"),
         ('mask = "best"', "mask must be one of global, .*; got 'best'"),
-        ("resume = true", "resume is no flag of run"),
+        ("resume = true", "resume is no key of a file"),
+        ("variants = 3", r"variants must be tables \[variants.NAME\]; got 3"),
+        ('[variants.random]\nstrategy = "bait"', "must have a name of its own; random is a strat"),
         ("[variants.a]\nfraction = 0.1", "variants.a must be a table with a strategy"),
         ('[variants.a]\nstrategy = "best"', "strategy must be one of .*; got 'best'"),
         ('[variants.a]\nstrategy = "bait"\nrounds = 3', "rounds is no option of picking"),

@@ -115,6 +115,8 @@ def mask_profile(study: Study, path: Path) -> bool:
             label="size of the layer",
         )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_yticks(range(len(layers)), layers, fontsize=8)
         axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlabel("masked entries, mean over rounds and seeds (none where there is no mark)")
