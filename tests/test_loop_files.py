@@ -196,6 +196,17 @@ def test_mistakes_in_files_are_named(
     assert "cannot read" in capsys.readouterr().err
 
 
+def test_the_documentations_file_is_ready(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "loop.md").read_text()
+    text = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert text is not None
+    file = tmp_path / "file.toml"
+    file.write_text(text[1])
+    experiment = Request.of(_with_file(str(file), ["run", str(file)])).experiment(0)
+    assert experiment.config()["pool_counts"] == [30, 120, 30]
+    assert experiment.arms["narrow"][1].fraction == 0.03
+
+
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
 def test_ready_experiments_are_ready(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, *_: object) -> sources.Loaded:

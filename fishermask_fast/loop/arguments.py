@@ -113,7 +113,7 @@ def _strategies(names: Sequence[str] | None, variants: dict[str, Any]) -> tuple[
         return tuple(variants) or Schedule().strategies
     if list(names) == ["all"]:
         return (*STRATEGIES, *variants)
-    if "all" in names:
+    if "all" in names and "all" not in variants:
         raise ValueError(f"strategy all stands for every one, alone; got {' '.join(names)}")
     return tuple(names)
 
@@ -184,7 +184,7 @@ def read_file(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 def _variant(where: str, table: Any, flags: dict[str, argparse.Action]) -> dict[str, Any]:
     name = where.rpartition("variants.")[2]
-    if name in ("all", *STRATEGIES):
+    if name in STRATEGIES:
         raise ValueError(f"{where} must have a name of its own; {name} is a strategy's")
     if not isinstance(table, dict) or not isinstance(table.get("strategy"), str):
         raise ValueError(f'{where} must be a table with a strategy, such as strategy = "random"')

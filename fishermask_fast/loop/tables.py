@@ -72,25 +72,27 @@ def comparison(study: Study, compared: Sequence[Comparison], target: float | Non
         "",
         f"Area: mean accuracy over the learning curve from {span[0]:.0f} to {span[-1]:.0f} labels, "
         f"in %. Gain: area less that of {base}, seed by seed. Labels: how many reach {goal}. "
-        f"Saved: labels of {base} less these, seed by seed. {_brackets(n)}",
+        f"Saved: labels of {base} less these, in the seeds where both reach it. {_brackets(n)}",
         "",
         f"| strategy | area | gain over {base} | | labels | saved |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for each in compared:
-        reached = f" ({each.labels.n} of {each.n_seeds} seeds)"
-        labels = _interval(each.labels, 1, 0) + (reached if each.labels.n < each.n_seeds else "")
+        labels = _interval(each.labels, 1, 0) + _share(each.labels.n, each.n_seeds)
         same = each.strategy == base
         gain = (
             "" if same else _interval(each.area_gain, 100, 1, sign=True, none="no seed in common")
         )
-        saved = "" if same else _interval(each.labels_saved, 1, 0, sign=True)
         verdict = "" if same else each.verdict
-        area = _interval(each.area, 100, 1)
-        if each.n_seeds < n:
-            area += f" ({each.n_seeds} of {n} seeds)"
+        area = _interval(each.area, 100, 1) + _share(each.n_seeds, n)
+        saved = _interval(each.labels_saved, 1, 0, sign=True) + _share(each.labels_saved.n, n)
+        saved = "" if same else saved
         lines.append(f"| {each.strategy} | {area} | {gain} | {verdict} | {labels} | {saved} |")
     return "\n".join(lines) + "\n"
+
+
+def _share(n: int, of: int) -> str:
+    return f" ({n} of {of} seeds)" if 0 < n < of else ""
 
 
 def _brackets(n_seeds: int) -> str:
