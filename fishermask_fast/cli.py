@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _with_file(arguments.config, argv)
         {"run": run, "select": select, "plot": plot, "info": _info}[arguments.command](arguments)
     except KeyboardInterrupt:
-        print("fishermask-fast: interrupted; recorded rounds are whole", file=sys.stderr)
+        left = "recorded rounds are whole" if arguments.command == "run" else "nothing half-written"
+        print(f"fishermask-fast: interrupted; {left}", file=sys.stderr)
         return INTERRUPTED
     except ModuleNotFoundError as error:
         return _complain(f"{error}: pip install 'fishermask-fast[loop]'")

@@ -96,6 +96,21 @@ def test_each_seed_has_a_folder_and_plot_takes_them_together(
     assert "digits, cnn_small, 2 seeds" in capsys.readouterr().out
 
 
+def test_a_seed_that_was_run_already_is_found_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.toml", 'strategy = ["random"]\n')
+    out = tmp_path / "runs"
+    assert main(["run", file, "--seed", "1", "--out", str(out / "seed1")]) == 0
+    capsys.readouterr()
+    assert main(["run", file, "--seed", "0", "1", "--out", str(out)]) == 2
+    output = capsys.readouterr()
+    assert "seed1 holds a run already" in output.err and output.out == ""
+    assert [path.name for path in out.iterdir()] == ["seed1"]
+    # The folders of other seeds below a run's own are not taken for it.
+    assert main(["run", file, "--seed", "1", "--out", str(out)]) == 0
+
+
 def test_resume_goes_on_and_says_all_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,8 +162,8 @@ def test_a_warm_start_goes_on_from_the_last_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("per-rounds = 3", "per-rounds is no flag of run; flags are data, "),
-        ("per_round = 3", "per_round is no flag of run"),
+        ("per-rounds = 3", "per-rounds is no key of a file; keys are data, "),
+        ("per_round = 3", "per_round is no key of a file"),
         ('rounds = "3"', "rounds must be of type int; got '3'"),
         ("rounds = 2.5", "rounds must be of type int; got 2.5"),
         ("rounds = true", "rounds must be of type int; got True"),
@@ -157,7 +172,9 @@ def test_a_warm_start_goes_on_from_the_last_network(tmp_path: Path) -> None:
         ('seed = ["a"]', "seed must be of type int; got 'a'"),
         ("download = 1", "download must be true or false; got 1"),
         ('mask = "best"', "mask must be one of global, .*; got 'best'"),
-        ("resume = true", "resume is no flag of run"),
+        ("resume = true", "resume is no key of a file"),
+        ("variants = 3", r"variants must be tables \[variants.NAME\]; got 3"),
+        ('[variants.random]\nstrategy = "bait"', "must have a name of its own; random is a strat"),
         ("[variants.a]\nfraction = 0.1", "variants.a must be a table with a strategy"),
         ('[variants.a]\nstrategy = "best"', "strategy must be one of .*; got 'best'"),
         ('[variants.a]\nstrategy = "bait"\nrounds = 3', "rounds is no option of picking"),
@@ -177,6 +194,17 @@ def test_mistakes_in_files_are_named(
     assert not (tmp_path / "run").exists()
     assert main(["run", str(tmp_path / "nosuch.toml")]) == 2
     assert "cannot read" in capsys.readouterr().err
+
+
+def test_the_documentations_file_is_ready(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "loop.md").read_text()
+    text = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert text is not None
+    file = tmp_path / "file.toml"
+    file.write_text(text[1])
+    experiment = Request.of(_with_file(str(file), ["run", str(file)])).experiment(0)
+    assert experiment.config()["pool_counts"] == [30, 120, 30]
+    assert experiment.arms["narrow"][1].fraction == 0.03
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)

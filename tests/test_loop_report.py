@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fishermask_fast.cli import main
-from fishermask_fast.loop import plots
+from fishermask_fast.loop import plots, tables
 from fishermask_fast.loop.analysis import Curve, Interval, compare, read_study
 from fishermask_fast.loop.records import Round, RunFolder
 
@@ -118,6 +118,34 @@ def test_a_round_that_not_all_seeds_have_is_left_out(tmp_path: Path) -> None:
     assert curve.accuracy.tolist() == [[0.1, 0.2], [0.2, 0.4]]
 
 
+def test_one_that_stopped_early_is_measured_over_the_same_labels(tmp_path: Path) -> None:
+    """Areas over 10 to 20 labels, which both have; labels over all rounds of each seed."""
+    write_run(tmp_path / "a", 0, {"fishermask": [0.2, 0.8], "random": [0.2, 0.4, 0.6, 0.8]})
+    write_run(tmp_path / "b", 1, {"fishermask": [0.2, 0.4, 0.8], "random": [0.2, 0.4, 0.6, 0.8]})
+    study = read_study([tmp_path])
+    first, second = compare(study, 0.8)
+    assert (first.strategy, second.strategy) == ("fishermask", "random")
+    assert (first.area.mean, second.area.mean) == pytest.approx((0.4, 0.3))
+    assert first.area_gain.mean == pytest.approx(0.1)
+    assert (first.labels.mean, second.labels.mean) == pytest.approx((25, 40))
+    assert first.labels_saved.mean == pytest.approx(15)
+    text = tables.comparison(study, [first, second], 0.8)
+    assert "from 10 to 20 labels" in text
+    assert "how many reach 80.0%. Saved" in text
+    assert "how many reach 80.0%, where random ends" in tables.comparison(study, [first, second])
+
+
+def test_seeds_that_a_strategy_lacks_are_counted(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0, {"bait": [0.2, 0.8], "random": [0.2, 0.4]})
+    write_run(tmp_path / "b", 1, {"random": [0.2, 0.5]})
+    write_run(tmp_path / "c", 2, {"margin": [0.2, 0.5]})
+    study = read_study([tmp_path])
+    lines = tables.comparison(study, compare(study)).splitlines()
+    assert lines[6].startswith("| bait | 50.0 (1 of 3 seeds) | +20.0 | one seed |")
+    assert next(line for line in lines if "margin" in line).count("no seed in common") == 1
+    plots.gains(study, compare(study), tmp_path / "gains")
+
+
 def test_runs_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no run"):
         read_study([tmp_path])
@@ -128,6 +156,29 @@ def test_runs_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     write_run(tmp_path / "c", 0, {"random": [0.1]}, model="other")
     with pytest.raises(ValueError, match="differs from .* in model"):
         read_study([tmp_path / "a", tmp_path / "c"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ({"data": {"pool_size": 9}}, {"data": {"pool_size": 8}}, "in data.pool_size: 8 and 9"),
+        ({"schedule": {"initial": 9}}, {"schedule": {"initial": 8}}, "in schedule.initial"),
+        ({"variants": {"v": {"a": 1}}}, {"variants": {"v": {"a": 2}}}, "in variants.v"),
+        ({"variants": {"v": {}}}, {"variants": {"w": {}}}, None),
+        ({"schedule": {"rounds": 9}}, {"schedule": {"rounds": 8}}, None),
+        ({"data": {"root": "x", "seed": 0}}, {"data": {"root": "y", "seed": 1}}, None),
+    ],
+)
+def test_runs_of_other_data_or_schedules_are_named(
+    ours: dict[str, object], theirs: dict[str, object], message: str | None, tmp_path: Path
+) -> None:
+    for seed, config in enumerate((ours, theirs)):
+        write_run(tmp_path / str(seed), seed, {"random": [0.1]}, **config)
+    if message is None:
+        assert len(read_study([tmp_path]).folders) == 2
+    else:
+        with pytest.raises(ValueError, match=message):
+            read_study([tmp_path])
 
 
 def test_plot_writes_every_picture_and_the_table(
@@ -159,6 +210,7 @@ def test_plot_writes_every_picture_and_the_table(
     before = (runs / "pictures" / "gains.svg").read_bytes()
     assert main(["plot", str(runs), "--target", "0.5"]) == 0
     assert (runs / "pictures" / "gains.svg").read_bytes() == before
+    assert "how many reach 50.0%. Saved" in capsys.readouterr().out
 
 
 def test_plot_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import subprocess
 import sys
@@ -122,6 +123,35 @@ def test_another_configuration_does_not_go_on(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="is not a run's configuration"):
         RunFolder(tmp_path, config, resume=True)
+
+
+@pytest.mark.parametrize("content", ["{}", "mine", '{"config": 3, "versions": {}}'])
+def test_a_config_that_is_not_the_runs_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="is not a run's configuration"):
+        RunFolder(tmp_path, {"model": "a"}, resume=True)
+    with pytest.raises(ValueError, match="holds a run already"):
+        RunFolder(tmp_path, {"model": "a"})
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_run_of_another_configuration_that_has_no_round_yet_is_left_alone(tmp_path: Path) -> None:
+    config = {"config": {"model": "a"}, "versions": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="has model = 'a'; this one asks for 'b'"):
+        RunFolder(tmp_path, {"model": "b"}, resume=True)
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_record_that_nobody_vouches_for_is_not_gone_on_with(tmp_path: Path, resume: bool) -> None:
+    folder = RunFolder(tmp_path, {"model": "a"})
+    folder.append(Round("random", 0, 0, [1], 1, 0.5, [0.5], [1], {}, {}))
+    folder.close()
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds a rounds\.jsonl without the config\.json"):
+        RunFolder(tmp_path, {"model": "b"}, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["rounds.jsonl"]
 
 
 def test_other_versions_are_recorded(

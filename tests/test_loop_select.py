@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,11 @@ def test_other_strategies_without_labelled_images(here: Path, strategy: str) -> 
         ("-n 2 --model nosuch", "model must be one of cnn_small"),
         ("-n 2 --classes a b c", "tells 2 classes apart, but there are 3 names"),
         ("-n 2 --rank 3", "rank must be at most the 2 classes; got 3"),
-        ("-n 2 --std 1 0 1", "std must be above 0; got 1.0 0.0 1.0"),
+        ("-n 2 --std 1 0 1", "std must be finite and above 0; got 1.0 0.0 1.0"),
+        ("-n 2 --std 1 inf 1", "std must be finite and above 0; got 1.0 inf 1.0"),
+        ("-n 2 --mean 0 nan 1", "mean must be finite; got 0.0 nan 1.0"),
+        ("-n 2 --classes a a", "classes must differ; got a, a"),
+        ("-n 2 --out net.pt/deep/picks", "net.pt cannot be written to"),
         ("-n 2 --image-size 0", "image_size must be at least 1; got 0"),
         ("-n 2 --out new", "new exists already"),
     ],
@@ -171,6 +176,73 @@ def test_mistakes_get_one_line_and_leave_nothing(
     assert sorted(here.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("label,path\ncat\n,new/b.png\n", "images.csv, row 1 has no path"),
+        ("path,label\nnew/a.png,\n,cat\n", "images.csv, row 2 has no path"),
+        ("path\nnew/a.png\nnew/b.png\n./new/a.png\n", "rows 1 and 3 are both ./new/a.png"),
+        ("path,label\nnew/a.png,cat\nnew/a.png,\n", "rows 1 and 2 are both new/a.png"),
+        ("path,label\nnew/a.png,cat\n", "must have rows without a label"),
+        (
+            "file,label\nnew/a.png,cat,1,2\n",
+            "must have a column path (and label); it has file",
+        ),
+        ("path;label\nnew/a.png;\n", "must have a column path (and label); it has path;label"),
+        ("", "must have a column path (and label); it has no rows"),
+    ],
+)
+def test_csv_files_that_do_not_fit_are_named(
+    here: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    Path("images.csv").write_text(content)
+    assert main([*BASE[:1], "--csv", "images.csv", *BASE[5:], "-n", "1"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_paths_that_lead_out_of_the_csvs_folder_are_below_the_root(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("lists").mkdir()
+    Path("lists/images.csv").write_text(f"path\n../new/shelf 0/00.png\n{here}/old/cat/0.png\n")
+    assert main([*BASE[:1], "--csv", "lists/images.csv", *BASE[5:], "-n", "2"]) == 0
+    tasks = json.loads(Path("out/picks/label_studio.json").read_text())
+    found = {task["data"]["image"] for task in tasks}
+    assert found == {f"/data/local-files/?d={p}" for p in ("new/shelf%200/00.png", "old/cat/0.png")}
+    assert f"LOCAL_FILES_DOCUMENT_ROOT={here}\n" in capsys.readouterr().out
+
+
+def test_odd_names_are_written_as_they_are(here: Path) -> None:
+    names = [b'a,"b".png', b"a\nb.png", "\u00fc#?%.png".encode(), b"\xff.png", b"=1+1.png"]
+    for number, name in enumerate(names):
+        Path("odd").mkdir(exist_ok=True)
+        write_image(Path("plain.png"), number)
+        Path("plain.png").rename(Path("odd", os.fsdecode(name)))
+    Path("odd", os.fsdecode(b"\xfe.jpg")).write_text("no image")
+    flags = ["--unlabeled", "odd", "--classes", "$x^{$", "b_$", "-n", "5", "--strategy", "random"]
+    assert main([*BASE[:1], *BASE[5:], *flags]) == 0
+    with Path("out/picks/picks.csv").open(newline="", errors="surrogateescape") as file:
+        found = {os.fsencode(row["path"]) for row in csv.DictReader(file)}
+    assert found == {b"odd/" + name for name in names}
+    tasks = json.loads(Path("out/picks/label_studio.json").read_text())
+    assert "/data/local-files/?d=%FF.png" in [task["data"]["image"] for task in tasks]
+    assert b"odd/\xfe.jpg" in Path("out/picks/skipped.csv").read_bytes()
+
+
+def test_of_a_long_strip_only_the_middle_is_read(here: Path) -> None:
+    """At 224 pixels the whole of it would be 2 x 3 GB."""
+    Image.new("RGB", (1, 60_000), (9, 8, 7)).save("strip.png")
+    image = samples.FolderImages(["strip.png"], 224)[0]
+    assert image.shape == (3, 224, 224)
+    assert image.flatten(1).unique(dim=1).tolist() == [[9], [8], [7]]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16", "F"])
+def test_images_of_every_mode_are_read(here: Path, mode: str) -> None:
+    Image.new(mode, (9, 20)).save("image.tiff")
+    assert samples.FolderImages(["image.tiff"], 8)[0].shape == (3, 8, 8)
+
+
 def test_a_failure_while_writing_leaves_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +252,7 @@ def test_a_failure_while_writing_leaves_nothing(
     monkeypatch.setattr(select_room, "image_grid", fail)
     assert main([*BASE[:-1], "picks", "-n", "2"]) == 130
     assert not list(here.glob("*picks*"))
-    capsys.readouterr()
+    assert capsys.readouterr().err == "fishermask-fast: interrupted; nothing half-written\n"
 
 
 @pytest.mark.parametrize("wrap", ["plain", "nested", "parallel", "lightning"])

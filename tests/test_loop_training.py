@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,14 @@ from torch.utils.data import Subset
 from fishermask_fast.loop import samples
 from fishermask_fast.loop.datasets import DataOptions, LoopData, load_data
 from fishermask_fast.loop.models import build_model, default_fraction, resnet18_small
-from fishermask_fast.loop.train import Recipe, evaluate, settle_batch_norm, train_model
+from fishermask_fast.loop.samples import IDENTITY, LabelledSamples
+from fishermask_fast.loop.train import (
+    Recipe,
+    evaluate,
+    settle_batch_norm,
+    train_model,
+    try_training,
+)
 
 QUICK = Recipe(epochs=2, min_steps=4)
 
@@ -267,7 +275,7 @@ def test_batch_statistics_average_over_even_batches(
 
 def test_bad_recipes_are_named(digits: LoopData) -> None:
     for options, message in (
-        ({"learning_rate": 0.0}, "learning_rate must be positive; got 0.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0; got 0.0"),
         ({"target_accuracy": 1.5}, r"target_accuracy must be in \(0, 1\]; got 1.5"),
         ({"epochs": 0}, "epochs must be at least 1; got 0"),
         ({"train_batch_size": 0}, "train_batch_size must be at least 1; got 0"),
@@ -278,3 +286,25 @@ def test_bad_recipes_are_named(digits: LoopData) -> None:
     one = digits.training_set(torch.tensor([0]))
     with pytest.raises(ValueError, match="at least 2 labelled samples; got 1"):
         train_model(build_model("cnn_small", 10, digits.shape), one, one, QUICK)
+
+
+class TwoOutputs(nn.Linear):
+    """Gives a tuple in train mode, as networks with auxiliary heads do."""
+
+    def forward(self, samples: Tensor) -> Any:
+        return (super().forward(samples), None) if self.training else super().forward(samples)
+
+
+def test_networks_that_cannot_be_trained_are_named() -> None:
+    four = LabelledSamples(torch.rand(4, 3), torch.tensor([0, 1, 0, 1]), IDENTITY)
+    for model, message in (
+        (nn.Linear(2, 2), r"cannot be trained on a batch \(2, 3\): "),
+        (nn.Linear(3, 5), r"must give logits \(2, 2\) in train mode; got \(2, 5\)"),
+        (TwoOutputs(3, 2), "must give logits .* got tuple"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            try_training(model, four, 2, 2)
+    model = nn.Linear(3, 2)
+    state = torch.random.get_rng_state()
+    try_training(model, four, 2, 2)
+    assert torch.equal(state, torch.random.get_rng_state())

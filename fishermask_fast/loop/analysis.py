@@ -5,6 +5,9 @@ Per seed, with accuracies a_0 .. a_R at n_0 .. n_R labels:
     area    A = sum_i (n_i - n_{i-1}) (a_i + a_{i-1}) / 2 / (n_R - n_0), a mean accuracy
     labels  L(t) = the least n at which the line through (n_i, a_i) reaches the accuracy t
 
+Areas are taken over the rounds that every strategy and seed has, so that one which stopped early,
+or is not done yet, is not measured over another span than the rest; labels, over all rounds.
+
 Strategies of one seed share pool, initial set, initial weights and test set, so differences to the
 baseline are taken seed by seed; the interval of their mean d is d +- t_{0.975, S-1} s / sqrt(S).
 """
@@ -21,10 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishermask_fast.loop.records import ROUNDS_FILE, Round, read_config, read_rounds
+from fishermask_fast.loop.records import (
+    ROUNDS_FILE,
+    WHEREABOUTS,
+    Round,
+    read_config,
+    read_rounds,
+)
 
 Array = NDArray[np.float64]
 SAME_IN_ALL = ("name", "model", "classes", "recipe", "query")
+# Runs of one experiment may lie elsewhere, and go on for more rounds or with other strategies.
+MAY_DIFFER = {"data": ("name", "seed", *WHEREABOUTS), "schedule": ("seed", "strategies", "rounds")}
 
 
 @dataclass(frozen=True)
@@ -126,16 +137,34 @@ class Study:
         """One strategy's rounds."""
         return [entry for entry in self.rounds if entry.strategy == strategy]
 
-    def curve(self, strategy: str) -> Curve:
-        """One strategy's accuracies, cut to the rounds that all of its seeds have."""
-        by_seed: dict[int, list[Round]] = {}
+    def by_seed(self, strategy: str) -> dict[int, list[Round]]:
+        """One strategy's rounds of each seed."""
+        found: dict[int, list[Round]] = {}
         for entry in self.of(strategy):
-            by_seed.setdefault(entry.seed, []).append(entry)
-        n_rounds = min(len(entries) for entries in by_seed.values())
-        accuracy = [[entry.accuracy for entry in each[:n_rounds]] for each in by_seed.values()]
+            found.setdefault(entry.seed, []).append(entry)
+        return found
+
+    def n_common(self) -> int:
+        """Rounds, the first training included, that every strategy and seed has."""
+        return min(len(each) for name in self.strategies for each in self.by_seed(name).values())
+
+    def curve(self, strategy: str, n_rounds: int | None = None) -> Curve:
+        """One strategy's accuracies, cut to n_rounds or to those that all its seeds have."""
+        by_seed = self.by_seed(strategy)
+        cut = min(len(entries) for entries in by_seed.values()) if n_rounds is None else n_rounds
+        accuracy = [[entry.accuracy for entry in each[:cut]] for each in by_seed.values()]
         first = next(iter(by_seed.values()))
-        labels = [float(entry.n_labeled) for entry in first[:n_rounds]]
+        labels = [float(entry.n_labeled) for entry in first[:cut]]
         return Curve(np.array(labels), np.array(accuracy), tuple(by_seed))
+
+    def labels_to(self, strategy: str, target: float) -> dict[int, float]:
+        """L(target) of each seed that reaches it, whenever that is."""
+        found: dict[int, float] = {}
+        for seed, entries in self.by_seed(strategy).items():
+            labels = np.array([float(entry.n_labeled) for entry in entries])
+            accuracy = np.array([[entry.accuracy for entry in entries]])
+            found |= Curve(labels, accuracy, (seed,)).labels_to(target)
+        return found
 
     def target(self) -> float:
         """The accuracy that the baseline ends at, on average over seeds."""
@@ -169,17 +198,16 @@ def read_study(folders: Sequence[str | Path], baseline: str | None = None) -> St
         ValueError: There is no run, no round is recorded, two runs have one seed and strategy in
             common, they are no runs of one experiment, or the baseline was not run.
     """
-    paths = find_runs(folders)
+    return read_runs(find_runs(folders), baseline)
+
+
+def read_runs(paths: Sequence[Path], baseline: str | None = None) -> Study:
+    """``read_study`` of the runs' own folders, whatever lies below them."""
     configs = [read_config(path) for path in paths]
     rounds: list[Round] = []
     seen: dict[tuple[str, int], Path] = {}
     for path, config in zip(paths, configs, strict=True):
-        for key in SAME_IN_ALL:
-            if config.get(key) != configs[0].get(key):
-                raise ValueError(
-                    f"{path} differs from {paths[0]} in {key}: {config.get(key)!r} and "
-                    f"{configs[0].get(key)!r}; plot them apart"
-                )
+        _check_same_experiment(path, config, paths[0], configs[0])
         here = list(read_rounds(path))
         for strategy, seed in {(entry.strategy, entry.seed) for entry in here}:
             if (strategy, seed) in seen:
@@ -199,6 +227,28 @@ def read_study(folders: Sequence[str | Path], baseline: str | None = None) -> St
     return Study(configs[0], tuple(rounds), folders_of, baseline)
 
 
+def _check_same_experiment(
+    path: Path, config: dict[str, Any], first_path: Path, first: dict[str, Any]
+) -> None:
+    ours, theirs = _what_must_agree(config), _what_must_agree(first)
+    # A variant may be missing from one of them, but not be two things under one name.
+    for key in [key for key in ours if key in theirs]:
+        if ours[key] != theirs[key]:
+            raise ValueError(
+                f"{path} differs from {first_path} in {key}: {ours[key]!r} and {theirs[key]!r}; "
+                "plot them apart"
+            )
+
+
+def _what_must_agree(config: dict[str, Any]) -> dict[str, Any]:
+    found = {key: config.get(key) for key in SAME_IN_ALL}
+    for part, free in MAY_DIFFER.items():
+        inner = config.get(part) or {}
+        found |= {f"{part}.{key}": value for key, value in inner.items() if key not in free}
+    variants = config.get("variants") or {}
+    return found | {f"variants.{name}": variant for name, variant in variants.items()}
+
+
 def _strategies(rounds: Sequence[Round]) -> list[str]:
     return list(dict.fromkeys(entry.strategy for entry in rounds))
 
@@ -209,7 +259,7 @@ class Comparison:
 
     Attributes:
         strategy: Its name.
-        area: A.
+        area: A, over the rounds that all strategies and seeds have.
         area_gain: A less the baseline's, paired by seed.
         labels: L(target) of the seeds that reach it.
         labels_saved: The baseline's L less this one's, of seeds where both reach the target.
@@ -226,6 +276,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Whether the interval of the gain lies above zero, below it, or holds it."""
+        if not self.area_gain.n:
+            return ""
         if math.isnan(self.area_gain.low):
             return "one seed"
         if self.area_gain.low > 0:
@@ -241,12 +293,13 @@ def compare(study: Study, target: float | None = None) -> list[Comparison]:
         target: Accuracy to be reached; that which the baseline ends at unless given.
     """
     goal = study.target() if target is None else target
-    base = study.curve(study.baseline)
-    base_areas, base_labels = base.areas(), base.labels_to(goal)
+    n_rounds = study.n_common()
+    base_areas = study.curve(study.baseline, n_rounds).areas()
+    base_labels = study.labels_to(study.baseline, goal)
     found = []
     for name in study.strategies:
-        curve = study.curve(name)
-        areas, labels = curve.areas(), curve.labels_to(goal)
+        areas = study.curve(name, n_rounds).areas()
+        labels = study.labels_to(name, goal)
         found.append(
             Comparison(
                 name,
@@ -254,7 +307,7 @@ def compare(study: Study, target: float | None = None) -> list[Comparison]:
                 _paired(areas, base_areas),
                 Interval.of(list(labels.values())),
                 _paired(base_labels, labels),
-                len(curve.seeds),
+                len(areas),
             )
         )
     return sorted(found, key=lambda each: -each.area.mean)

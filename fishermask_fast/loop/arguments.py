@@ -48,8 +48,11 @@ class Request:
             ValueError: Seeds repeat themselves, or there is no such device.
         """
         seeds = tuple(arguments.seed)
+        # So far torch's generators go.
+        if not all(0 <= seed < 2**63 for seed in seeds):
+            raise ValueError(f"seed must be between 0 and 2**63 - 1; got {_listed(seeds)}")
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds must differ; got {' '.join(map(str, seeds))}")
+            raise ValueError(f"seeds must differ; got {_listed(seeds)}")
         return cls(arguments, seeds, find_device(arguments.device))
 
     def experiment(self, seed: int, *, progress: bool = False) -> Experiment:
@@ -86,6 +89,10 @@ class Request:
         return Experiment(data, model, schedule, recipe, query, self.device, variants)
 
 
+def _listed(seeds: Sequence[int]) -> str:
+    return " ".join(map(str, seeds))
+
+
 def _data_options(given: argparse.Namespace, seed: int) -> DataOptions:
     return DataOptions(
         name=given.data,
@@ -106,6 +113,8 @@ def _strategies(names: Sequence[str] | None, variants: dict[str, Any]) -> tuple[
         return tuple(variants) or Schedule().strategies
     if list(names) == ["all"]:
         return (*STRATEGIES, *variants)
+    if "all" in names and "all" not in variants:
+        raise ValueError(f"strategy all stands for every one, alone; got {' '.join(names)}")
     return tuple(names)
 
 
@@ -123,12 +132,15 @@ def find_device(name: str | None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    expected = f"device must be one of {', '.join(present)}; got {name!r}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(f"device must be one of {', '.join(present)}; got {name!r}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(expected) from error
+    if device.type == "meta":  # has no values to train on
+        raise ValueError(expected)
     return device
 
 
@@ -157,10 +169,12 @@ def read_file(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
         if action.dest not in NOT_IN_FILES
     }
     variants = content.pop("variants", {})
+    if not isinstance(variants, dict):
+        raise ValueError(f"{path}: variants must be tables [variants.NAME]; got {variants!r}")
     values = {}
     for key, value in content.items():
         if key not in flags:
-            raise ValueError(f"{path}: {key} is no flag of run; flags are {', '.join(flags)}")
+            raise ValueError(f"{path}: {key} is no key of a file; keys are {', '.join(flags)}")
         values[flags[key].dest] = _value(f"{path}: {key}", value, flags[key])
     values["variants"] = {
         name: _variant(f"{path}: variants.{name}", table, flags) for name, table in variants.items()
@@ -169,6 +183,9 @@ def read_file(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 
 def _variant(where: str, table: Any, flags: dict[str, argparse.Action]) -> dict[str, Any]:
+    name = where.rpartition("variants.")[2]
+    if name in STRATEGIES:
+        raise ValueError(f"{where} must have a name of its own; {name} is a strategy's")
     if not isinstance(table, dict) or not isinstance(table.get("strategy"), str):
         raise ValueError(f'{where} must be a table with a strategy, such as strategy = "random"')
     options = {each.name for each in fields(QueryOptions)} - {"progress"}

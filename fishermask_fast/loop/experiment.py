@@ -36,6 +36,7 @@ from fishermask_fast.loop.train import (
     evaluate,
     limited_threads,
     train_model,
+    try_training,
 )
 from fishermask_fast.mask import FisherMask
 
@@ -92,8 +93,8 @@ class Experiment:
         variants: Strategies with options of their own, by the names that the schedule gives them.
 
     Raises:
-        ValueError: The pool is too small, a strategy or the model unknown or unfit for the data,
-            or an option of a strategy unfit for the model.
+        ValueError: The pool is too small, a strategy or the model unknown or unfit for the data
+            or the recipe, or an option of a strategy unfit for the model.
     """
 
     def __init__(
@@ -119,6 +120,10 @@ class Experiment:
         self._initial = initial_set(schedule, data.pool.targets, self._seed(0, "initial"))
         for strategy, options in self.arms.values():
             check(strategy, network, len(data.classes), options)
+        first = data.training_set(torch.tensor(self._initial))
+        # A last batch of one sample joins the one before it, unless all of them are of one.
+        smallest = min(2, self.recipe.train_batch_size)
+        try_training(network, first, len(data.classes), smallest)
 
     def _arm(self, name: str) -> tuple[str, QueryOptions]:
         if not re.fullmatch(r"[\w.+=-]+", name):

@@ -7,6 +7,7 @@ ratio    n_c = s R^(-c / (C - 1)), c = 0 .. C-1: the largest class holds R times
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,8 +25,8 @@ def ratio_counts(available: Sequence[int], ratio: float, total: int | None = Non
     Raises:
         ValueError: The ratio is below 1, or leaves a class without samples.
     """
-    if not ratio >= 1:
-        raise ValueError(f"imbalance_ratio must be at least 1; got {ratio}")
+    if not 1 <= ratio < math.inf:
+        raise ValueError(f"imbalance_ratio must be a finite number of at least 1; got {ratio}")
     steps = max(len(available) - 1, 1)
     profile = [ratio ** (-label / steps) for label in range(len(available))]
     scale = min(count / share for count, share in zip(available, profile, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class OwnImages:
         unlabelled: Images to pick from.
         labelled: Images that have a label.
         classes: Names of the labels, sorted; empty where nothing is labelled.
-        root: What paths are shown relative to.
+        root: A folder that all of them lie below.
     """
 
     unlabelled: tuple[Path, ...]
@@ -66,7 +67,8 @@ def from_csv(file: Path) -> OwnImages:
     Paths are relative to the file's folder; a row without a label is one to pick from.
 
     Raises:
-        ValueError: The file cannot be read, has no column ``path``, or no row without a label.
+        ValueError: The file cannot be read, has no column ``path``, no row without a label, or a
+            row without a path or with that of another row.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -74,8 +76,16 @@ def from_csv(file: Path) -> OwnImages:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"cannot read {file}: {error}") from error
     if not rows or "path" not in rows[0]:
-        columns = ", ".join(rows[0]) if rows else "no rows"
+        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
         raise ValueError(f"{file} must have a column path (and label); it has {columns}")
+    seen: dict[Path, int] = {}
+    for number, row in enumerate(rows, 1):
+        if not row["path"]:
+            raise ValueError(f"{file}, row {number} has no path")
+        path = Path(os.path.abspath(file.parent / row["path"]))
+        if path in seen:
+            raise ValueError(f"{file}, rows {seen[path]} and {number} are both {row['path']}")
+        seen[path] = number
     known = [row for row in rows if (row.get("label") or "").strip()]
     free = [row for row in rows if not (row.get("label") or "").strip()]
     if not free:
@@ -85,7 +95,9 @@ def from_csv(file: Path) -> OwnImages:
         return tuple(file.parent / row["path"] for row in some)
 
     classes = sorted({row["label"].strip() for row in known})
-    return OwnImages(paths(free), paths(known), tuple(classes), file.parent)
+    # Label Studio serves only what lies below its root; paths may lead out of the file's folder.
+    root = Path(os.path.commonpath([file.parent.absolute(), *seen]))
+    return OwnImages(paths(free), paths(known), tuple(classes), root)
 
 
 def _images_below(folder: Path) -> list[Path]:

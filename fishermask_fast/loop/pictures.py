@@ -115,6 +115,8 @@ def mask_profile(study: Study, path: Path) -> bool:
             label="size of the layer",
         )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.10g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_yticks(range(len(layers)), layers, fontsize=8)
         axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlabel("masked entries, mean over rounds and seeds (none where there is no mark)")
@@ -204,7 +206,7 @@ def time_by_step(study: Study, path: Path) -> None:
             axes.text(total, row, f" {total:.3g} s", va="center", fontsize=8)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.margins(x=0.12)
+        axes.set_xlim(0, 1.12 * max(totals))
         axes.set_xlabel("seconds of a round, mean over rounds and seeds")
         axes.set_title(study.title, fontsize=10)
         plain(axes)

@@ -85,13 +85,9 @@ class RunFolder:
         self.rounds: list[Round] = []
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out must be a folder; {self.path} is a file")
-        held = (self.path / CONFIG_FILE).exists()
-        if held and not resume:
-            raise ValueError(
-                f"{self.path} holds a run already; name another folder, remove it, or go on with "
-                "it by --resume"
-            )
-        self._is_new = not self.path.exists()
+        if not resume:
+            self._check_free()
+        self._is_new, self._is_ours = not self.path.exists(), False
         self.path.mkdir(parents=True, exist_ok=True)
         # Held until the process ends, however it ends.
         self._lock = os.open(self.path, os.O_RDONLY)
@@ -101,12 +97,29 @@ class RunFolder:
             os.close(self._lock)
             raise ValueError(f"another process is running in {self.path}") from None
         try:
-            self._open(config, held)
+            # Another process may have run here since, and be done.
+            if not resume:
+                self._check_free()
+            self._open(config)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, config: Mapping[str, Any], held: bool) -> None:
+    def _check_free(self) -> None:
+        if (self.path / CONFIG_FILE).exists():
+            raise ValueError(
+                f"{self.path} holds a run already; name another folder, remove it, or go on with "
+                "it by --resume"
+            )
+
+    def _open(self, config: Mapping[str, Any]) -> None:
+        """What is there is read, and checked to be of this configuration, before it is ours."""
+        held = (self.path / CONFIG_FILE).exists()
+        if not held and (self.path / ROUNDS_FILE).exists():
+            raise ValueError(
+                f"{self.path} holds a {ROUNDS_FILE} without the {CONFIG_FILE} that says what it is "
+                "of; name another folder"
+            )
         now = versions()
         content: dict[str, Any] = {"config": config, "versions": now}
         if held:
@@ -114,10 +127,12 @@ class RunFolder:
             _check_same(json.loads(json.dumps(config)), content["config"], self.path)
             known = [content["versions"], *content.get("resumed_with", [])]
             if now in known:
+                self._is_ours = True
                 self._read()
                 return
             logger.warning("%s was begun with other versions; picks may differ", self.path)
             content["resumed_with"] = [*known[1:], now]
+        self._is_ours = True
         replace_file(self.path / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
         self._read()
 
@@ -171,7 +186,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process run here; remove the folder where it is new and holds no round."""
-        if not (self.path / ROUNDS_FILE).exists():
+        if self._is_ours and not (self.path / ROUNDS_FILE).exists():
             self.finish()
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             if self._is_new:
@@ -189,8 +204,10 @@ class RunFolder:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = json.loads((path / CONFIG_FILE).read_bytes())
-        content["config"], content["versions"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        for part in ("config", "versions"):
+            if not isinstance(content[part], dict):
+                raise TypeError(f"{part} is no object")
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path / CONFIG_FILE} is not a run's configuration: {error}") from error
     return dict(content)
 

@@ -47,9 +47,8 @@ def plot(arguments: argparse.Namespace) -> None:
     study = read_study(arguments.folders, arguments.baseline)
     out = Path(arguments.out or Path(arguments.folders[0]) / "pictures")
     out.mkdir(parents=True, exist_ok=True)
-    target = study.target() if arguments.target is None else arguments.target
-    compared = compare(study, target)
-    table = tables.comparison(study, compared, target)
+    compared = compare(study, arguments.target)
+    table = tables.comparison(study, compared, arguments.target)
     replace_file(out / TABLE_FILE, table.encode())
     plots.learning_curves(study, out / "learning_curves")
     plots.learning_curves_apart(study, out / "learning_curves_apart")

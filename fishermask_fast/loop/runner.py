@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fishermask_fast.loop import tables
-from fishermask_fast.loop.analysis import read_study
+from fishermask_fast.loop.analysis import read_runs
 from fishermask_fast.loop.arguments import Request
 from fishermask_fast.loop.experiment import Experiment
 from fishermask_fast.loop.plots import learning_curves
@@ -30,10 +31,16 @@ def run(arguments: argparse.Namespace) -> None:
     request = Request.of(arguments)
     if arguments.resume and arguments.out is None:
         raise ValueError("resume needs --out: the folder to go on in")
-    # Each seed has its own pool and initial set, so each is checked before the first one runs.
+    # Each seed has its own pool, initial set and folder: all are checked before the first one runs.
     experiments = [request.experiment(seed, progress=shows_progress) for seed in request.seeds]
-    for experiment in experiments:
-        _run_one(experiment, _folder(arguments, experiment), arguments.resume, shows_progress)
+    with ExitStack() as opened:
+        folders = []
+        for experiment in experiments:
+            path = _folder(arguments, experiment)
+            folders.append(RunFolder(path, experiment.config(), resume=arguments.resume))
+            opened.callback(folders[-1].close)
+        for experiment, folder in zip(experiments, folders, strict=True):
+            _run_in(experiment, folder, shows_progress)
 
 
 def _folder(arguments: argparse.Namespace, experiment: Experiment) -> Path:
@@ -41,14 +48,6 @@ def _folder(arguments: argparse.Namespace, experiment: Experiment) -> Path:
     if arguments.out is None:
         return fresh_folder("runs", f"{experiment.data.name}-{experiment.model}-seed{seed}")
     return Path(arguments.out) / f"seed{seed}" if len(arguments.seed) > 1 else Path(arguments.out)
-
-
-def _run_one(experiment: Experiment, path: Path, resume: bool, shows_progress: bool) -> None:
-    folder = RunFolder(path, experiment.config(), resume=resume)
-    try:
-        _run_in(experiment, folder, shows_progress)
-    finally:
-        folder.close()
 
 
 def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> None:
@@ -88,6 +87,6 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
             show(last=False)
         show(last=True)
     curve = folder.path / CURVE_NAME
-    learning_curves(read_study([folder.path]), curve)
+    learning_curves(read_runs([folder.path]), curve)
     print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}")
     print(f"picture  {curve}.png")

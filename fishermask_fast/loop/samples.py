@@ -59,6 +59,8 @@ class FolderImages:
         path = self.paths[index]
         try:
             image = functional.pil_to_tensor(default_loader(path))
+            # Of a long strip only the middle is ever seen, and all of it may not fit into memory.
+            image = functional.center_crop(image, _middle(image, 16))
             image = functional.resize(image, [self.size], antialias=True)
         # A damaged file can fail in the decoder of its format, with whatever that raises.
         except Exception as error:
@@ -87,6 +89,12 @@ class FolderImages:
         if errors:
             raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {errors[0]}")
         return torch.stack([each for each in found if isinstance(each, Tensor)]) if keep else self
+
+
+def _middle(image: Tensor, longest: int) -> list[int]:
+    """[height, width] of an image, the longer at most ``longest`` times the shorter."""
+    most = longest * min(image.shape[-2:])
+    return [min(side, most) for side in image.shape[-2:]]
 
 
 Source = Tensor | FolderImages

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import shutil
 import sys
@@ -92,8 +93,7 @@ def select(arguments: argparse.Namespace) -> None:
     import_module("matplotlib")
     progress = sys.stderr.isatty()
     out = Path(arguments.out)
-    if out.exists():
-        raise ValueError(f"{out} exists already; name another folder with --out")
+    _check_free(out)
     if arguments.n < 1:
         raise ValueError(f"n must be at least 1; got {arguments.n}")
     if arguments.seed < 0:
@@ -114,7 +114,7 @@ def select(arguments: argparse.Namespace) -> None:
         labelled = own_data.read_images(images.labelled, size, "labelled images", progress)
     skipped = [*pool.skipped, *(labelled.skipped if labelled else ())]
     for path, reason in skipped:
-        print(f"skipped  {path}: {reason}", file=sys.stderr)
+        print(_printable(f"skipped  {path}: {reason}"), file=sys.stderr)
 
     transform = evaluation_transform(arguments.mean, arguments.std)
 
@@ -139,6 +139,14 @@ def select(arguments: argparse.Namespace) -> None:
     _tell(out, images, pool, labelled, skipped)
 
 
+def _check_free(out: Path) -> None:
+    if out.exists():
+        raise ValueError(f"{out} exists already; name another folder with --out")
+    parent = next(path for path in out.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"out must be a folder that can be made; {parent} cannot be written to")
+
+
 def _find(arguments: argparse.Namespace) -> OwnImages:
     if (arguments.csv is None) == (arguments.unlabeled is None):
         raise ValueError("give --unlabeled (and --labeled) folders, or --csv; one of the two")
@@ -154,14 +162,19 @@ def _size(arguments: argparse.Namespace) -> int:
     size = int(arguments.image_size)
     if size < 1:
         raise ValueError(f"image_size must be at least 1; got {size}")
-    if min(arguments.std) <= 0:
-        raise ValueError(f"std must be above 0; got {' '.join(map(str, arguments.std))}")
+    for name in ("mean", "std"):
+        values = getattr(arguments, name)
+        if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+            expected = "finite and above 0" if name == "std" else "finite"
+            raise ValueError(f"{name} must be {expected}; got {' '.join(map(str, values))}")
     return size
 
 
 def _classes(arguments: argparse.Namespace, images: OwnImages, model: nn.Module) -> list[str]:
     n_outputs = cast(nn.Linear, model.get_submodule(require_head(model))).out_features
     names = list(arguments.classes or images.classes or map(str, range(n_outputs)))
+    if len(set(names)) < len(names):
+        raise ValueError(f"classes must differ; got {', '.join(names)}")
     if len(names) != n_outputs:
         raise ValueError(
             f"the model tells {n_outputs} classes apart, but there are {len(names)} names: "
@@ -227,7 +240,7 @@ def _tasks(
     """Label Studio's tasks, each with the model's prediction for a ``Choices`` named choice."""
     tasks = []
     for row in rows:
-        relative = os.path.relpath(row["path"], root)
+        relative = os.fsencode(os.path.relpath(row["path"], root))
         value = {"choices": [row["predicted"]]}
         result = {"from_name": "choice", "to_name": "image", "type": "choices", "value": value}
         prediction = {
@@ -245,7 +258,8 @@ def _tasks(
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # A name that is not UTF-8 is written as the bytes that it is.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -262,6 +276,11 @@ def _appearing(out: Path) -> Iterator[Path]:
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _printable(text: str) -> str:
+    """The text with what no terminal takes, half a character of a file's name, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _umask() -> int:
@@ -281,8 +300,8 @@ def _tell(
     print(f"{len(pool.paths):,} unlabelled images and {n_labelled:,} labelled ones")
     print(f"picks         {out / PICKS_FILE}\npicture       {out / GRID_NAME}.png")
     print(
-        f"label studio  {out / TASKS_FILE}, for a server with LOCAL_FILES_DOCUMENT_ROOT="
-        f"{images.root.resolve()}"
+        f"label studio  {out / TASKS_FILE}, for a server with LOCAL_FILES_SERVING_ENABLED=true and "
+        + _printable(f"LOCAL_FILES_DOCUMENT_ROOT={images.root.resolve()}")
     )
     if skipped:
         print(f"skipped       {len(skipped)} unreadable images, listed in {out / SKIPPED_FILE}")

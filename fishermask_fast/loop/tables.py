@@ -54,36 +54,59 @@ def summary(rounds: Sequence[Round]) -> str:
     return "\n".join(lines)
 
 
-def comparison(study: Study, compared: Sequence[Comparison], target: float) -> str:
-    """All strategies against the baseline, as a Markdown table with what its columns mean."""
+def comparison(study: Study, compared: Sequence[Comparison], target: float | None = None) -> str:
+    """All strategies against the baseline, as a Markdown table with what its columns mean.
+
+    Args:
+        study: Runs.
+        compared: What ``compare`` found with the same target.
+        target: Accuracy to be reached; None where it is that which the baseline ends at.
+    """
     base = study.baseline
     n = len(study.folders)
+    goal = f"{study.target():.1%}, where {base} ends" if target is None else f"{target:.1%}"
+    # Every strategy and seed of an experiment has the same number of labels at the same round.
+    span = study.curve(base, study.n_common()).labels
     lines = [
         f"# {study.title}",
         "",
-        f"Area: mean accuracy over the learning curve, in %. Gain: area less that of {base}, seed "
-        f"by seed. Labels: how many reach {target:.1%}, where {base} ends. Saved: labels of {base} "
-        f"less these, seed by seed. In brackets: 95% intervals of the mean over {n} seed"
-        f"{'s' if n > 1 else ''} (Student's t, each on its own).",
+        f"Area: mean accuracy over the learning curve from {span[0]:.0f} to {span[-1]:.0f} labels, "
+        f"in %. Gain: area less that of {base}, seed by seed. Labels: how many reach {goal}. "
+        f"Saved: labels of {base} less these, in the seeds where both reach it. {_brackets(n)}",
         "",
         f"| strategy | area | gain over {base} | | labels | saved |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for each in compared:
-        reached = f" ({each.labels.n} of {each.n_seeds} seeds)"
-        labels = _interval(each.labels, 1, 0) + (reached if each.labels.n < each.n_seeds else "")
+        labels = _interval(each.labels, 1, 0) + _share(each.labels.n, each.n_seeds)
         same = each.strategy == base
-        gain = "" if same else _interval(each.area_gain, 100, 1, sign=True)
-        saved = "" if same else _interval(each.labels_saved, 1, 0, sign=True)
+        gain = (
+            "" if same else _interval(each.area_gain, 100, 1, sign=True, none="no seed in common")
+        )
         verdict = "" if same else each.verdict
-        area = _interval(each.area, 100, 1)
+        area = _interval(each.area, 100, 1) + _share(each.n_seeds, n)
+        saved = _interval(each.labels_saved, 1, 0, sign=True) + _share(each.labels_saved.n, n)
+        saved = "" if same else saved
         lines.append(f"| {each.strategy} | {area} | {gain} | {verdict} | {labels} | {saved} |")
     return "\n".join(lines) + "\n"
 
 
-def _interval(value: Interval, scale: float, digits: int, *, sign: bool = False) -> str:
+def _share(n: int, of: int) -> str:
+    return f" ({n} of {of} seeds)" if 0 < n < of else ""
+
+
+def _brackets(n_seeds: int) -> str:
+    if n_seeds < 2:
+        return "One seed: no intervals."
+    means = f"the mean over {n_seeds} seeds"
+    return f"In brackets: 95% intervals of {means} (Student's t, each on its own)."
+
+
+def _interval(
+    value: Interval, scale: float, digits: int, *, sign: bool = False, none: str = "never"
+) -> str:
     if value.n == 0:
-        return "never"
+        return none
     form = f"{'+' if sign else ''}.{digits}f"
     text = f"{scale * value.mean:{form}}"
     if value.n < 2:

@@ -42,8 +42,10 @@ class Recipe:
     warm_start: bool = False
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate must be a finite number above 0; got {self.learning_rate}"
+            )
         if not 0 < self.target_accuracy <= 1:
             raise ValueError(f"target_accuracy must be in (0, 1]; got {self.target_accuracy}")
         for name in ("train_batch_size", "epochs"):
@@ -126,6 +128,37 @@ def train_model(
         settle_batch_norm(model, settling_set)
     model.eval()
     return Training(epochs, steps, accuracy, loss)
+
+
+def try_training(model: nn.Module, training_set: Labelled, n_classes: int, size: int) -> None:
+    """One step's forward and backward pass, so that what cannot be trained is found before it is.
+
+    Args:
+        model: From a batch of samples to logits (N, C); a fresh one, of no use afterwards.
+        training_set: Labelled samples through the training transform.
+        n_classes: C.
+        size: Samples of the smallest batch that training takes.
+
+    Raises:
+        ValueError: The model does not take such a batch in train mode, or gives no logits (N, C).
+    """
+    device = next(model.parameters()).device
+    with _seeded(0, device):
+        samples, labels = _read(training_set, torch.arange(size), device)
+        try:
+            logits = model.train()(samples)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            raise ValueError(
+                f"the model cannot be trained on a batch {tuple(samples.shape)}: {error}"
+            ) from error
+        if not isinstance(logits, Tensor) or logits.shape != (size, n_classes):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"the model must give logits ({size}, {n_classes}) in train mode; got {found}"
+            )
+        nn.functional.cross_entropy(logits, labels).backward()
 
 
 def settle_batch_norm(model: nn.Module, data: Labelled, batch_size: int = 256) -> None:
