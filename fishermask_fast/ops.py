@@ -276,6 +276,8 @@ def pick_update(
         ValueError: shapes that differ, rows that are not contiguous, or another device than the
             CPU.
     """
+    if rows.ndim != 3:
+        raise ValueError(f"rows must have shape (n, r, k); got {tuple(rows.shape)}")
     (n, r, k) = rows.shape
     for name, part in (("rows", rows), ("y", y), ("z", z)):
         _check_on_cpu(name, part, (n, r, k))
@@ -314,9 +316,15 @@ def fold_updates(
         ValueError: a shape other than stated, rows that are not contiguous, or another device than
             the CPU.
     """
+    if u.ndim != 2:
+        raise ValueError(f"u must have shape (h, k); got {tuple(u.shape)}")
     (h, k) = u.shape
-    shapes = {"first": (first, (k, k)), "second": (second, (k, k)), "u": (u, (h, k))}
-    for name, (part, shape) in {**shapes, "w": (w, (h, k))}.items():
+    for name, part, shape in (
+        ("first", first, (k, k)),
+        ("second", second, (k, k)),
+        ("u", u, (h, k)),
+        ("w", w, (h, k)),
+    ):
         _check_on_cpu(name, part, shape)
     torch.ops.fishermask_fast.fold_updates(first, second, u, w, sign)
 
