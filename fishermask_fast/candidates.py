@@ -161,7 +161,8 @@ class LocalCandidates:
         factors: the gradients of the N candidates, in memory or not.
         scale: V = scale * factors.
         sign: 1 for picks, -1 for removals.
-        chunk_size: samples at a time in a set-up; None for about 32 MiB of working memory.
+        chunk_size: samples at a time where a set-up needs working memory; None for about 32 MiB of
+            it, on a GPU 512 MiB.
     """
 
     def __init__(

@@ -104,7 +104,8 @@ def select_batch(
         lamb: lambda of M, above 0.
         n_labeled: n_L, how many samples are labelled.
         backward_steps: b; 1 is BAIT's. Where N < (1 + b) K all N are picked first, with a warning.
-        chunk_size: samples at a time in the set-up; None for about 32 MiB of working memory.
+        chunk_size: samples at a time where a set-up needs working memory (on a GPU, or for a few
+            masked entries of a large head); None for about 32 MiB of it, on a GPU 512 MiB.
         progress: show a bar (needs tqdm).
         block_size: picks verified by one pass over the pool; None adapts it.
         precision: "mixed" takes products in float32 once scores have fallen and float32 gradients
