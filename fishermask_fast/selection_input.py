@@ -168,7 +168,7 @@ def check_device(device: object, source: FactorSource) -> torch.device:
     """
     if device is None:
         here = source.device
-        if here.type == "cpu" or _runs_on(here):
+        if here.type == "cpu" or runs_on(here):
             return here
         _logger.info("selection runs on the CPU: copying gradients from %s", here)
         return torch.device("cpu")
@@ -178,14 +178,15 @@ def check_device(device: object, source: FactorSource) -> torch.device:
         raise type(error)(f"device must be a torch.device or its name; got {device!r}") from error
     if asked.type == "cuda" and asked.index is None and torch.cuda.is_available():
         asked = torch.device("cuda", torch.cuda.current_device())
-    if asked.type != "cpu" and not _runs_on(asked):
+    if asked.type != "cpu" and not runs_on(asked):
         raise ValueError(
             f"device must be the CPU, or a GPU for which the ops were built; got {asked}"
         )
     return asked
 
 
-def _runs_on(device: torch.device) -> bool:
+def runs_on(device: torch.device) -> bool:
+    """Whether it is a GPU for which the ops were built."""
     return device.type == "cuda" and has_cuda_ops() and torch.cuda.is_available()
 
 

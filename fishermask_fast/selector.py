@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from fishermask_fast.mask import METHODS, FisherMask, check_fraction, find_head,
 from fishermask_fast.parts import NOTHING, Part, Ranks, is_empty
 from fishermask_fast.rows import check_rows
 from fishermask_fast.selection import Selection, select_batch
+from fishermask_fast.selection_input import runs_on
+from fishermask_fast.storage import StoredFactors
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +127,7 @@ class FisherMaskSelector:
         labeled: Data | None = None,
         *,
         progress: bool = True,
+        out: str | os.PathLike[str] | None = None,
     ) -> Selection:
         """Pick ``n_select`` samples of ``unlabeled``.
 
@@ -139,6 +143,9 @@ class FisherMaskSelector:
             n_select: K, 1 <= K <= N_U.
             labeled: The n_L samples that are labelled already; None or empty when there are none.
             progress: Show a bar for each step, where tqdm is installed.
+            out: A new file for the unlabelled samples' gradients, which then need no memory, as in
+                ``masked_gradients``; of several ranks each needs its own. A query that was stopped
+                goes on from what it holds.
 
         Returns:
             The picks in order, with their scores and the course of tr(M^-1 F).
@@ -147,7 +154,9 @@ class FisherMaskSelector:
             TypeError: A parameter or a data set is of the wrong type.
             ValueError: A parameter is out of range, the pool is empty or smaller than
                 ``n_select``, the mask cannot be made for this model, or the model does not take
-                the samples, or its outputs are not finite logits of at least two classes.
+                the samples, or its outputs are not finite logits of at least two classes, or
+                ``out`` holds gradients of another model, mask or pool.
+            OSError: ``out`` cannot be written.
         """
         if labeled is not None and is_empty(labeled) and self.group is None:
             labeled = None
@@ -179,7 +188,7 @@ class FisherMaskSelector:
             with self._timed("fisher"):
                 labeled_fisher = _fisher(ranks, factors, known, mask)
         with self._timed("gradients"):
-            factors = ranks.attempt(partial(self._gradients, pool, mask, progress))
+            factors = ranks.attempt(partial(self._gradients, pool, mask, progress, out))
         with self._timed("fisher"):
             fisher = _fisher(ranks, factors, pool, mask)
             if labeled_fisher is not None:
@@ -195,6 +204,7 @@ class FisherMaskSelector:
                 n_labeled=known.n_total,
                 backward_steps=self.backward_steps,
                 progress=progress,
+                device=where if isinstance(factors, StoredFactors) and runs_on(where) else None,
                 group=ranks.group,
                 sample_indices=None if ranks.alone else pool.places,
             )
@@ -309,10 +319,16 @@ class FisherMaskSelector:
         share = len(mine) / len(drawn)
         return found if share == 1 else {name: value * share for name, value in found.items()}
 
-    def _gradients(self, part: Part, mask: FisherMask, progress: bool) -> GradientFactors | None:
+    def _gradients(
+        self,
+        part: Part,
+        mask: FisherMask,
+        progress: bool,
+        out: Any = None,
+    ) -> GradientFactors | StoredFactors | None:
         if not len(part):
             return None
-        return masked_gradients(
+        found: GradientFactors | StoredFactors = masked_gradients(
             self.model,
             part.data,
             mask,
@@ -322,7 +338,9 @@ class FisherMaskSelector:
             device=self.device,
             progress=progress,
             indices=part.indices,
+            out=out,
         )
+        return found
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:
@@ -331,7 +349,9 @@ class FisherMaskSelector:
         self.seconds_[step] = self.seconds_.get(step, 0.0) + time.perf_counter() - start
 
 
-def _fisher(ranks: Ranks, factors: GradientFactors | None, part: Part, mask: FisherMask) -> Tensor:
+def _fisher(
+    ranks: Ranks, factors: GradientFactors | StoredFactors | None, part: Part, mask: FisherMask
+) -> Tensor:
     """The mean of V_x^T V_x over a whole data set, (k, k) float64."""
     if factors is None:
         k = len(mask)

@@ -74,7 +74,9 @@ def select(name: str, rank: int, size: int, split: Callable[..., torch.Tensor]) 
     return select_batch(mine, **whole, group=world(), sample_indices=given)
 
 
-def query(rank: int | None = None, size: int = 1, *, shards: bool = False) -> Selection:
+def query(
+    rank: int | None = None, size: int = 1, *, shards: bool = False, out: Path | None = None
+) -> Selection:
     """A query of a small network: alone, by DistributedSampler, or from shards of the data."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -90,7 +92,7 @@ def query(rank: int | None = None, size: int = 1, *, shards: bool = False) -> Se
             for data in map(TensorDataset, parts)
         ]
     selector = FisherMaskSelector(model, fraction=0.7, fisher_samples=30, group=group)
-    return selector.query(parts[0], 8, parts[1], progress=False)
+    return selector.query(parts[0], 8, parts[1], progress=False, out=out)
 
 
 def half_spread(rank: int, size: int) -> Selection:
@@ -169,13 +171,15 @@ def lose_a_rank(rank: int, size: int, number: int) -> Selection:
     return select("structured", rank, size, by_turns)
 
 
-def run_all(rank: int, size: int) -> dict[str, Any]:
+def run_all(rank: int, size: int, out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in NAMES:
         for split in (uneven, by_turns):
             found[f"{name} {split.__name__}"] = select(name, rank, size, split)
     found["query by sampler"] = query(rank, size)
     found["query from shards"] = query(rank, size, shards=True)
+    found["query into files"] = query(rank, size, out=out)
+    found["query from files"] = query(rank, size, out=out)
     for case in FAILING:
         try:
             found[case.__name__] = case(rank, size)
@@ -196,7 +200,7 @@ def main() -> None:
     )
     if sys.argv[4:]:
         lose_a_rank(rank, size, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[sys.argv[4]])
-    torch.save(run_all(rank, size), folder / f"{rank}.pt")
+    torch.save(run_all(rank, size, folder / f"{rank}.safetensors"), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

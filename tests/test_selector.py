@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from fishermask_fast import reference, selector
+from fishermask_fast import StoredFactors, reference, selector
 from fishermask_fast.mask import FisherMask, fisher_diagonal
 from fishermask_fast.selector import FisherMaskSelector
 
@@ -161,6 +162,22 @@ def test_every_form_of_data_gives_the_tensors_picks(
     assert found == expected
     mixed = query.query(wrap(pool), N_SELECT, labeled, progress=False).indices.tolist()
     assert mixed == expected
+
+
+def test_gradients_in_a_file_give_the_same_picks(
+    pool: Tensor, labeled: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = FisherMaskSelector(make_model(), fraction=FRACTION)
+    expected = query.query(pool, N_SELECT, labeled, progress=False)
+    out = tmp_path / "pool.safetensors"
+    found = query.query(pool, N_SELECT, labeled, progress=False, out=out)
+    assert torch.equal(found.indices, expected.indices)
+    assert len(StoredFactors(out)) == N_POOL
+    written = out.read_bytes()
+    again = query.query(pool, N_SELECT, labeled, progress=False, out=out)
+    assert torch.equal(again.indices, expected.indices) and out.read_bytes() == written
+    with pytest.raises(ValueError, match="holds other gradients"):
+        query.query(pool[:30], N_SELECT, labeled, progress=False, out=out)
 
 
 def test_the_seed_draws_the_samples_of_the_mask(pool: Tensor, labeled: Tensor) -> None:

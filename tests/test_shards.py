@@ -86,7 +86,7 @@ def test_picks_are_those_of_one_process(name: str, split: Any, found: list[dict[
         torch.testing.assert_close(selection.scores, expected.scores, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("how", ["by sampler", "from shards"])
+@pytest.mark.parametrize("how", ["by sampler", "from shards", "into files", "from files"])
 def test_queries_pick_what_one_process_does(how: str, found: list[dict[str, Any]]) -> None:
     expected = query()
     for rank in found:
