@@ -337,6 +337,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON; dated in benchmarks/results if none")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device; --device cpu --small only runs it through")
     sizes = SMALL if arguments.small else Sizes()
     clock = Clock(device, arguments.seconds)
     torch.set_float32_matmul_precision("highest")
