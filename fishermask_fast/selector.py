@@ -15,11 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader, Dataset
 
 from fishermask_fast.checks import check_memory, check_positive, is_integer
@@ -39,6 +38,9 @@ from fishermask_fast.mask import METHODS, FisherMask, check_fraction, find_head,
 from fishermask_fast.parts import NOTHING, Part, Ranks, is_empty
 from fishermask_fast.rows import check_rows
 from fishermask_fast.selection import Selection, select_batch
+
+if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
+    from torch.distributed import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
