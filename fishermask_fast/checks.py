@@ -141,7 +141,7 @@ def check_memory(k: int, device: torch.device, remedy: str = "Mask fewer paramet
     needed = 5 * 8 * k * k  # F, F_L, M^-1, G and one at work
     if device.type == "cuda":
         available = torch.cuda.mem_get_info(device)[1]
-    elif "SC_PHYS_PAGES" in os.sysconf_names:
+    elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):  # which Windows lacks
         available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
         return

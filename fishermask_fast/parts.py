@@ -74,24 +74,14 @@ class Ranks:
                 samplers are made for others than the group.
         """
         samplers = [sampler_of(item) for item in data if item is not None]
-        if not any(samplers):
-            return cls(group)
-        if not all(samplers):
-            raise ValueError(
-                "unlabeled and labeled must both be DataLoaders with a DistributedSampler, or "
-                "neither; got one of them"
-            )
-        if not dist.is_available() or not dist.is_initialized():
-            raise ValueError("a DistributedSampler needs torch.distributed.init_process_group")
-        group = group or dist.group.WORLD
-        here = (dist.get_rank(group), dist.get_world_size(group))
-        for sampler in samplers:
-            if (sampler.rank, sampler.num_replicas) != here:
-                raise ValueError(
-                    f"the DistributedSampler must be rank {here[0]} of {here[1]}, as this process "
-                    f"is in its group; got rank {sampler.rank} of {sampler.num_replicas}"
-                )
-        return cls(group)
+        if any(sampler is not None for sampler in samplers):
+            if not dist.is_available() or not dist.is_initialized():
+                raise ValueError("a DistributedSampler needs torch.distributed.init_process_group")
+            group = group or dist.group.WORLD
+        ranks = cls(group)
+        # Together, or the ranks whose samplers are right would wait for the one that has failed.
+        ranks.attempt(lambda: _check_samplers(samplers, group))
+        return ranks
 
     @property
     def alone(self) -> bool:
@@ -151,6 +141,26 @@ def sampler_of(data: object) -> Any:
         if isinstance(sampler, DistributedSampler):
             return sampler
     return None
+
+
+def _check_samplers(samplers: list[Any], group: dist.ProcessGroup | None) -> None:
+    """Raise where samplers are missing or for others than this process in its group."""
+    # A sampler that drops its only samples is false.
+    missing = [sampler is None for sampler in samplers]
+    if all(missing):
+        return
+    if any(missing):
+        raise ValueError(
+            "unlabeled and labeled must both be DataLoaders with a DistributedSampler, or "
+            "neither; got one of them"
+        )
+    here = (dist.get_rank(group), dist.get_world_size(group))
+    for sampler in samplers:
+        if (sampler.rank, sampler.num_replicas) != here:
+            raise ValueError(
+                f"the DistributedSampler must be rank {here[0]} of {here[1]}, as this process "
+                f"is in its group; got rank {sampler.rank} of {sampler.num_replicas}"
+            )
 
 
 def is_empty(data: Any) -> bool:

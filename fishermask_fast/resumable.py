@@ -9,7 +9,6 @@ Samples are counted once they are on the disk. When all are, PATH.part becomes P
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.fingerprint import differences
@@ -26,11 +25,19 @@ from fishermask_fast.storage import StoredFactors
 from fishermask_fast.tensor_file import (
     Layout,
     drop_pages,
+    open_file,
     plan_file,
+    read_bytes,
     read_layout,
     write_rows,
     write_start,
 )
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _logger = logging.getLogger(__name__)
 
@@ -81,7 +88,7 @@ class ResumableFile:
         self._part, self._record = _part_of(path), _record_of(path)
         self._layout: Layout | None = None
         self._recording: Future[None] | None = None
-        self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_file(self._part, os.O_RDWR | os.O_CREAT)
         try:
             self._lock()
             self.n_done, self.batch_size = self._read_record()
@@ -150,6 +157,9 @@ class ResumableFile:
         return StoredFactors(self._path)
 
     def _lock(self) -> None:
+        if fcntl is None:
+            _logger.warning("%s cannot be locked against other writers here", self._part)
+            return
         # Of the process and not of the descriptor: a DataLoader's workers inherit the latter, and
         # may outlive a run that is killed.
         try:
@@ -186,7 +196,7 @@ class ResumableFile:
         header, layout = plan_file(factors, self._n, self._fingerprint)
         if self.n_done:
             size = os.fstat(self._descriptor).st_size
-            if os.pread(self._descriptor, len(header), 0) != header or size != layout.size:
+            if read_bytes(self._descriptor, len(header), 0) != header or size != layout.size:
                 raise ValueError(
                     f"{self._part} has been changed since it was begun; delete it and "
                     f"{self._record.name}, or give another path"
@@ -213,7 +223,7 @@ class ResumableFile:
 
     def _settle(self, layout: Layout, start: int, n: int) -> None:
         """Counts samples once they are on the disk."""
-        os.fdatasync(self._descriptor)
+        _sync_data(self._descriptor)
         self._write_record(start + n)
         if layout.outgrows_memory:
             drop_pages(self._descriptor, layout, start, n)
@@ -260,6 +270,9 @@ def _record_of(path: Path) -> Path:
 
 def _reserve(descriptor: int, size: int) -> None:
     """Gives the file its size, on the disk too where the file system can."""
+    if not hasattr(os, "posix_fallocate"):
+        os.ftruncate(descriptor, size)
+        return
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
@@ -268,7 +281,12 @@ def _reserve(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have fsync alone
+
+
 def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

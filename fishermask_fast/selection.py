@@ -12,11 +12,10 @@ raises tr(M^-1 F) least first, until K are left.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from fishermask_fast.arrays import Array, like
 from fishermask_fast.candidates import LocalCandidates
@@ -33,6 +32,9 @@ from fishermask_fast.selection_input import (
 )
 from fishermask_fast.shards import select_from_shards
 from fishermask_fast.storage import StoredFactors
+
+if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
+    from torch.distributed import ProcessGroup
 
 __all__ = ["Selection", "fast_select", "select_batch"]
 

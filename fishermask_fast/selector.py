@@ -16,11 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader, Dataset
 
 from fishermask_fast.checks import check_memory, check_positive, is_integer
@@ -42,6 +41,9 @@ from fishermask_fast.rows import check_rows
 from fishermask_fast.selection import Selection, select_batch
 from fishermask_fast.selection_input import runs_on
 from fishermask_fast.storage import StoredFactors
+
+if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
+    from torch.distributed import ProcessGroup
 
 logger = logging.getLogger(__name__)
 

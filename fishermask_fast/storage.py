@@ -22,6 +22,7 @@ from fishermask_fast.factors import GradientFactors, mean_gram
 from fishermask_fast.tensor_file import (
     drop_pages,
     empty_rows,
+    open_file,
     outline,
     plan_file,
     read_layout,
@@ -51,7 +52,7 @@ class StoredFactors:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = open_file(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         try:
             self._layout = read_layout(self._descriptor)

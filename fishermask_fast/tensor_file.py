@@ -13,7 +13,9 @@ import json
 import math
 import os
 import struct
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +34,12 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PARTS = ("head_index", "hidden", "coupling", "middle")
 _MAX_HEADER = 100 * 10**6  # safetensors' own limit
 _ALIGNMENT = 64
+# macOS does without advice, Windows also without reading at a place: a lock then keeps seek and
+# read, or write, together.
+_CAN_ADVISE = hasattr(os, "posix_fadvise")
+_HAS_POSITIONS = hasattr(os, "preadv")
+_seeking = threading.Lock()
+_MOST_AT_ONCE = 2**26  # where read makes a copy
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ class Layout:
 
         Handing such a file's pages back at once spares the kernel the search for others.
         """
+        if not _CAN_ADVISE:
+            return False
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return 2 * self.size > memory
 
@@ -112,12 +122,12 @@ def read_layout(descriptor: int) -> Layout:
         ValueError: what makes it no whole safetensors file of factors.
     """
     size = os.fstat(descriptor).st_size
-    start = os.pread(descriptor, 8, 0)
+    start = read_bytes(descriptor, 8, 0)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 2 <= length <= min(_MAX_HEADER, max(size - 8, 0)):
         raise ValueError(f"no safetensors file (its {size} bytes do not begin with a header)")
     try:
-        entries = json.loads(os.pread(descriptor, length, 8))
+        entries = json.loads(read_bytes(descriptor, length, 8))
         metadata = {str(k): str(v) for k, v in entries.pop("__metadata__", {}).items()}
         stated = {name: _read_entry(entry, 8 + length) for name, entry in entries.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -200,8 +210,9 @@ def read_samples(
     """
     for name, part in layout.rows().items():
         memory, size = bytes_of(rows[name]), part.row_bytes
-        for sample in samples:
-            advise(descriptor, part, sample, 1, os.POSIX_FADV_WILLNEED)
+        if _CAN_ADVISE:
+            for sample in samples:
+                advise(descriptor, part, sample, 1, os.POSIX_FADV_WILLNEED)
         for sample, place in zip(samples, places, strict=True):
             row = memory[place * size : (place + 1) * size]
             read_into(descriptor, row, part.offset + sample * size)
@@ -241,6 +252,20 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
+def open_file(path: Path, flags: int) -> int:
+    """A descriptor of a file of bytes, which child processes do not inherit."""
+    # On Windows a file is text, and line ends are translated, unless O_BINARY says otherwise.
+    kept = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags | kept, 0o666)
+
+
+def read_bytes(descriptor: int, n: int, offset: int) -> bytes:
+    """At most n bytes from `offset` on, fewer where the file ends."""
+    memory = bytearray(n)
+    count = _read_once(descriptor, memoryview(memory), offset)
+    return bytes(memory[:count])
+
+
 def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
     """Fills memory with the bytes from `offset` on.
 
@@ -248,7 +273,7 @@ def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
         EOFError: the file ends before.
     """
     while len(memory):
-        count = os.preadv(descriptor, [memory], offset)  # at most 2 GiB a call
+        count = _read_once(descriptor, memory, offset)
         if count == 0:
             raise EOFError(f"it ended at byte {offset}, {len(memory)} too early")
         memory, offset = memory[count:], offset + count
@@ -257,5 +282,25 @@ def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
 def write_from(descriptor: int, memory: memoryview, offset: int) -> None:
     """Writes all of memory to the bytes from `offset` on."""
     while len(memory):
-        count = os.pwrite(descriptor, memory, offset)
+        count = _write_once(descriptor, memory, offset)
         memory, offset = memory[count:], offset + count
+
+
+def _read_once(descriptor: int, memory: memoryview, offset: int) -> int:
+    """Reads what one call can, at most 2 GiB; how many bytes came."""
+    if _HAS_POSITIONS:
+        return os.preadv(descriptor, [memory], offset)
+    with _seeking:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        found = os.read(descriptor, min(len(memory), _MOST_AT_ONCE))
+    memory[: len(found)] = found
+    return len(found)
+
+
+def _write_once(descriptor: int, memory: memoryview, offset: int) -> int:
+    """Writes what one call can; how many bytes went."""
+    if _HAS_POSITIONS:
+        return os.pwrite(descriptor, memory, offset)
+    with _seeking:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, memory[:_MOST_AT_ONCE])

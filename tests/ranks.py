@@ -88,7 +88,7 @@ def query(
         parts = [part[uneven(len(part), rank, size)] for part in parts]
     elif rank is not None:
         parts = [
-            DataLoader(data, 4, sampler=DistributedSampler(data, size, rank, shuffle=True))
+            DataLoader(data, 4, sampler=DistributedSampler(data, size, rank, drop_last=True))
             for data in map(TensorDataset, parts)
         ]
     selector = FisherMaskSelector(model, fraction=0.7, fisher_samples=30, group=group)
@@ -99,6 +99,12 @@ def half_spread(rank: int, size: int) -> Selection:
     pool = TensorDataset(torch.randn(9, 6))
     loader = DataLoader(pool, sampler=DistributedSampler(pool, size, rank))
     return FisherMaskSelector(nn.Linear(6, 3), mask="head").query(loader, 2, pool)
+
+
+def anothers_sampler(rank: int, size: int) -> Selection:
+    pool = TensorDataset(torch.randn(9, 6))
+    loader = DataLoader(pool, sampler=DistributedSampler(pool, size, max(rank, 1)))
+    return FisherMaskSelector(nn.Linear(6, 3), mask="head").query(loader, 2)
 
 
 def other_model(rank: int, size: int) -> Selection:
@@ -151,6 +157,7 @@ FAILING = (
     overlapping,
     nothing,
     half_spread,
+    anothers_sampler,
     other_model,
     wrong_width_on_one,
 )

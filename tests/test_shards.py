@@ -32,6 +32,7 @@ ERRORS = {
     "overlapping": (ValueError, "sample_indices of all ranks together must be 0.."),
     "nothing": (ValueError, "no samples on any rank"),
     "half_spread": (ValueError, "must both be DataLoaders with a DistributedSampler, or neither"),
+    "anothers_sampler": (ValueError, "rank 0: the DistributedSampler must be rank 0 of"),
     "other_model": (ValueError, "the same parameters and buffers on all ranks"),
     "wrong_width_on_one": (ValueError, "rank 1: the model does not take unlabeled samples"),
 }
@@ -41,6 +42,7 @@ OF_TWO = {
     "other_columns",
     "wrong_type",
     "overlapping",
+    "anothers_sampler",
     "other_model",
     "wrong_width_on_one",
 }
