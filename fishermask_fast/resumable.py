@@ -281,7 +281,8 @@ def _reserve(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
-_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS and Windows have fsync alone
+def _sync_data(descriptor: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS and Windows have fsync alone
 
 
 def _sync_folder(folder: Path) -> None:

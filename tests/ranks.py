@@ -208,6 +208,8 @@ def main() -> None:
     if sys.argv[4:]:
         lose_a_rank(rank, size, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[sys.argv[4]])
     torch.save(run_all(rank, size, folder / f"{rank}.safetensors"), folder / f"{rank}.pt")
+    # None leaves while another still talks to it.
+    dist.barrier()
     dist.destroy_process_group()
 
 
