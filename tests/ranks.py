@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -208,8 +209,9 @@ def main() -> None:
     if sys.argv[4:]:
         lose_a_rank(rank, size, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[sys.argv[4]])
     torch.save(run_all(rank, size, folder / f"{rank}.safetensors"), folder / f"{rank}.pt")
-    # None leaves while another still talks to it.
+    # None leaves while another still talks to it, and nothing holds the group after its end.
     dist.barrier()
+    gc.collect()
     dist.destroy_process_group()
 
 
