@@ -123,6 +123,17 @@ def test_the_cpu_by_name(generator: torch.Generator) -> None:
     assert_same(select_batch(**given, device="cpu"), select_batch(**given))
 
 
+def test_the_heads_index_goes_to_the_device_once(generator: torch.Generator) -> None:
+    factors = random_factors(generator, n=20, r=4, m=9, c=5, d=6, head="part")
+    streamed = StreamedFactors(factors, torch.device("meta"), 1000)
+    chunks = [chunk for _, chunk in streamed.chunks()]
+    assert len(chunks) > 1
+    assert streamed.head_index is not None and streamed.head_index.is_meta
+    for part in (*chunks, streamed[torch.tensor([3, 1])]):
+        assert part.head_index is streamed.head_index
+        assert part.device == torch.device("meta")
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("pinned", [True, False])
 @pytest.mark.parametrize("kind", ["host", "stored"])
