@@ -138,11 +138,19 @@ class GradientFactors:
             object.__setattr__(factors, field.name, part)
         return factors
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> GradientFactors:
-        """The same with every part but head_index changed, which keeps its shape."""
+    def map(
+        self, change: Callable[[Tensor], Tensor], head_index: Tensor | None = None
+    ) -> GradientFactors:
+        """The same with every part but head_index changed, which keeps its shape.
+
+        Args:
+            change: from a part to what replaces it.
+            head_index: an equal one that lies elsewhere; None for this one.
+        """
         parts = (self.middle, self.coupling, self.hidden)
         return self._with(
-            *(None if part is None else change(part) for part in parts), self.head_index
+            *(None if part is None else change(part) for part in parts),
+            self.head_index if head_index is None else head_index,
         )
 
     def to(

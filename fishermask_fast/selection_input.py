@@ -186,19 +186,27 @@ def check_device(device: object, source: FactorSource) -> torch.device:
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether it is a GPU for which the ops were built."""
-    return device.type == "cuda" and has_cuda_ops() and torch.cuda.is_available()
+    """Whether it is a GPU of this machine for which the ops were built."""
+    if device.type != "cuda" or not has_cuda_ops() or not torch.cuda.is_available():
+        return False
+    return device.index is None or device.index < torch.cuda.device_count()
 
 
 def computable(source: FactorSource, device: torch.device) -> FactorSource:
     """The gradients in a form that the ops know: on the device, or on their way to it in chunks."""
     if isinstance(source, GradientFactors):
+        half = source.dtype in (torch.float16, torch.bfloat16)
         room = math.inf
         if device.type == "cuda" and source.device.type == "cpu":
-            room = torch.cuda.mem_get_info(device)[0] * _SHARE_OF_GPU
-        if len(source) * sample_bytes(source) <= room:
-            half = source.dtype in (torch.float16, torch.bfloat16)
+            room = _free_memory(device) * _SHARE_OF_GPU
+        if len(source) * sample_bytes(source) * (2 if half else 1) <= room:
             return source.to(device, torch.float32 if half else None)
     if device == source.device:
         return source
     return StreamedFactors(source, device)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that are free, or that torch holds without using them."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -58,6 +58,10 @@ class StreamedFactors:
         self._source = source
         self._device = device
         self._size = max(1, (chunk_bytes or _CHUNK_BYTES) // max(sample_bytes(source), 1))
+        index = source.head_index
+        self._head_index = None if index is None else index.to(device)
+        # One for all passes: the allocator keeps what was freed for its stream alone.
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __len__(self) -> int:
         return len(self._source)
@@ -85,28 +89,40 @@ class StreamedFactors:
     @property
     def head_index(self) -> Tensor | None:
         """As in GradientFactors, on the device."""
-        index = self._source.head_index
-        return None if index is None else index.to(self._device)
+        return self._head_index
 
     def __getitem__(self, index: Tensor) -> GradientFactors:
         """The factors of some samples, on the device."""
-        return self._source[index.cpu()].to(self._device)
+        return self._moved(self._source[index.cpu()])
+
+    def _moved(self, factors: GradientFactors, non_blocking: bool = False) -> GradientFactors:
+        def move(part: Tensor) -> Tensor:
+            return part.to(self._device, non_blocking=non_blocking)
+
+        return factors.map(move, self._head_index)
 
     def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, GradientFactors]]:
         """Consecutive chunks, and where each begins; one is valid until the next is asked for."""
         chunks = self._source.chunks(chunk_size or self._size)
-        if self._device.type != "cuda":
+        if self._copies is None:
             for start, chunk in chunks:
-                yield start, chunk.to(self._device)
+                yield start, self._moved(chunk)
             return
-        copies = torch.cuda.Stream(self._device)
         ahead: tuple[int, GradientFactors, torch.cuda.Event] | None = None
+        begun: torch.cuda.Event | None = None
         for start, chunk in chunks:
-            with torch.cuda.stream(copies):
-                loaded = _pinned(chunk).to(self._device, non_blocking=True)
-            ready = copies.record_event()
+            pinned = _pinned(chunk)
+            if begun is not None:
+                # All chunks before that one are done with, and their memory is free. A host that
+                # did not wait would run ahead and fill the device.
+                begun.synchronize()
+            with torch.cuda.stream(self._copies):
+                loaded = self._moved(pinned, non_blocking=True)
+            ready = self._copies.record_event()
             if ahead is not None:
-                yield _when_ready(*ahead)
+                now = _when_ready(*ahead)
+                begun = torch.cuda.current_stream(self._device).record_event()
+                yield now
             ahead = (start, loaded, ready)
         if ahead is not None:
             yield _when_ready(*ahead)

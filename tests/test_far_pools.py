@@ -123,6 +123,51 @@ def test_the_cpu_by_name(generator: torch.Generator) -> None:
     assert_same(select_batch(**given, device="cpu"), select_batch(**given))
 
 
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "has_cuda_ops", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    pool = GradientFactors(torch.randn(4, 2, 3))
+    assert rooms.check_device("cuda:1", pool) == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="device must be the CPU, or a GPU .* got cuda:2"):
+        rooms.check_device("cuda:2", pool)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("free", "cached"), [(3, 0), (0, 3)])
+def test_room_for_halves_is_room_for_float32(
+    dtype: torch.dtype, free: int, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = GradientFactors(torch.randn(40, 2, 5).to(dtype))
+    size = pool.middle.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * size, 9 * size))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: (2 + cached) * size)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * size)
+    streamed: list[object] = []
+    monkeypatch.setattr(rooms, "StreamedFactors", lambda source, device: streamed.append(source))
+    rooms.computable(pool, torch.device("cuda", 0))
+    assert streamed == [pool]
+
+    def moved(self: GradientFactors, device: torch.device, dtype: torch.dtype) -> object:
+        return device, dtype
+
+    monkeypatch.setattr(rooms, "_SHARE_OF_GPU", 0.75)
+    monkeypatch.setattr(GradientFactors, "to", moved)
+    found: object = rooms.computable(pool, torch.device("cuda", 0))
+    assert found == (torch.device("cuda", 0), torch.float32)
+
+
+def test_the_heads_index_goes_to_the_device_once(generator: torch.Generator) -> None:
+    factors = random_factors(generator, n=20, r=4, m=9, c=5, d=6, head="part")
+    streamed = StreamedFactors(factors, torch.device("meta"), 1000)
+    chunks = [chunk for _, chunk in streamed.chunks()]
+    assert len(chunks) > 1
+    assert streamed.head_index is not None and streamed.head_index.is_meta
+    for part in (*chunks, streamed[torch.tensor([3, 1])]):
+        assert part.head_index is streamed.head_index
+        assert part.device == torch.device("meta")
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("pinned", [True, False])
 @pytest.mark.parametrize("kind", ["host", "stored"])
