@@ -174,7 +174,7 @@ Tensor rows_of(const Tensor& part, const std::optional<Tensor>& ids, int64_t fir
   Tensor rows = part;
   if (ids.has_value()) {
     const Tensor wanted = torch::stable::narrow(const_cast<Tensor&>(*ids), 0, first, count);
-    rows = torch::stable::index_select(part, 0, wanted);
+    rows = index_select(part, wanted);
   } else {
     rows = torch::stable::narrow(rows, 0, first, count);
   }

@@ -5,20 +5,37 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/stableivalue_conversions.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 namespace fishermask {
 
+// Of torch's C functions, whose checking macro has another name in each of its versions.
+inline void check_torch(AOTITorchError status) {
+  STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, "a call of torch failed");
+}
+
 // The stream that torch is using on the device that holds `tensor`.
 inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  check_torch(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
+}
+
+// Rows of `self` along its first dimension; torch::stable has it from torch 2.14 on alone.
+inline torch::stable::Tensor index_select(const torch::stable::Tensor& self,
+                                          const torch::stable::Tensor& index) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(self),
+                                    torch::stable::detail::from(int64_t{0}),
+                                    torch::stable::detail::from(index)};
+  check_torch(torch_call_dispatcher("aten::index_select", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
 }
 
 inline void check_cuda(cudaError_t status) {
