@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
-CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.inl csrc/cpu/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh csrc/cuda/*.cpp)
+CPP := $(wildcard csrc/*.cpp csrc/common/*.h csrc/cpu/*.h csrc/cpu/*.inl csrc/cpu/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh csrc/cuda/*.cpp)
 PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.py)
 
 .DELETE_ON_ERROR:

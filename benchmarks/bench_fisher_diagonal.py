@@ -23,7 +23,7 @@ from gradient_problem import (
 )
 from torch import Tensor
 
-from fishermask_fast.mask import fisher_diagonal
+from fishermask_fast.gradients.diagonal import fisher_diagonal
 
 
 @pytest.fixture(scope="module")

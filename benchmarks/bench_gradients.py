@@ -25,10 +25,12 @@ from gradient_problem import (
 )
 from torch import nn
 
-from fishermask_fast import weight_ops, weight_products
-from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.loop.models import resnet18_small
-from fishermask_fast.mask import FisherMask, fisher_diagonal
+from fishermask_fast.gradients import weight_products
+from fishermask_fast.gradients.diagonal import fisher_diagonal
+from fishermask_fast.gradients.masked import masked_gradients
+from fishermask_fast.loop.run.models import resnet18_small
+from fishermask_fast.masks.mask import FisherMask
+from fishermask_fast.ops import weights as weight_ops
 
 
 @pytest.fixture(scope="module")

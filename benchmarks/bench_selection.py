@@ -20,10 +20,11 @@ from baselines import RankUpdates, Task, compiled_update, published, torch_updat
 from real_gradients import resampled_gradients
 from torch import Tensor
 
-from fishermask_fast import GradientFactors, ops, reference, select_batch
-from fishermask_fast.candidates import LocalCandidates
-from fishermask_fast.engine import Engine
-from fishermask_fast.problem import Problem
+from fishermask_fast import GradientFactors, reference, select_batch
+from fishermask_fast.engine.candidates import LocalCandidates
+from fishermask_fast.engine.engine import Engine
+from fishermask_fast.engine.problem import Problem
+from fishermask_fast.ops import selection as ops
 
 SIZES = {"small": (300, 20), "full": (1500, 200)}
 SIZE = pytest.mark.parametrize(("n", "n_select"), SIZES.values(), ids=SIZES.keys())

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, jacrev, vmap
 
-from fishermask_fast.loop.models import resnet18_small
-from fishermask_fast.mask import FisherMask, fisher_diagonal
+from fishermask_fast.gradients.diagonal import fisher_diagonal
+from fishermask_fast.loop.run.models import resnet18_small
+from fishermask_fast.masks.mask import FisherMask
 
 N_CLASSES = 10
 BATCH = 64

@@ -22,7 +22,7 @@ import torch
 from peak import peak_gib
 
 from fishermask_fast import GradientFactors, StoredFactors, build_info, select_batch
-from fishermask_fast.tensor_file import plan_file, write_rows, write_start
+from fishermask_fast.factors.tensor_file import plan_file, write_rows, write_start
 
 RESULTS = Path(__file__).parent / "results"
 _CHUNK = 8192

@@ -24,10 +24,10 @@ import torch
 import torch.distributed as dist
 
 from fishermask_fast import GradientFactors, build_info, select_batch
-from fishermask_fast.exchange import Exchange
-from fishermask_fast.rows import make_rows
-from fishermask_fast.selection_input import Options
-from fishermask_fast.shards import select_from_shards
+from fishermask_fast.distributed.exchange import Exchange
+from fishermask_fast.distributed.shards import select_from_shards
+from fishermask_fast.engine.inputs import Options
+from fishermask_fast.likelihoods.categorical import make_rows
 
 RESULTS = Path(__file__).parent / "results"
 R, M, C, D = 9, 122, 10, 128

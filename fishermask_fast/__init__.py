@@ -1,21 +1,28 @@
 """Active learning by Fisher masks: pick the batch that most reduces tr(M^-1 F), exactly and fast.
 
 ``fast_select`` picks from per-sample gradients; ``FisherMaskSelector`` goes all the way from a
-model and a pool.
+model and a pool. Names are loaded when they are first used.
 """
 
 from __future__ import annotations
 
-from fishermask_fast.embeddings import factors_from_embeddings
-from fishermask_fast.factors import GradientFactors
-from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.loading import BuildInfo, build_info
-from fishermask_fast.mask import FisherMask, fisher_diagonal
-from fishermask_fast.selection import Selection, fast_select, select_batch
-from fishermask_fast.selector import FisherMaskSelector
-from fishermask_fast.storage import StoredFactors, save_factors
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from fishermask_fast.version import __version__
+
+if TYPE_CHECKING:
+    from fishermask_fast.factors import (
+        GradientFactors,
+        StoredFactors,
+        factors_from_embeddings,
+        save_factors,
+    )
+    from fishermask_fast.gradients import fisher_diagonal, masked_gradients
+    from fishermask_fast.masks import FisherMask
+    from fishermask_fast.ops import BuildInfo, build_info
+    from fishermask_fast.selection import Selection, fast_select, select_batch
+    from fishermask_fast.selector import FisherMaskSelector
 
 __all__ = [
     "BuildInfo",
@@ -33,3 +40,31 @@ __all__ = [
     "save_factors",
     "select_batch",
 ]
+
+_WINGS = {
+    "BuildInfo": "ops",
+    "FisherMask": "masks",
+    "FisherMaskSelector": "selector",
+    "GradientFactors": "factors",
+    "Selection": "selection",
+    "StoredFactors": "factors",
+    "build_info": "ops",
+    "factors_from_embeddings": "factors",
+    "fast_select": "selection",
+    "fisher_diagonal": "gradients",
+    "masked_gradients": "gradients",
+    "save_factors": "factors",
+    "select_batch": "selection",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WINGS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_WINGS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

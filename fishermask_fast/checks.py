@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import sys
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fishermask_fast.factors import GradientFactors, tensor_kind
-from fishermask_fast.streaming import FactorSource
-
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_FINITE_CHUNK = 2**24
 
 
 def caller_level() -> int:
@@ -78,34 +73,20 @@ def _is_no_number(value: object) -> bool:
     return isinstance(value, Tensor) and (value.dtype == torch.bool or value.ndim > 0)
 
 
-def check_finite(factors: GradientFactors, start: int = 0) -> None:
-    """Raise where a gradient is NaN or infinite; `start`: the index of the first sample.
-
-    Raises:
-        ValueError: says in how many samples, and in which first.
-    """
-    bad: Tensor | None = None
-    for part in (factors.middle, factors.coupling, factors.hidden):
-        if part is None or part.numel() == 0 or bool(part.sum(dtype=torch.float64).isfinite()):
-            continue
-        step = max(1, _FINITE_CHUNK // max(part[0].numel(), 1))
-        here = torch.cat([~chunk.isfinite().flatten(1).all(1) for chunk in part.split(step)])
-        bad = here if bad is None else bad | here
-    if bad is not None and bool(bad.any()):
-        raise ValueError(
-            f"gradients must be finite; {int(bad.sum())} of {len(factors)} samples hold NaN or "
-            f"Inf, the first at index {start + int(bad.nonzero()[0])}"
-        )
+def tensor_kind(tensor: Tensor) -> str:
+    """What a tensor that holds no numbers of its own is, in words."""
+    if tensor.is_nested:
+        return "a nested tensor"
+    return "a meta tensor" if tensor.is_meta else f"layout {tensor.layout}"
 
 
-def check_matrix(name: str, matrix: object, factors: FactorSource) -> Tensor:
-    """A symmetric (k, k) matrix beside `factors`, in float64.
+def check_matrix(name: str, matrix: object, k: int, device: torch.device) -> Tensor:
+    """A symmetric (k, k) matrix beside gradients of k columns on `device`, in float64.
 
     Raises:
         TypeError: not a floating-point tensor.
         ValueError: of another size or device, not finite, or not symmetric.
     """
-    k = factors.n_columns
     if not isinstance(matrix, Tensor):
         raise TypeError(f"{name} must be a Tensor of shape ({k}, {k}); got {type(matrix).__name__}")
     if matrix.layout != torch.strided:
@@ -117,8 +98,8 @@ def check_matrix(name: str, matrix: object, factors: FactorSource) -> Tensor:
             f"{name} must have shape ({k}, {k}), as gradients have {k} columns; "
             f"got {tuple(matrix.shape)}"
         )
-    if matrix.device != factors.device:
-        raise ValueError(f"{name} is on {matrix.device}; expected the gradients' {factors.device}")
+    if matrix.device != device:
+        raise ValueError(f"{name} is on {matrix.device}; expected the gradients' {device}")
     wide = matrix.detach().to(torch.float64)
     size = wide.abs().max() if k else wide.new_zeros(())
     if not bool(size.isfinite()):
@@ -130,24 +111,3 @@ def check_matrix(name: str, matrix: object, factors: FactorSource) -> Tensor:
             f"{float(asymmetry):.3g}"
         )
     return ((wide + wide.T) / 2).contiguous()
-
-
-def check_memory(k: int, device: torch.device, remedy: str = "Mask fewer parameters.") -> None:
-    """Raise where the (k, k) matrices of a selection cannot fit in the device's memory.
-
-    Raises:
-        ValueError: says how large M would be, and the remedy.
-    """
-    needed = 5 * 8 * k * k  # F, F_L, M^-1, G and one at work
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[1]
-    elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):  # which Windows lacks
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        return
-    if needed > available:
-        raise ValueError(
-            f"{k} masked parameters need float64 matrices M and F of {k} x {k}, "
-            f"{8 * k * k / 2**30:.1f} GiB each and {needed / 2**30:.1f} GiB in all; "
-            f"{device} has {available / 2**30:.1f} GiB. {remedy}"
-        )

@@ -18,20 +18,19 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array, like
-from fishermask_fast.candidates import LocalCandidates
-from fishermask_fast.exchange import Exchange
-from fishermask_fast.factors import GradientFactors
-from fishermask_fast.greedy import Selection, greedy
-from fishermask_fast.selection_input import (
+from fishermask_fast.distributed import Exchange, select_from_shards
+from fishermask_fast.engine import (
+    LocalCandidates,
     Options,
+    Selection,
     as_source,
     check_device,
     check_matrices,
     computable,
+    greedy,
     mean_fisher,
 )
-from fishermask_fast.shards import select_from_shards
-from fishermask_fast.storage import StoredFactors
+from fishermask_fast.factors import GradientFactors, StoredFactors
 
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup

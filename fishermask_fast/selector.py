@@ -22,25 +22,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_memory, check_positive, is_integer
-from fishermask_fast.data import check_count, check_seed, to_model
-from fishermask_fast.diagonal import draw
-from fishermask_fast.evaluation import (
+from fishermask_fast.checks import check_positive, is_integer
+from fishermask_fast.distributed import NOTHING, Part, Ranks, is_empty
+from fishermask_fast.engine import runs_on
+from fishermask_fast.factors import GradientFactors, StoredFactors
+from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
+from fishermask_fast.likelihoods import check_rows
+from fishermask_fast.masks import METHODS, FisherMask, check_fraction
+from fishermask_fast.memory import check_memory
+from fishermask_fast.network import (
     call,
+    check_count,
     check_device,
+    check_seed,
     device_of,
     evaluating,
+    find_head,
     input_dtype,
+    to_model,
     trainable,
 )
-from fishermask_fast.factors import GradientFactors
-from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.mask import METHODS, FisherMask, check_fraction, find_head, fisher_diagonal
-from fishermask_fast.parts import NOTHING, Part, Ranks, is_empty
-from fishermask_fast.rows import check_rows
 from fishermask_fast.selection import Selection, select_batch
-from fishermask_fast.selection_input import runs_on
-from fishermask_fast.storage import StoredFactors
 
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup

@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
-#include "pick_body.h"
-#include "score_body.h"
-#include "weight_geometry.h"
+#include "common/pick_body.h"
+#include "common/score_body.h"
+#include "common/weight_geometry.h"
 
 using namespace fishermask;
 

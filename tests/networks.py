@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fishermask_fast.mask import FisherMask
+from fishermask_fast.masks.mask import FisherMask
 
 Inputs = Tensor | dict[str, Tensor]
 

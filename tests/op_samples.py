@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import reference
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors.gradient_factors import GradientFactors
 
 NAMESPACE = "fishermask_fast"
 # Products of torch do the same on a GPU; the callers of these see to it.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fishermask_fast import GradientFactors, Selection, reference
 
+PARTS = ("middle", "coupling", "hidden", "head_index")
 DATA = Path(__file__).parent / "data"
 HEADS = ("none", "whole", "part", "biased", "only")
 TIE = 1e-9
@@ -191,3 +192,14 @@ ADVERSARIAL: dict[str, Callable[[torch.Generator], Tensor]] = {
     "unequal sizes": unequal_sizes,
     "fewer than a block": fewer_than_a_block,
 }
+
+
+def parts_of(factors: GradientFactors) -> dict[str, Tensor]:
+    return {name: part for name in PARTS if (part := getattr(factors, name)) is not None}
+
+
+def assert_same(found: GradientFactors, expected: GradientFactors) -> None:
+    assert parts_of(found).keys() == parts_of(expected).keys()
+    for name, part in parts_of(expected).items():
+        assert getattr(found, name).dtype == part.dtype
+        assert torch.equal(getattr(found, name), part)

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from fishermask_fast import FisherMaskSelector, GradientFactors, Selection, select_batch
-from fishermask_fast.candidates import LocalCandidates
+from fishermask_fast.engine.candidates import LocalCandidates
 
 
 def problem(name: str) -> dict[str, Any]:

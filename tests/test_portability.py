@@ -48,7 +48,7 @@ def stopped(*arguments):
         raise KeyboardInterrupt
     write_rows(*arguments)
 
-import fishermask_fast.resumable as resumable
+import fishermask_fast.gradients.resumable as resumable
 resumable.write_rows = stopped
 try:
     fast.masked_gradients(model, data, mask, batch_size=7, out=folder / "pool")

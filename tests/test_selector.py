@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fishermask_fast import StoredFactors, reference, selector
-from fishermask_fast.mask import FisherMask, fisher_diagonal
+from fishermask_fast.gradients.diagonal import fisher_diagonal
+from fishermask_fast.masks.mask import FisherMask
 from fishermask_fast.selector import FisherMaskSelector
 
 N_POOL, N_LABELED, N_SELECT, FEATURES, CLASSES = 40, 15, 6, 6, 3

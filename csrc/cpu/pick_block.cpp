@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "pick_tensors.h"
+#include "common/pick_tensors.h"
 
 namespace fishermask {
 namespace {

@@ -9,7 +9,9 @@
 
 #include "quadratic_forms_kernel.h"
 #include "simd_begin.h"
-#include "small_matrix.h"
+
+// What follows is compiled anew for each instruction set.
+#include "common/small_matrix.h"
 #include "tile_products.h"
 
 constexpr int kFormLanes = kTile<double>;

@@ -11,7 +11,9 @@
 
 #include "score_update_kernel.h"
 #include "simd_begin.h"
-#include "small_matrix.h"
+
+// What follows is compiled anew for each instruction set.
+#include "common/small_matrix.h"
 #include "tile_products.h"
 
 // A tile's worth of doubles.

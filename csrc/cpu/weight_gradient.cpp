@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/weight_layout.h"
 #include "weight_gradient_kernel.h"
-#include "weight_layout.h"
 
 namespace fishermask {
 namespace {

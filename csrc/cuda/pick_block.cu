@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
+#include "common/pick_tensors.h"
 #include "lanes.cuh"
-#include "pick_tensors.h"
 #include "utils.cuh"
 
 namespace fishermask {

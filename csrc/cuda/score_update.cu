@@ -14,8 +14,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/score_body.h"
 #include "lanes.cuh"
-#include "score_body.h"
 #include "utils.cuh"
 
 namespace fishermask {

@@ -12,9 +12,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/weight_layout.h"
 #include "lanes.cuh"
 #include "utils.cuh"
-#include "weight_layout.h"
 
 namespace fishermask {
 namespace {

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from fishermask_fast.arrays import as_tensor
 from fishermask_fast.checks import check_integer, check_positive
-from fishermask_fast.embeddings import factors_from_embeddings
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.engine import scores_along
+from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.mask import FisherMask
-from fishermask_fast.scores import scores_along
+from fishermask_fast.masks import FisherMask
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector
 

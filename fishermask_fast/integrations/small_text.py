@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fishermask_fast.checks import check_integer, check_positive
-from fishermask_fast.embeddings import factors_from_embeddings
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector

@@ -1,0 +1,20 @@
+"""One selection by several processes, with the picks of one.
+
+Rooms: exchange (what ranks tell each other), parts (which samples are whose), candidates (a rank's
+shard of the pool), shards (the selection). May import: engine, network, factors and below.
+"""
+
+from __future__ import annotations
+
+from fishermask_fast.distributed.exchange import Exchange
+from fishermask_fast.distributed.parts import NOTHING, Part, Ranks, is_empty
+from fishermask_fast.distributed.shards import select_from_shards
+
+__all__ = [
+    "Exchange",
+    "NOTHING",
+    "Part",
+    "Ranks",
+    "is_empty",
+    "select_from_shards",
+]

@@ -1,0 +1,380 @@
+"""The candidates of a selection: where their gradients lie, and the state of each.
+
+Every candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T and its score tr(A_x^-1 B_x)
+(with the signs of engine.py for removals). A block of picks goes through four steps:
+
+    begin    the leaders, with copies of their gradients and of their state
+    verify   all others take the block's updates, and tell which of them would have won
+    keep     the leaders' own state comes back, and the picks leave the pool; or
+    cut      the state goes back to `begin`, and the updates of the picks that stand wait for the
+             next block's pass, which takes them first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
+from fishermask_fast.ops import selection as ops
+
+_MAX_BLOCK = 16
+_MAX_LEADERS = 4096
+# Where a pass has to fetch the gradients first, it should serve more picks.
+_MAX_FAR_BLOCK = 32
+_MAX_FAR_LEADERS = 16384
+# A GPU needs more samples at a time to be busy: 512 MiB of working memory.
+_GPU_CHUNK_FACTOR = 16
+
+
+class Updates(NamedTuple):
+    """U^T and W^T of some picks, one below the other, and how many rows belong to each."""
+
+    u: Tensor  # (sum of ranks, k) float64
+    w: Tensor  # (sum of ranks, k) float64
+    ranks: list[int]
+
+    def after(self, earlier: Updates) -> Updates:
+        """Both, the earlier ones first."""
+        u, w = torch.cat([earlier.u, self.u]), torch.cat([earlier.w, self.w])
+        return Updates(u, w, earlier.ranks + self.ranks)
+
+
+class Report(NamedTuple):
+    """What a pass saw before each of its T updates; an index is N where there is none."""
+
+    best: list[float]  # the largest score
+    best_index: list[int]  # its lowest index
+    first_index: list[int]  # the lowest index with a score of at least the threshold
+
+
+@dataclass(frozen=True)
+class State:
+    """A and B as packed lower triangles, scores, and |tr B| at the last set-up, of n candidates."""
+
+    a: Tensor  # (n, r (r + 1) / 2) float64
+    b: Tensor  # (n, r (r + 1) / 2) float64
+    scores: Tensor  # (n,) float64
+    traces: Tensor  # (n,) float64
+    diagonal: Tensor  # (r (r + 1) / 2,) float64, 1 where the diagonal of a triangle lies
+
+    @staticmethod
+    def empty(n: int, r: int, device: torch.device) -> State:
+        rows, columns = torch.tril_indices(r, r, device=device)
+        diagonal = (rows == columns).double()
+        a = diagonal.new_empty(n, diagonal.numel())
+        return State(a, torch.empty_like(a), a.new_empty(n), a.new_empty(n), diagonal)
+
+    def __getitem__(self, index: Tensor | slice) -> State:
+        """Views for a slice, copies for a LongTensor."""
+        return State(
+            self.a[index], self.b[index], self.scores[index], self.traces[index], self.diagonal
+        )
+
+    def put(self, index: Tensor, part: State) -> None:
+        """Replace A, B and scores of some candidates, a LongTensor, in place."""
+        self.a.index_copy_(0, index, part.a)
+        self.b.index_copy_(0, index, part.b)
+        self.scores.index_copy_(0, index, part.scores)
+
+    def trace_b(self) -> Tensor:
+        """|tr B| as it is now, (n,)."""
+        return (self.b @ self.diagonal).abs_()
+
+    def advance(
+        self,
+        factors: GradientFactors,
+        index: Tensor,
+        updates: Updates,
+        thresholds: Tensor,
+        *,
+        scale: float,
+        float64: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take updates to some candidates, in place; see ops.score_update."""
+        return ops.score_update(
+            factors,
+            index,
+            *updates,
+            thresholds,
+            self.a,
+            self.b,
+            self.scores,
+            scale=scale,
+            float64_products=float64,
+        )
+
+
+@dataclass(frozen=True)
+class Leaders:
+    """The m best candidates of a block, apart from the pool."""
+
+    index: Tensor  # (m,) int64, ascending: their places in the pool
+    factors: GradientFactors  # in memory
+    state: State
+
+    def __len__(self) -> int:
+        return self.index.numel()
+
+
+class Candidates(Protocol):
+    """What the engine asks of a pool; see the module and LocalCandidates."""
+
+    scale: float
+    sign: int
+    # Picks that one pass may verify, and candidates that may be compared for them, at most.
+    max_block: int
+    max_leaders: int
+
+    def __len__(self) -> int: ...
+
+    @property
+    def n_rows(self) -> int: ...
+
+    def rows(self, index: Sequence[int]) -> GradientFactors: ...
+
+    def set_up(
+        self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool
+    ) -> None: ...
+
+    def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
+
+    def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report: ...
+
+    def keep(self, leaders: Leaders, taken: Sequence[int]) -> None: ...
+
+    def cut(
+        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+    ) -> bool: ...
+
+
+class LocalCandidates:
+    """Candidates whose gradients this process holds, and their state.
+
+    Args:
+        factors: the gradients of the N candidates, in memory or not.
+        scale: V = scale * factors.
+        sign: 1 for picks, -1 for removals.
+        chunk_size: samples at a time where a set-up needs working memory; None for about 32 MiB of
+            it, on a GPU 512 MiB.
+    """
+
+    def __init__(
+        self, factors: FactorSource, scale: float, sign: int, chunk_size: int | None = None
+    ) -> None:
+        self.scale = scale
+        self.sign = sign
+        near = isinstance(factors, GradientFactors)
+        self.max_block = _MAX_BLOCK if near else _MAX_FAR_BLOCK
+        self.max_leaders = _MAX_LEADERS if near else _MAX_FAR_LEADERS
+        self._factors = factors
+        self._chunk_size = chunk_size
+        self._state = State.empty(len(factors), factors.n_rows, factors.device)
+        self._saved = (torch.empty_like(self._state.a), torch.empty_like(self._state.b))
+        self._free = torch.ones(len(factors), dtype=torch.bool, device=factors.device)
+        self._leaders = self._free.new_empty(0, dtype=torch.int64)
+        # Updates that the saved A and B have not taken, and whether in float64; the state then is
+        # that of a block that was cut, whose scores still tell who may lead the next one.
+        self._waiting: Updates | None = None
+        self._waiting_in_float64 = False
+
+    def __len__(self) -> int:
+        return len(self._factors)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows r of each sample's V."""
+        return self._factors.n_rows
+
+    @property
+    def head_index(self) -> Tensor | None:
+        """The masked entries of the head, as in GradientFactors."""
+        return self._factors.head_index
+
+    @property
+    def diagonal(self) -> Tensor:
+        """As in State."""
+        return self._state.diagonal
+
+    def rows(self, index: Sequence[int]) -> GradientFactors:
+        """The gradients of some candidates, in memory."""
+        device = self._factors.device
+        return _working(self._factors[torch.tensor(index, dtype=torch.int64, device=device)])
+
+    def _chunks(self) -> Iterator[tuple[int, GradientFactors]]:
+        for start, chunk in self._factors.chunks():
+            yield start, _working(chunk)
+
+    def set_up(self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool) -> None:
+        """Every A, B and score anew, in float64.
+
+        Args:
+            inverse: (k, k) M^-1.
+            double: (k, k) G.
+            lamb: where M = lamb I, else None.
+            traces: whether M^-1 and G are new as well.
+
+        Raises:
+            ValueError: gradients or scores are not finite.
+        """
+        r, square = self.n_rows, self.scale**2 * self.sign
+        rows, columns = torch.tril_indices(r, r, device=inverse.device)
+        empty = inverse.new_empty(0, inverse.shape[0])
+        self._waiting = None
+        for start, chunk in self._chunks():
+            state = self._state[start : start + len(chunk)]
+            size = self._chunk_size or chunk.default_chunk_size() * (
+                _GPU_CHUNK_FACTOR if chunk.device.type == "cuda" else 1
+            )
+            if lamb is not None:
+                a = chunk.grams().div_(lamb)
+                (b,) = chunk.quadratic_forms(double, chunk_size=size)
+            else:
+                a, b = chunk.quadratic_forms(inverse, double, chunk_size=size)
+            a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
+            state.a.copy_(a[:, rows, columns])
+            state.b.copy_(b[:, rows, columns]).mul_(square)
+            free = self._free[start : start + len(chunk)].nonzero().squeeze(1)
+            nothing = Updates(empty, empty, [])
+            state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
+            if traces:
+                state.traces.copy_(state.trace_b())
+            if not bool(state.scores[free].isfinite().all()):
+                check_finite(chunk, start)
+                raise OverflowError
+
+    def begin(self, size: int, forced: Collection[int]) -> Leaders:
+        """Begin a block: the `size` candidates with the best scores, ties by lowest index.
+
+        The forced ones come first.
+        """
+        return self.lead(best(self.free_scores(forced), size))
+
+    def free_scores(self, forced: Collection[int]) -> Tensor:
+        """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
+        scores = self._state.scores.masked_fill(~self._free, -torch.inf)
+        if forced:
+            scores[list(forced)] = torch.inf
+        return scores
+
+    def lead(self, index: Tensor) -> Leaders:
+        """Begin a block with the leaders `index`, a LongTensor in ascending order."""
+        self._leaders = index
+        factors, state = _working(self._factors[index]), self._state[index]
+        if self._waiting is not None:
+            state = replace(state, a=self._saved[0][index], b=self._saved[1][index])
+            state.advance(
+                factors,
+                torch.arange(len(index), device=index.device),
+                self._waiting,
+                self._never(self._waiting),
+                scale=self.scale,
+                float64=self._waiting_in_float64,
+            )
+        return Leaders(index, factors, state)
+
+    def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report:
+        """Take a block's updates to all candidates but its leaders; what they would have won."""
+        limits = torch.tensor(thresholds, dtype=torch.float64, device="cpu")
+        limits = limits.to(self._factors.device, non_blocking=True)
+        n_waiting = 0
+        if self._waiting is None:
+            self._saved[0].copy_(self._state.a)
+            self._saved[1].copy_(self._state.b)
+        else:
+            self._restore()
+            n_waiting = len(self._waiting.ranks)
+            updates = updates.after(self._waiting)
+            limits = torch.cat([self._never(self._waiting), limits])
+            float64 = float64 or self._waiting_in_float64
+        free = self._free.index_fill(0, self._leaders, False)
+        found = self._advance(free, updates, limits, float64)
+        # Indices are exact in float64: one report and one wait for all of it.
+        report = torch.stack([part[n_waiting:].double() for part in found])
+        best, best_index, first_index = report.tolist()
+        return Report(best, [int(i) for i in best_index], [int(i) for i in first_index])
+
+    def keep(self, leaders: Leaders, taken: Sequence[int]) -> None:
+        """End a block whose picks all stand; `leaders` hold their state after it."""
+        self._state.put(leaders.index, leaders.state)
+        self._waiting = None
+        self._take(taken)
+
+    def cut(
+        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+    ) -> bool:
+        """End a block of which only the first picks stand; `updates` are theirs.
+
+        Returns:
+            Whether so many updates were waiting that it took a pass to bring them in.
+        """
+        # Copies: the caller's own memory is used again.
+        updates = Updates(updates.u.clone(), updates.w.clone(), updates.ranks)
+        self._state.scores.index_copy_(0, leaders.index, leaders.state.scores)
+        self._take(taken)
+        if self._waiting is not None:
+            updates = updates.after(self._waiting)
+            float64 = float64 or self._waiting_in_float64
+        self._waiting, self._waiting_in_float64 = updates, float64
+        if len(updates.ranks) < self.max_block:
+            return False
+        self._restore()
+        self._advance(self._free, updates, self._never(updates), float64)
+        self._waiting = None
+        return True
+
+    def _restore(self) -> None:
+        self._state.a.copy_(self._saved[0])
+        self._state.b.copy_(self._saved[1])
+
+    @staticmethod
+    def _never(updates: Updates) -> Tensor:
+        """Thresholds that no score reaches."""
+        return updates.u.new_full((len(updates.ranks),), torch.inf)
+
+    def _take(self, taken: Sequence[int]) -> None:
+        index = torch.tensor(taken, dtype=torch.int64, device=self._free.device)
+        self._free.index_fill_(0, index, False)
+
+    def _advance(
+        self, chosen: Tensor, updates: Updates, thresholds: Tensor, float64: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take updates to the candidates that the mask `chosen` (N,) names."""
+        n = len(self)
+        best = torch.full_like(thresholds, -torch.inf)
+        best_index = torch.full_like(thresholds, n, dtype=torch.int64)
+        first_index = best_index.clone()
+        for start, chunk in self._chunks():
+            stop = start + len(chunk)
+            index = chosen[start:stop].nonzero().squeeze(1)
+            here, here_index, here_first = self._state[start:stop].advance(
+                chunk, index, updates, thresholds, scale=self.scale, float64=float64
+            )
+            better = here > best
+            best = torch.where(better, here, best)
+            best_index = torch.where(better, here_index + start, best_index)
+            found = (here_first < len(chunk)) & (first_index == n)
+            first_index = torch.where(found, here_first + start, first_index)
+        return best, best_index, first_index
+
+
+def _working(factors: GradientFactors) -> GradientFactors:
+    """The factors in a dtype that the ops take."""
+    if factors.dtype in (torch.float16, torch.bfloat16):
+        return factors.to(dtype=torch.float32)
+    return factors
+
+
+def best(scores: Tensor, size: int) -> Tensor:
+    """Indices of the `size` largest scores, ties by lowest index, in ascending order."""
+    if size == 0:
+        return torch.empty(0, dtype=torch.int64, device=scores.device)
+    n = scores.numel()
+    lowest = scores.topk(size).values[-1:]
+    above = (scores > lowest).long() + (scores >= lowest).long()
+    order = above * n - torch.arange(n, device=scores.device)
+    return order.topk(size).indices.sort().values

@@ -1,0 +1,178 @@
+"""What a single sample would change: its U and W, in float64, from M^-1 and G.
+
+With Y = V_s M^-1, Z = V_s G, K = Y V_s^T and H = Z V_s^T, all at the moment of the pick, and the
+transposes of U and W as rows,
+
+    A_s = I +- K = Q (1 +- diag(lambda)) Q^T,   L = Q (1 +- diag(lambda))^-1/2
+    U^T = L^T Y,   W^T = L^T Z -+ (L^T H L) U^T / 2,   score(s) = +- tr(L^T H L)
+
+where directions with lambda = 0, which change nothing, are left out of L. Where there are none,
+Cholesky's L, which needs no eigenvectors, does as well. M^-1 and G are brought up to date only now
+and then, many picks at once; the picks since then come in by their U and W:
+
+    Y = Y_0 -+ P U^T,   Z = Z_0 -+ (R U^T + P W^T),   P = V_s U,  R = V_s W
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.engine.candidates import Updates
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.ops import selection as ops
+
+# A direction this small changes M, and so every score, by less than this share of itself.
+_NEGLIGIBLE = 1e-13
+# Columns of U that wait before M^-1 and G are brought up to date: fewer cost more products with
+# these, more cost longer corrections.
+_MAX_WAITING = 64
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one pick (or removal) changes, and the score it wins with."""
+
+    index: int
+    score: float
+    rows: Tensor  # (r, k) V_s
+    u: Tensor  # (q, k) U^T
+    w: Tensor  # (q, k) W^T
+
+
+class Directions:
+    """Updates of samples during a selection.
+
+    Args:
+        n_rows: rows r of each sample's V.
+        scale: V = scale * factors.
+        inverse: (k, k) M^-1, changed in place.
+        double: (k, k) G, changed in place.
+        sign: 1 for picks, -1 for removals.
+        block: the most picks that are added between two calls of `begin`.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        scale: float,
+        inverse: Tensor,
+        double: Tensor,
+        sign: int,
+        block: int,
+    ) -> None:
+        self._scale = scale
+        self._inverse = inverse
+        self._double = double
+        self._sign = sign
+        capacity = _MAX_WAITING + block * n_rows
+        self._u = inverse.new_empty(capacity, inverse.shape[0])
+        self._w = torch.empty_like(self._u)
+        self._ranks: list[int] = []
+        self._begun = 0
+
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """M^-1 and G after all picks that were added."""
+        self._fold()
+        return mirror_lower(self._inverse), mirror_lower(self._double)
+
+    def begin(self) -> None:
+        """Begin a block; bring M^-1 and G up to date where enough has come together."""
+        if sum(self._ranks) > _MAX_WAITING:
+            self._fold()
+        self._begun = len(self._ranks)
+
+    def updates(self, factors: GradientFactors, slots: Tensor, indices: list[int]) -> list[Update]:
+        """The updates of some samples after the picks added so far.
+
+        Args:
+            factors: of these samples and others.
+            slots: (n,) int64, places in `factors`.
+            indices: what the updates call each sample.
+        """
+        waiting = sum(self._ranks)
+        products = ops.inverse_products(
+            factors,
+            slots,
+            self._inverse,
+            self._double,
+            self._u[:waiting],
+            self._w[:waiting],
+            scale=self._scale,
+            sign=self._sign,
+        )
+        if products[0].device.type != "cpu":
+            return [self._update(*parts) for parts in zip(indices, *products, strict=True)]
+        u, w, scores = ops.pick_update(*products, sign=self._sign, negligible=_NEGLIGIBLE)
+        return [
+            self._update(index, *(part[at] for part in products))
+            if score == -math.inf
+            else Update(index, score, products[0][at], u[at], w[at])
+            for at, (index, score) in enumerate(zip(indices, scores.tolist(), strict=True))
+        ]
+
+    def _update(self, index: int, rows: Tensor, y: Tensor, z: Tensor) -> Update:
+        """The update of a sample, which may have directions that change nothing."""
+        eigenvalues, basis = torch.linalg.eigh(y @ rows.T)  # which reads the lower triangle
+        negligible = max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
+        if float(eigenvalues[0]) <= negligible:
+            kept = eigenvalues > negligible
+            eigenvalues, basis = eigenvalues[kept], basis[:, kept]
+        basis = basis * (1 + self._sign * eigenvalues).rsqrt()
+        half = basis.T @ (z @ rows.T) @ basis
+        u = basis.T @ y
+        w = torch.addmm(basis.T @ z, half + half.T, u, alpha=-self._sign / 4)
+        return Update(index, self._sign * float(half.trace()), rows, u, w)
+
+    def add(self, update: Update) -> None:
+        """Count a pick: the samples after it see its update."""
+        at, q = sum(self._ranks), update.u.shape[0]
+        self._u[at : at + q] = update.u
+        self._w[at : at + q] = update.w
+        self._ranks.append(q)
+
+    def keep(self, n_picks: int) -> None:
+        """Forget all but the block's first picks."""
+        del self._ranks[self._begun + n_picks :]
+
+    def block(self, n_picks: int) -> Updates:
+        """The updates of the block's first picks."""
+        start = sum(self._ranks[: self._begun])
+        ranks = self._ranks[self._begun : self._begun + n_picks]
+        stop = start + sum(ranks)
+        return Updates(self._u[start:stop], self._w[start:stop], ranks)
+
+    def _fold(self) -> None:
+        """M^-1 -+= U U^T, G -+= U W^T + W U^T for all picks that wait."""
+        waiting = sum(self._ranks)
+        if not waiting:
+            return
+        u, w = self._u[:waiting], self._w[:waiting]
+        if u.device.type == "cpu":
+            ops.fold_updates(self._inverse, self._double, u, w, sign=self._sign)
+        else:
+            add_to_lower(self._inverse, u, u, -self._sign)
+            add_to_lower(self._double, torch.cat([u, w]), torch.cat([w, u]), -self._sign)
+        self._ranks.clear()
+
+
+def add_to_lower(matrix: Tensor, x: Tensor, y: Tensor, factor: float) -> None:
+    """matrix += factor X^T Y, which is symmetric, in the lower triangle and diagonal blocks."""
+    k = matrix.shape[0]
+    for start in range(0, k, _BLOCK):
+        stop = min(start + _BLOCK, k)
+        matrix[start:stop, :stop].addmm_(x[:, start:stop].T, y[:, :stop], alpha=factor)
+
+
+def mirror_lower(matrix: Tensor) -> Tensor:
+    """The matrix, its upper triangle made from its lower one in place."""
+    for start in range(0, matrix.shape[0], _BLOCK):
+        stop = start + _BLOCK
+        matrix[:start, start:stop] = matrix[start:stop, :start].T
+        block = matrix[start:stop, start:stop]
+        block.copy_(block.tril() + block.tril(-1).T)
+    return matrix

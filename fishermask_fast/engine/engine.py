@@ -1,0 +1,281 @@
+"""The greedy engine: rank updates of every candidate's score, in blocks of picks.
+
+Each candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T, G = M^-1 F M^-1, and its
+score tr(A_x^-1 B_x). A pick's U and W (see directions.py) change everything, and F itself is not
+touched after the set-up:
+
+    M^-1 <- M^-1 - U U^T,   G <- G - U W^T - W U^T
+    A_x <- A_x - P P^T,     B_x <- B_x - P R^T - R P^T,     P = V_x U,  R = V_x W
+
+A removal is the same with A_x = I - V_x M^-1 V_x^T, with B_x negated, and with M^-1 and G growing
+instead: its score is minus the increase of tr(M^-1 F), so the largest wins there too.
+
+A block picks T samples in a row among the leaders, then brings all other candidates up to date in
+one pass over V. Where one of those would have won, the block is cut before that pick: the picks are
+those of one pick at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.engine.candidates import Candidates, Leaders, Report, State, Updates
+from fishermask_fast.engine.directions import Directions, Update
+from fishermask_fast.engine.precision import TIE, PrecisionPolicy, Remedy
+from fishermask_fast.engine.problem import Problem
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_BLOCK = 4
+# Leaders of a block: so many a pick, or so large a share of all candidates, whose updates then cost
+# a thirtieth of the pass over all; and never more than the pool says.
+_LEADERS_PER_PICK = 8
+_LEADERS_SHARE = 32
+_MAX_CONTENDERS = 16
+_MAX_EMPTY_BLOCKS = 3
+_NEAR_TOP = 0.9
+
+
+class _Ambiguous(Exception):
+    """More candidates within float32's margin of the winner than are scored one by one."""
+
+
+class _Stale(Exception):
+    """The state cannot tell the next winner, of the score given, before a remedy."""
+
+    def __init__(self, remedy: Remedy, score: float) -> None:
+        super().__init__(remedy, score)
+        self.remedy = remedy
+        self.score = score
+
+
+class Engine:
+    """Greedy picks from a pool, or removals from a picked set.
+
+    Args:
+        problem: the objective.
+        candidates: what is picked (sign 1), or removed (sign -1), from.
+        always_float64: never take products in float32.
+        block_size: picks verified by one pass over the candidates; None adapts it.
+
+    Attributes:
+        taken: indices picked (or removed) so far, in order.
+        changes: the score of each: by how much a pick lowers tr(M^-1 F); for a removal, minus by
+            how much it raises it.
+        objective: tr(M^-1 F) before the first of them.
+        passes: passes over V, set-ups apart.
+        setups: how often the state of every candidate was made anew.
+
+    Raises:
+        ValueError: M is not positive definite, gradients are not finite, or scores overflow.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        candidates: Candidates,
+        *,
+        always_float64: bool = False,
+        block_size: int | None = None,
+    ) -> None:
+        self.taken: list[int] = []
+        self.changes: list[float] = []
+        self.passes = 0
+        self.setups = 0
+        self._problem = problem
+        self._pool = candidates
+        self._sign = candidates.sign
+        self._policy = PrecisionPolicy(always_float64)
+        self._fixed_block = block_size
+        self._block = block_size or _FIRST_BLOCK
+        self._forced: set[int] = set()
+        self._empty_blocks = 0
+        self.objective = self._set_up()
+
+    def _set_up(self) -> float:
+        """M^-1, G and the state from their definitions, in float64; tr(M^-1 F)."""
+        index = self.taken
+        if self._sign < 0:
+            index = sorted(set(range(len(self._pool))).difference(index))
+        included = self._pool.rows(index) if index else None
+        inverse, double = self._problem.inverses(included)
+        self._directions = Directions(
+            self._pool.n_rows,
+            self._problem.scale,
+            inverse,
+            double,
+            self._sign,
+            self._fixed_block or self._pool.max_block,
+        )
+        self._renew(self._problem.lamb if self._problem.trivial(included) else None, traces=True)
+        return float((inverse * self._problem.fisher).sum())
+
+    def _renew(self, lamb: float | None = None, *, traces: bool = False) -> None:
+        """Every A, B and score from M^-1 and G, in float64; `lamb` where M = lamb I."""
+        try:
+            self._pool.set_up(*self._directions.matrices(), lamb, traces=traces)
+        except OverflowError:
+            raise self._overflow() from None
+        self.setups += 1
+
+    def _overflow(self) -> ValueError:
+        return ValueError(
+            "scores overflow float64: the gradients or fisher are too large against "
+            f"lamb = {self._problem.lamb:g}; scale them down or raise lamb"
+        )
+
+    def run(self, n_take: int, on_progress: Callable[[int], object] | None = None) -> None:
+        """Go on until `n_take` are taken; `on_progress` hears how many each block took."""
+        while len(self.taken) < n_take:
+            before = len(self.taken)
+            try:
+                self._take_block(n_take - before)
+            except _Stale as stale:
+                self._policy.remedied(stale.score)
+                if stale.remedy is Remedy.SETUP:
+                    self._set_up()
+                elif stale.remedy is Remedy.RENEWAL:
+                    self._renew()
+            except _Ambiguous:
+                _logger.info("near-ties within float32's margin: going on in float64 alone")
+                self._policy.always_float64 = True
+                self._policy.remedied(abs(self.changes[-1]))
+                self._set_up()
+            if on_progress is not None:
+                on_progress(len(self.taken) - before)
+
+    def _take_block(self, n_left: int) -> None:
+        """Pick a block among the leaders, verify it against all others, and keep what holds."""
+        n_free = len(self._pool) - len(self.taken)
+        wanted = max(self._leader_count(n_left), len(self._forced))
+        leaders = self._pool.begin(min(wanted, n_free), self._forced)
+        self._directions.begin()
+        picks, running = self._pick_among(leaders, min(self._block, n_left, len(leaders)))
+        kept = size = len(picks)
+        float64 = self._policy.float64
+        if len(leaders) < n_free:
+            margin = self._policy.margin
+            thresholds = [score - margin * abs(score) for score in running]
+            updates = self._directions.block(size)
+            report = self._pool.verify(updates, thresholds, float64=float64)
+            self.passes += 1
+            kept = self._first_beaten(picks, running, report)
+        taken = [pick.index for pick in picks[:kept]]
+        if kept < size:
+            updates = self._directions.block(kept)
+            self.passes += self._pool.cut(leaders, updates, taken, float64=float64)
+        else:
+            self._pool.keep(leaders, taken)
+            self._forced.clear()
+        self._empty_blocks = 0 if kept else self._empty_blocks + 1
+        if not float64 and self._empty_blocks > _MAX_EMPTY_BLOCKS:
+            raise _Ambiguous
+        self._accept(picks[:kept])
+        if self._fixed_block is None:
+            grown = 2 * size if kept == size else max(size // 2, kept, 1)
+            self._block = min(grown, self._pool.max_block)
+
+    def _leader_count(self, n_left: int) -> int:
+        share = min(len(self._pool) // _LEADERS_SHARE, self._pool.max_leaders)
+        return max(_LEADERS_PER_PICK * min(self._block, n_left), share)
+
+    def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
+        """Greedy picks among the leaders alone, whose state moves along.
+
+        Ends early where the state has gone stale. Returns the picks in order, and what the running
+        score of each was.
+        """
+        left = torch.arange(len(leaders), device=leaders.index.device)
+        picks: list[Update] = []
+        running: list[float] = []
+        for _ in range(size):
+            scores = leaders.state.scores[left]
+            loss = self._loss(leaders.state, left, scores)
+            pick, at, remedy = self._choose(leaders, left, scores, loss)
+            score = float(scores[at])
+            first = abs(picks[0].score) if picks else None
+            remedy = remedy or self._policy.remedy(abs(pick.score), abs(score), loss, first)
+            if remedy is not None:
+                if not picks:
+                    raise _Stale(remedy, abs(pick.score))
+                break
+            picks.append(pick)
+            running.append(score)
+            self._directions.add(pick)
+            left = torch.cat([left[:at], left[at + 1 :]])
+            updates = Updates(pick.u, pick.w, [pick.u.shape[0]])
+            self._advance(leaders, left, updates, pick.u.new_zeros(1))
+        return picks, running
+
+    def _loss(self, state: State, left: Tensor, scores: Tensor) -> float:
+        """How many times tr(B_x) has fallen since the set-up, at most, among the best leaders."""
+        top = scores.max()
+        loss = (state.traces / state.trace_b().clamp_(min=1e-300))[left]
+        return float(loss.masked_fill_(scores < top - _NEAR_TOP * top.abs(), 0.0).max())
+
+    def _choose(
+        self, leaders: Leaders, left: Tensor, scores: Tensor, loss: float
+    ) -> tuple[Update, int, Remedy | None]:
+        """The winner among the leaders left, its place there, and what is due to tell for sure.
+
+        The candidates within the margin of the top are compared by scores taken anew; a tie goes to
+        the lowest index. Where they are too many for that, they are taken for equal samples.
+        """
+        top = scores.max()
+        near = (scores >= top - self._policy.margin * top.abs()).nonzero().squeeze(1)
+        if not near.numel():
+            raise self._overflow()
+        if near.numel() > _MAX_CONTENDERS:
+            if not self._policy.float64:
+                raise _Ambiguous
+            near = near[:1]
+        slots = left[near]
+        contenders = self._directions.updates(leaders.factors, slots, leaders.index[slots].tolist())
+        best = max(contenders, key=lambda update: update.score)
+        behind = [
+            0.0
+            if torch.equal(update.rows, best.rows)
+            else (best.score - update.score) / max(abs(best.score), 1e-300)
+            for update in contenders
+        ]
+        at = next(at for at, gap in enumerate(behind) if gap <= TIE)
+        doubt = self._policy.doubt(loss)
+        due = Remedy.SETUP if any(TIE < gap <= doubt for gap in behind) else None
+        return contenders[at], int(near[at]), due
+
+    def _advance(
+        self, leaders: Leaders, index: Tensor, updates: Updates, thresholds: Tensor
+    ) -> None:
+        """Take updates to some leaders."""
+        leaders.state.advance(
+            leaders.factors,
+            index,
+            updates,
+            thresholds,
+            scale=self._problem.scale,
+            float64=self._policy.float64,
+        )
+
+    def _first_beaten(self, picks: list[Update], running: list[float], report: Report) -> int:
+        """How many picks stand before one that a candidate outside the leaders would have won."""
+        n, float64 = len(self._pool), self._policy.float64
+        for t, (pick, score) in enumerate(zip(picks, running, strict=True)):
+            # A higher index with an equal score loses; float32 cannot tell which scores are equal.
+            first = report.first_index[t]
+            beaten = first < (pick.index if float64 else n)
+            if beaten or report.best[t] > score + TIE * abs(score):
+                self._forced |= {i for i in (report.best_index[t], first) if i < n}
+                return t
+        return len(picks)
+
+    def _accept(self, picks: list[Update]) -> None:
+        self._directions.keep(len(picks))
+        for pick in picks:
+            self.taken.append(pick.index)
+            self.changes.append(pick.score)
+            self._forced.discard(pick.index)
+            self._policy.observe(abs(pick.score))

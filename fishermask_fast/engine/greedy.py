@@ -1,0 +1,97 @@
+"""From a problem and its candidates to a selection: picks forward, then removals backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.engine.block_engine import BlockEngine
+from fishermask_fast.engine.candidates import Candidates, LocalCandidates
+from fishermask_fast.engine.engine import Engine
+from fishermask_fast.engine.inputs import Options
+from fishermask_fast.engine.problem import Problem
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was selected, and how the objective tr(M^-1 F) came down.
+
+    Attributes:
+        indices: (K,) int64, the selected samples in the order picked.
+        scores: (K,) float64, by how much each lowered tr(M^-1 F) when it was picked.
+        objective: float64, tr(M^-1 F) before the first pick, after each pick and each removal.
+        dropped: (b K,) int64, the samples that backward steps dropped, in that order.
+        setups: how often the state of every candidate was made anew.
+        passes: passes over all candidates' gradients, set-ups apart.
+    """
+
+    indices: Tensor
+    scores: Tensor
+    objective: Tensor
+    dropped: Tensor
+    setups: int
+    passes: int
+
+    def __len__(self) -> int:
+        return self.indices.numel()
+
+
+def greedy(
+    pool: Candidates, problem: Problem, options: Options, dtype: torch.dtype, progress: bool
+) -> Selection:
+    """Pick (1 + b) K candidates, or all there are, then drop until K are left.
+
+    Args:
+        pool: the candidates.
+        problem: the objective.
+        options: as asked for.
+        dtype: of the gradients.
+        progress: show a bar.
+    """
+    n_select, block_size = problem.n_select, options.block_size
+    n_forward = min((1 + options.backward_steps) * n_select, len(pool))
+    n_drop = n_forward - n_select
+    kind = BlockEngine if problem.fisher.device.type == "cuda" else Engine
+    float64 = options.precision == "float64" or dtype == torch.float64
+    with _progress_bar(n_forward + n_drop, progress) as advance:
+        forward = kind(problem, pool, always_float64=float64, block_size=block_size)
+        forward.run(n_forward, advance)
+        changes = list(forward.changes)
+        removed: list[int] = []
+        setups, passes = forward.setups, forward.passes
+        if n_drop:
+            rows = pool.rows(forward.taken)
+            picked = LocalCandidates(rows, problem.scale, -1, options.chunk_size)
+            backward = kind(problem, picked, always_float64=True, block_size=block_size)
+            backward.run(n_drop, advance)
+            removed = backward.taken
+            changes += backward.changes
+            setups, passes = setups + backward.setups, passes + backward.passes
+    dropped = set(removed)
+    kept = [at for at in range(n_forward) if at not in dropped]
+    steps = [forward.objective, *(-change for change in changes)]
+    return Selection(
+        indices=torch.tensor([forward.taken[at] for at in kept], dtype=torch.int64),
+        scores=torch.tensor([forward.changes[at] for at in kept], dtype=torch.float64),
+        objective=torch.tensor(steps, dtype=torch.float64).cumsum(0),
+        dropped=torch.tensor([forward.taken[at] for at in removed], dtype=torch.int64),
+        setups=setups,
+        passes=passes,
+    )
+
+
+@contextmanager
+def _progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], object] | None]:
+    if not wanted:
+        yield None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+    with tqdm(total=total, unit=" picks", desc="selection", leave=False) as bar:
+        yield bar.update

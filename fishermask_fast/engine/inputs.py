@@ -1,0 +1,217 @@
+"""What a selection is asked for: checked, and made fit to compute with."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.arrays import as_tensor
+from fishermask_fast.checks import (
+    caller_level,
+    check_integer,
+    check_matrix,
+    check_positive,
+)
+from fishermask_fast.engine.problem import Problem
+from fishermask_fast.factors import (
+    FactorSource,
+    GradientFactors,
+    StoredFactors,
+    StreamedFactors,
+    as_factors,
+    check_finite,
+    sample_bytes,
+)
+from fishermask_fast.memory import check_memory
+from fishermask_fast.ops import has_cuda_ops
+
+# Of a GPU's free memory: the rest is for the state and for work.
+_SHARE_OF_GPU = 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of select_batch that are no tensors; see there."""
+
+    n_select: int
+    lamb: float
+    n_labeled: int
+    backward_steps: int
+    chunk_size: int | None
+    block_size: int | None
+    precision: str
+
+    @classmethod
+    def checked(
+        cls,
+        n_select: int,
+        lamb: float,
+        n_labeled: int,
+        backward_steps: int,
+        chunk_size: int | None,
+        block_size: int | None,
+        precision: str,
+    ) -> Options:
+        """The same, checked.
+
+        Raises:
+            TypeError, ValueError: see select_batch.
+        """
+        if precision not in ("mixed", "float64"):
+            raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
+        return cls(
+            check_integer("n_select", n_select, 1),
+            check_positive("lamb", lamb),
+            check_integer("n_labeled", n_labeled, 0),
+            check_integer("backward_steps", backward_steps, 0),
+            None if chunk_size is None else check_integer("chunk_size", chunk_size, 1),
+            None if block_size is None else check_integer("block_size", block_size, 1),
+            precision,
+        )
+
+    def check_pool(self, factors: FactorSource, n: int, device: torch.device) -> None:
+        """Raise where so many cannot be picked from n samples such as `factors`.
+
+        Raises:
+            ValueError: no samples, rows or columns, n_select above n, or matrices too large.
+        """
+        r, k = factors.n_rows, factors.n_columns
+        if n == 0:
+            raise ValueError("gradients hold no samples; expected a pool of at least one")
+        if r == 0 or k == 0:
+            raise ValueError(f"gradients must have rows and columns; got shape {(n, r, k)}")
+        if self.n_select > n:
+            raise ValueError(
+                f"n_select must be at most the pool's {n} samples; got {self.n_select}"
+            )
+        check_memory(k, device)
+        if n < (1 + self.backward_steps) * self.n_select:
+            warnings.warn(
+                f"backward_steps={self.backward_steps} picks "
+                f"{(1 + self.backward_steps) * self.n_select} samples before it drops any, but the "
+                f"pool holds {n}: all of them are picked first",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
+
+    def problem(
+        self, fisher: Tensor, labeled_fisher: Tensor | None, device: torch.device
+    ) -> Problem:
+        """The objective, on the device where it is computed."""
+        return Problem(
+            fisher.to(device),
+            None if labeled_fisher is None else labeled_fisher.to(device),
+            self.lamb,
+            self.n_labeled,
+            self.n_select,
+        )
+
+
+def check_matrices(
+    factors: FactorSource, fisher: object, labeled_fisher: object, n_labeled: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """F and F_L in float64, None where there is none.
+
+    Raises:
+        TypeError, ValueError: see select_batch.
+    """
+    given, labeled = as_tensor("fisher", fisher), as_tensor("labeled_fisher", labeled_fisher)
+    if given is not None:
+        given = check_matrix("fisher", given, factors.n_columns, factors.device)
+    if labeled is None:
+        if n_labeled > 0:
+            k = factors.n_columns
+            raise ValueError(f"n_labeled = {n_labeled} needs labeled_fisher, a ({k}, {k}) matrix")
+        return given, None
+    labeled = check_matrix("labeled_fisher", labeled, factors.n_columns, factors.device)
+    if n_labeled > 0:
+        return given, labeled
+    if bool(labeled.any()):
+        raise ValueError("labeled_fisher was given with n_labeled = 0; expected how many")
+    return given, None
+
+
+def as_source(gradients: object) -> FactorSource:
+    """The gradients as they are read.
+
+    Raises:
+        TypeError, ValueError: see select_batch.
+    """
+    if isinstance(gradients, StoredFactors):
+        return gradients
+    return as_factors(as_tensor("gradients", gradients))
+
+
+def mean_fisher(factors: FactorSource) -> Tensor:
+    """F = (1/N) sum_x V_x^T V_x, (k, k) float64; zero where there are no samples.
+
+    Raises:
+        ValueError: gradients are not finite.
+    """
+    k = factors.n_columns
+    if len(factors) == 0:
+        return torch.zeros(k, k, dtype=torch.float64, device=factors.device)
+    fisher = factors.fisher()
+    if not bool(fisher.isfinite().all()):
+        for start, chunk in factors.chunks():
+            check_finite(chunk, start)
+    return fisher
+
+
+def check_device(device: object, source: FactorSource) -> torch.device:
+    """Where a selection from these gradients is computed.
+
+    Raises:
+        TypeError, ValueError: no device, or one for which the ops were not built.
+    """
+    if device is None:
+        here = source.device
+        if here.type == "cpu" or runs_on(here):
+            return here
+        _logger.info("selection runs on the CPU: copying gradients from %s", here)
+        return torch.device("cpu")
+    try:
+        asked: torch.device = torch.device(device)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(f"device must be a torch.device or its name; got {device!r}") from error
+    if asked.type == "cuda" and asked.index is None and torch.cuda.is_available():
+        asked = torch.device("cuda", torch.cuda.current_device())
+    if asked.type != "cpu" and not runs_on(asked):
+        raise ValueError(
+            f"device must be the CPU, or a GPU for which the ops were built; got {asked}"
+        )
+    return asked
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether it is a GPU of this machine for which the ops were built."""
+    if device.type != "cuda" or not has_cuda_ops() or not torch.cuda.is_available():
+        return False
+    return device.index is None or device.index < torch.cuda.device_count()
+
+
+def computable(source: FactorSource, device: torch.device) -> FactorSource:
+    """The gradients in a form that the ops know: on the device, or on their way to it in chunks."""
+    if isinstance(source, GradientFactors):
+        half = source.dtype in (torch.float16, torch.bfloat16)
+        room = math.inf
+        if device.type == "cuda" and source.device.type == "cpu":
+            room = _free_memory(device) * _SHARE_OF_GPU
+        if len(source) * sample_bytes(source) * (2 if half else 1) <= room:
+            return source.to(device, torch.float32 if half else None)
+    if device == source.device:
+        return source
+    return StreamedFactors(source, device)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that are free, or that torch holds without using them."""
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

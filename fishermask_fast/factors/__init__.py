@@ -1,0 +1,47 @@
+"""Per-sample factors V_x = [middle | coupling kron hidden], and where they lie.
+
+Rooms in reading order: gradient_factors (in memory), checks, quadratic_forms (V Q V^T), grams
+(sums of V^T V), masked_head (by a head's masked entries), inverse_products (V M^-1 on a GPU),
+embeddings (a head's factors without a network), tensor_file (safetensors on disk), storage (factors
+in a file), streaming (factors on their way to a GPU). May import: likelihoods, ops and below.
+"""
+
+from __future__ import annotations
+
+from fishermask_fast.factors import inverse_products  # noqa: F401  registers a kernel
+from fishermask_fast.factors.checks import check_finite
+from fishermask_fast.factors.embeddings import factors_from_embeddings
+from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
+from fishermask_fast.factors.storage import StoredFactors, save_factors
+from fishermask_fast.factors.streaming import FactorSource, StreamedFactors, sample_bytes
+from fishermask_fast.factors.tensor_file import (
+    Layout,
+    drop_pages,
+    open_file,
+    plan_file,
+    read_bytes,
+    read_layout,
+    write_rows,
+    write_start,
+)
+
+__all__ = [
+    "FactorSource",
+    "GradientFactors",
+    "Layout",
+    "StoredFactors",
+    "StreamedFactors",
+    "as_factors",
+    "check_finite",
+    "drop_pages",
+    "factors_from_embeddings",
+    "open_file",
+    "save_factors",
+    "plan_file",
+    "read_bytes",
+    "read_layout",
+    "same_columns",
+    "sample_bytes",
+    "write_rows",
+    "write_start",
+]

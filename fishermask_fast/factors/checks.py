@@ -1,0 +1,55 @@
+"""What the parts of per-sample factors must be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.checks import tensor_kind
+from fishermask_fast.ops import FactorTensors
+
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FINITE_CHUNK = 2**24
+
+
+def check_part(name: str, part: object, ndim: int) -> None:
+    shape = "(N, d)" if ndim == 2 else "(N, r, k)"
+    if not isinstance(part, Tensor):
+        raise TypeError(f"{name} must be a Tensor of shape {shape}; got {type(part).__name__}")
+    if part.layout != torch.strided or part.is_nested or (part.is_meta and name == "gradients"):
+        raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(part)}")
+    if part.dtype not in _FLOATING:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64; got {part.dtype}")
+    if part.ndim != ndim:
+        raise ValueError(f"{name} must have shape {shape}; got {tuple(part.shape)}")
+
+
+def check_head_index(index: Tensor, size: int, device: torch.device) -> None:
+    if index.dtype != torch.int64 or index.ndim != 1:
+        raise TypeError(
+            f"head_index must be a 1-d int64 tensor; got {index.dtype} {tuple(index.shape)}"
+        )
+    if index.device != device:
+        raise ValueError(f"head_index is on {index.device}; expected {device}")
+    if index.numel() and (index[0] < 0 or index[-1] >= size or (index.diff() <= 0).any()):
+        raise ValueError(f"head_index must be strictly increasing within 0..{size - 1}")
+
+
+def check_finite(factors: FactorTensors, start: int = 0) -> None:
+    """Raise where a gradient is NaN or infinite; `start`: the index of the first sample.
+
+    Raises:
+        ValueError: says in how many samples, and in which first.
+    """
+    bad: Tensor | None = None
+    for part in (factors.middle, factors.coupling, factors.hidden):
+        if part is None or part.numel() == 0 or bool(part.sum(dtype=torch.float64).isfinite()):
+            continue
+        step = max(1, _FINITE_CHUNK // max(part[0].numel(), 1))
+        here = torch.cat([~chunk.isfinite().flatten(1).all(1) for chunk in part.split(step)])
+        bad = here if bad is None else bad | here
+    if bad is not None and bool(bad.any()):
+        raise ValueError(
+            f"gradients must be finite; {int(bad.sum())} of {len(factors.middle)} samples hold NaN "
+            f"or Inf, the first at index {start + int(bad.nonzero()[0])}"
+        )

@@ -1,0 +1,383 @@
+"""Per-sample gradient factors, and the products the selection takes with them.
+
+A sample's factor is V_x = [ middle_x | (coupling_x kron hidden_x)[head_index] ], an r x k matrix
+with V_x^T V_x = E_{y~p}[g g^T], the sample's Fisher information on the masked parameters. What the
+head repeats is never stored or expanded: for the head's part of V_x times a matrix S, rows (c, j),
+
+    (coupling_x kron hidden_x) S = sum_c coupling_x[:, c] (hidden_x S[c])
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.factors import grams, masked_head
+from fishermask_fast.factors.checks import check_head_index, check_part
+from fishermask_fast.factors.quadratic_forms import WideForms, scatter_rows
+from fishermask_fast.ops import forms
+
+_CHUNK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class GradientFactors:
+    """The masked gradients of N samples, with the head kept as a Kronecker product.
+
+    Attributes:
+        middle: (N, r, k_mid) masked gradients outside the head; k_mid may be 0.
+        coupling: (N, r, C) cotangents at the head's output, or None where no head is kept apart.
+        hidden: (N, d) inputs of the head; a biased head has a last column of ones.
+        head_index: (k_head,) int64, sorted positions c * d + j of the masked entries in the (C, d)
+            head; None means all C * d of them.
+
+    Raises:
+        TypeError: a part is not a floating-point tensor, or the parts differ in dtype.
+        ValueError: shapes or devices do not fit together.
+    """
+
+    middle: Tensor  # (N, r, k_mid)
+    coupling: Tensor | None = None  # (N, r, C)
+    hidden: Tensor | None = None  # (N, d)
+    head_index: Tensor | None = None  # (k_head,)
+
+    def __post_init__(self) -> None:
+        if (self.coupling is None) != (self.hidden is None):
+            raise ValueError("coupling and hidden belong together: give both or neither")
+        for name in ("middle", "coupling", "hidden"):
+            part = getattr(self, name)
+            if part is None:
+                continue
+            check_part(name, part, 2 if name == "hidden" else 3)
+            if part.dtype != self.middle.dtype:
+                raise TypeError(f"{name} is {part.dtype}; expected middle's {self.middle.dtype}")
+            if part.device != self.middle.device:
+                raise ValueError(
+                    f"{name} is on {part.device}; expected middle's {self.middle.device}"
+                )
+            if part.shape[0] != len(self):
+                raise ValueError(
+                    f"{name} holds {part.shape[0]} samples; expected middle's {len(self)}"
+                )
+        if self.coupling is None:
+            if self.head_index is not None:
+                raise ValueError("head_index needs coupling and hidden")
+            return
+        if self.coupling.shape[1] != self.n_rows:
+            raise ValueError(
+                f"coupling has {self.coupling.shape[1]} rows a sample; expected {self.n_rows}"
+            )
+        if self.head_index is not None:
+            check_head_index(self.head_index, self._head_size, self.middle.device)
+
+    def __len__(self) -> int:
+        return self.middle.shape[0]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows r of each sample's factor."""
+        return self.middle.shape[1]
+
+    @property
+    def n_columns(self) -> int:
+        """Masked parameters k."""
+        return self.middle.shape[2] + self._head_columns
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Storage dtype of every part."""
+        return self.middle.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of every part."""
+        return self.middle.device
+
+    @property
+    def _head_size(self) -> int:
+        if self.coupling is None or self.hidden is None:
+            return 0
+        return self.coupling.shape[2] * self.hidden.shape[1]
+
+    @property
+    def _head_columns(self) -> int:
+        return self._head_size if self.head_index is None else self.head_index.numel()
+
+    def _layout(self) -> tuple[int, ...]:
+        head = (
+            ()
+            if self.coupling is None or self.hidden is None
+            else (self.coupling.shape[2], self.hidden.shape[1])
+        )
+        return (self.n_rows, self.middle.shape[2], *head)
+
+    def __getitem__(self, index: int | slice | Tensor) -> GradientFactors:
+        """The factors of some samples, in the order of `index`; an int keeps the leading axis."""
+        if not isinstance(index, slice | Tensor) or (isinstance(index, Tensor) and not index.ndim):
+            index = operator.index(index)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"sample {index} of {len(self)}")
+            index %= len(self)
+            index = slice(index, index + 1)
+        return self._with(
+            self.middle[index],
+            None if self.coupling is None else self.coupling[index],
+            None if self.hidden is None else self.hidden[index],
+            self.head_index,
+        )
+
+    @staticmethod
+    def _with(*parts: Tensor | None) -> GradientFactors:
+        """From parts that are known to fit: a look at head_index would wait for a GPU."""
+        factors = object.__new__(GradientFactors)
+        for field, part in zip(fields(GradientFactors), parts, strict=True):
+            object.__setattr__(factors, field.name, part)
+        return factors
+
+    def map(
+        self, change: Callable[[Tensor], Tensor], head_index: Tensor | None = None
+    ) -> GradientFactors:
+        """The same with every part but head_index changed, which keeps its shape.
+
+        Args:
+            change: from a part to what replaces it.
+            head_index: an equal one that lies elsewhere; None for this one.
+        """
+        parts = (self.middle, self.coupling, self.hidden)
+        return self._with(
+            *(None if part is None else change(part) for part in parts),
+            self.head_index if head_index is None else head_index,
+        )
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> GradientFactors:
+        """The same factors on another device or in another floating dtype."""
+        moved = self.map(lambda part: part.to(device, dtype, non_blocking))
+        index = self.head_index
+        if index is None or device is None:
+            return moved
+        index = index.to(device, non_blocking=non_blocking)
+        return self._with(moved.middle, moved.coupling, moved.hidden, index)
+
+    @staticmethod
+    def cat(parts: Sequence[GradientFactors]) -> GradientFactors:
+        """Concatenate over samples; every part must have the same columns.
+
+        Raises:
+            ValueError: nothing to concatenate, or parts whose columns differ.
+        """
+        if not parts:
+            raise ValueError("cat needs at least one GradientFactors; got none")
+        first = parts[0]
+        for part in parts[1:]:
+            if not same_columns(part, first):
+                raise ValueError(
+                    "cat needs parts with the same columns; got (r, k_mid, C, d) = "
+                    f"{first._layout()} and {part._layout()}"
+                )
+
+        def join(tensors: list[Tensor | None]) -> Tensor | None:
+            kept = [t for t in tensors if t is not None]
+            return torch.cat(kept) if kept else None
+
+        return GradientFactors(
+            torch.cat([part.middle for part in parts]),
+            join([part.coupling for part in parts]),
+            join([part.hidden for part in parts]),
+            first.head_index,
+        )
+
+    def dense(self) -> Tensor:
+        """V as one (N, r, k) tensor: middle columns first, then the head's in order (c, j)."""
+        if self.coupling is None or self.hidden is None:
+            return self.middle
+        return torch.cat([self.middle, self._expand_head()], dim=2)
+
+    def _expand_head(self) -> Tensor:
+        """The head's columns, (N, r, k_head)."""
+        assert self.coupling is not None and self.hidden is not None
+        if self.head_index is None:
+            return (self.coupling[..., None] * self.hidden[:, None, None, :]).flatten(2)
+        d = self.hidden.shape[1]
+        rows = self.head_index // d
+        return self.coupling[:, :, rows] * self.hidden[:, None, self.head_index % d]
+
+    @property
+    def _masked_head(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """coupling, hidden and head_index where products go by the head's masked entries."""
+        if self.coupling is None or self.hidden is None or self.head_index is None:
+            return None
+        parts = (self.middle, self.coupling, self.head_index, self.hidden.shape[1])
+        return (self.coupling, self.hidden, self.head_index) if masked_head.suits(*parts) else None
+
+    @property
+    def _compact_is_dense(self) -> bool:
+        """Whether plain columns are cheaper to multiply with than the Kronecker form.
+
+        A head of which only a few entries are masked costs C^2 d^2 in Kronecker form and
+        r k_head^2 as plain columns.
+        """
+        if self.head_index is None:
+            return False
+        kronecker = self._head_size**2 / 2
+        return kronecker > 2 * self.n_rows * self.head_index.numel() ** 2
+
+    def _compact(self) -> GradientFactors:
+        """Itself, or dense where that is the cheaper form to multiply with."""
+        return GradientFactors(self.dense()) if self._compact_is_dense else self
+
+    def _wide_enough(self) -> GradientFactors:
+        """Itself, or float32 where it is narrower: the dtypes that ops know."""
+        known = self.dtype in (torch.float32, torch.float64)
+        return self if known else self.to(dtype=torch.float32)
+
+    def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, GradientFactors]]:
+        """Consecutive chunks of at most `chunk_size` samples, and where each begins.
+
+        None takes all in one.
+        """
+        for start in range(0, len(self), chunk_size or max(len(self), 1)):
+            yield start, self if chunk_size is None else self[start : start + chunk_size]
+
+    @torch.no_grad()
+    def fisher(self, chunk_size: int | None = None) -> Tensor:
+        """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
+
+        Raises:
+            ValueError: there are no samples.
+        """
+        if len(self) == 0:
+            raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
+        k = self.n_columns
+        total = torch.zeros(k, k, dtype=torch.float64, device=self.device)
+        self.add_gram(total, chunk_size)
+        return grams.mean_gram(total, len(self))
+
+    @torch.no_grad()
+    def add_gram(self, total: Tensor, chunk_size: int | None = None) -> None:
+        """Adds sum_x V_x^T V_x to the lower triangle of `total` (k, k) float64."""
+        if self._masked_head is not None:
+            masked_head.add_gram(total, *self._masked_head)
+        else:
+            for _, chunk in self.chunks(chunk_size or self.default_chunk_size()):
+                grams.add_gram(total, chunk._compact().to(dtype=torch.float64))
+
+    @torch.no_grad()
+    def grams(self) -> Tensor:
+        """V_x V_x^T for every sample, (N, r, r) float64."""
+        r = self.n_rows
+        grams = torch.empty(len(self), r, r, dtype=torch.float64, device=self.device)
+        size = self.default_chunk_size()
+        for start in range(0, len(self), size):
+            middle = self.middle[start : start + size].double()
+            torch.bmm(middle, middle.transpose(1, 2), out=grams[start : start + size])
+        if self.coupling is not None and self.hidden is not None:
+            coupling, squares = self.coupling.double(), self.hidden.double().square()
+            if self.head_index is None:
+                norms = squares.sum(1)[:, None, None]  # of h, the same for every class
+            else:
+                masked = squares.new_zeros(self._head_size)
+                masked[self.head_index] = 1.0
+                norms = (squares @ masked.view(coupling.shape[2], -1).T)[:, None, :]
+            grams += (coupling * norms) @ coupling.transpose(1, 2)
+        return grams
+
+    @torch.no_grad()
+    def quadratic_forms(self, *matrices: Tensor, chunk_size: int | None = None) -> list[Tensor]:
+        """V_x Q V_x^T for every sample and each symmetric Q, in float64.
+
+        Args:
+            *matrices: symmetric (k, k) float64 matrices.
+            chunk_size: samples at a time where they need working memory; by default what keeps it
+                near 32 MiB. On the CPU only a few masked entries of a large head do.
+
+        Returns:
+            One (N, r, r) float64 tensor for each matrix.
+
+        Raises:
+            TypeError: a matrix is not float64.
+            ValueError: a matrix is not (k, k), or on another device than the factors.
+        """
+        for matrix in matrices:
+            self._check_matrix(matrix)
+        if self._masked_head is not None:
+            return [masked_head.quadratic_form(q, *self._masked_head) for q in matrices]
+        n, r = len(self), self.n_rows
+        size = chunk_size or self.default_chunk_size()
+        if self.device.type == "cpu":
+            parts = [
+                forms.quadratic_forms(chunk._wide_enough()._compact(), matrices)
+                for _, chunk in self.chunks(size if self._compact_is_dense else None)
+            ]
+            return list((parts[0] if len(parts) == 1 else torch.cat(parts, 1)).unbind())
+        out = [torch.empty(n, r, r, dtype=torch.float64, device=self.device) for _ in matrices]
+        wide_forms: WideForms | None = None
+        for start, chunk in self.chunks(size):
+            wide = chunk._compact().to(dtype=torch.float64)
+            wide_forms = wide_forms or WideForms(matrices, wide)
+            for result, values in zip(out, wide_forms(wide), strict=True):
+                result[start : start + size] = values
+        return out
+
+    def _check_matrix(self, matrix: Tensor) -> None:
+        k = self.n_columns
+        if matrix.dtype != torch.float64:
+            raise TypeError(f"matrices must be float64; got {matrix.dtype}")
+        if tuple(matrix.shape) != (k, k):
+            raise ValueError(f"matrices must have shape {(k, k)}; got {tuple(matrix.shape)}")
+        if matrix.device != self.device:
+            raise ValueError(f"a matrix is on {matrix.device}; expected the factors' {self.device}")
+
+    @torch.no_grad()
+    def times(self, matrix: Tensor) -> Tensor:
+        """V_x S for every sample and a (k, q) float64 matrix S, as (N, r, q) float64."""
+        chunk = self._compact().to(dtype=torch.float64)
+        n, r, q = len(self), self.n_rows, matrix.shape[1]
+        m = chunk.middle.shape[2]
+        out = (chunk.middle.reshape(n * r, m) @ matrix[:m]).view(n, r, q)
+        if chunk.coupling is not None and chunk.hidden is not None:
+            head = scatter_rows(matrix[m:], chunk)  # (C, d, q)
+            inner = torch.matmul(chunk.hidden, head)  # (C, n, q)
+            out += torch.matmul(chunk.coupling, inner.transpose(0, 1))
+        return out
+
+    def default_chunk_size(self) -> int:
+        """Samples whose working memory in set-up stays near 32 MiB."""
+        r, m = self.n_rows, self.middle.shape[2]
+        numbers = 3 * r * m
+        if self.coupling is not None and self.hidden is not None:
+            c, d = self.coupling.shape[2], self.hidden.shape[1]
+            numbers += 2 * c * m + c * c + d * (d + 1) // 2
+            if self.head_index is not None:
+                numbers += 3 * r * self.head_index.numel()
+        return max(1, min(4096, _CHUNK_BYTES // (8 * max(numbers, 1))))
+
+
+def as_factors(gradients: Tensor | GradientFactors) -> GradientFactors:
+    """Gradients as factors: a dense (N, r, k) tensor is all `middle`.
+
+    Raises:
+        TypeError: not a floating-point tensor or GradientFactors.
+        ValueError: not of shape (N, r, k).
+    """
+    if isinstance(gradients, GradientFactors):
+        return gradients
+    check_part("gradients", gradients, 3)
+    return GradientFactors(gradients.detach())
+
+
+def same_columns(one: GradientFactors, other: GradientFactors) -> bool:
+    """Whether both have the same rows a sample, and columns that mean the same."""
+    if one._layout() != other._layout():
+        return False
+    if one.head_index is None or other.head_index is None:
+        return one.head_index is other.head_index
+    return torch.equal(one.head_index, other.head_index)

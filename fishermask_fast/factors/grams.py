@@ -1,0 +1,58 @@
+"""Sums of V_x^T V_x over samples, with V_x = [middle | coupling kron hidden].
+
+The head's blocks are weighted Gram matrices of its input: with S_x = coupling_x^T coupling_x,
+
+    sum_x V_x^T V_x = [ sum middle^T middle           .             ]
+                      [ sum (coupling^T middle) h     sum S_ab h h^T ]
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.factors.quadratic_forms import packed_square
+from fishermask_fast.ops import FactorTensors
+
+_BLOCK = 256
+
+
+def mean_gram(total: Tensor, n: int) -> Tensor:
+    """The symmetric matrix whose lower triangle is that of `total` over n; `total` is used up."""
+    lower = total.tril_()
+    return (lower + lower.tril(-1).T).div_(n)
+
+
+def _unpack_symmetric(packed: Tensor, d: int) -> Tensor:
+    """Symmetric matrices (q, d, d) from their lower triangles (q, d (d + 1) / 2)."""
+    rows, columns = torch.tril_indices(d, d, device=packed.device)
+    out = packed.new_empty(packed.shape[0], d, d)
+    out[:, rows, columns] = packed
+    out[:, columns, rows] = packed
+    return out
+
+
+def add_gram(total: Tensor, chunk: FactorTensors) -> None:
+    """Add sum_x V_x^T V_x to the lower triangle of `total` (k, k)."""
+    n, r, m = chunk.middle.shape
+    rows = chunk.middle.reshape(n * r, m)
+    for start in range(0, m, _BLOCK):
+        stop = min(start + _BLOCK, m)
+        total[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
+    if chunk.coupling is None or chunk.hidden is None:
+        return
+    c, d = chunk.coupling.shape[2], chunk.hidden.shape[1]
+    crossed = torch.bmm(chunk.coupling.transpose(1, 2), chunk.middle)  # (n, C, m)
+    cross = chunk.hidden.T @ crossed.view(n, c * m)  # (d, C m)
+    cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
+    inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
+    lower = torch.tril_indices(c, c, device=total.device)
+    sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
+    head = total.new_zeros(c, c, d, d)
+    head[lower[0], lower[1]] = _unpack_symmetric(sums, d)
+    head = head.transpose(1, 2).reshape(c * d, c * d)
+    if chunk.head_index is not None:
+        cross = cross[chunk.head_index]
+        head = head[chunk.head_index][:, chunk.head_index]
+    total[m:, :m] += cross
+    total[m:, m:] += head

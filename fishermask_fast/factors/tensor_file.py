@@ -1,0 +1,306 @@
+"""Gradient factors as a safetensors file: where each part of each sample lies.
+
+    [ header's length | JSON header | head_index | hidden | coupling | middle ]
+
+The length takes 8 bytes and the header is padded to 8; numbers are little-endian. The samples of a
+part lie one after the other, so that a range of samples is one range of bytes in each part. Any
+reader of safetensors reads the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.factors.gradient_factors import GradientFactors
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_PARTS = ("head_index", "hidden", "coupling", "middle")
+_MAX_HEADER = 100 * 10**6  # safetensors' own limit
+_ALIGNMENT = 64
+# macOS does without advice, Windows also without reading at a place: a lock then keeps seek and
+# read, or write, together.
+_CAN_ADVISE = hasattr(os, "posix_fadvise")
+_HAS_POSITIONS = hasattr(os, "preadv")
+_seeking = threading.Lock()
+_MOST_AT_ONCE = 2**26  # where read makes a copy
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of the file: its rows are samples, but for head_index."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int  # bytes from the start of the file
+
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+    @property
+    def n_bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of a file by name, what its header says besides, and its size in bytes."""
+
+    parts: dict[str, Part]
+    metadata: dict[str, str]
+    size: int
+
+    @property
+    def outgrows_memory(self) -> bool:
+        """Whether a pass over the file would evict what the next pass begins with.
+
+        Handing such a file's pages back at once spares the kernel the search for others.
+        """
+        if not _CAN_ADVISE:
+            return False
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return 2 * self.size > memory
+
+    def rows(self) -> dict[str, Part]:
+        """The parts whose rows are samples."""
+        return {name: part for name, part in self.parts.items() if name != "head_index"}
+
+
+def plan_file(factors: GradientFactors, n: int, metadata: dict[str, str]) -> tuple[bytes, Layout]:
+    """Header and layout of a file of n samples like those of `factors`."""
+    shapes = {"middle": (n, *factors.middle.shape[1:])}
+    if factors.coupling is not None and factors.hidden is not None:
+        shapes["coupling"] = (n, *factors.coupling.shape[1:])
+        shapes["hidden"] = (n, *factors.hidden.shape[1:])
+    if factors.head_index is not None:
+        shapes["head_index"] = tuple(factors.head_index.shape)
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    parts, at = {}, 0
+    for name in _PARTS:
+        if name not in shapes:
+            continue
+        dtype = torch.int64 if name == "head_index" else factors.dtype
+        part = Part(dtype, shapes[name], at)
+        parts[name] = part
+        at += part.n_bytes
+        entries[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(part.shape),
+            "data_offsets": [part.offset, at],
+        }
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    header = struct.pack("<Q", len(text)) + text
+    parts = {
+        name: Part(part.dtype, part.shape, len(header) + part.offset)
+        for name, part in parts.items()
+    }
+    return header, Layout(parts, metadata, len(header) + at)
+
+
+def read_layout(descriptor: int) -> Layout:
+    """The layout that a file's header states.
+
+    Raises:
+        ValueError: what makes it no whole safetensors file of factors.
+    """
+    size = os.fstat(descriptor).st_size
+    start = read_bytes(descriptor, 8, 0)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= min(_MAX_HEADER, max(size - 8, 0)):
+        raise ValueError(f"no safetensors file (its {size} bytes do not begin with a header)")
+    try:
+        entries = json.loads(read_bytes(descriptor, length, 8))
+        metadata = {str(k): str(v) for k, v in entries.pop("__metadata__", {}).items()}
+        stated = {name: _read_entry(entry, 8 + length) for name, entry in entries.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no safetensors file (unreadable header: {error!r})") from error
+    end = max((stop for _, _, _, stop in stated.values()), default=8 + length)
+    if size < end:
+        raise ValueError(f"truncated: its header states {end} bytes; it has {size}")
+    parts = {}
+    for name in _PARTS:
+        if name not in stated:
+            continue
+        dtype, shape, begin, stop = stated[name]
+        if dtype not in _DTYPES:
+            raise ValueError(f"{name} is {dtype}; expected F64, F32, BF16 or F16")
+        part = Part(_DTYPES[dtype], shape, begin)
+        if begin < 8 + length or min(shape, default=0) < 0 or part.n_bytes != stop - begin:
+            raise ValueError(
+                f"{name} is {dtype} {shape}, {part.n_bytes} bytes; its header gives it "
+                f"{stop - begin}"
+            )
+        parts[name] = part
+    if "middle" not in parts:
+        found = ", ".join(sorted(stated)) or "none"
+        raise ValueError(f"expected the part middle (N, r, k_mid); its parts: {found}")
+    return Layout(parts, metadata, size)
+
+
+def _read_entry(entry: Any, start: int) -> tuple[str, tuple[int, ...], int, int]:
+    """dtype, shape, and first and last byte of a tensor in a file whose data begin at `start`."""
+    begin, stop = map(int, entry["data_offsets"])
+    return str(entry["dtype"]), tuple(map(int, entry["shape"])), start + begin, start + stop
+
+
+def outline(descriptor: int, layout: Layout) -> GradientFactors:
+    """Factors of the file's shapes and head_index whose other numbers take no memory.
+
+    Raises:
+        TypeError, ValueError: the parts do not fit together.
+    """
+    shapes = {
+        name: torch.empty((), dtype=part.dtype).expand(part.shape)
+        for name, part in layout.rows().items()
+    }
+    index = None
+    if "head_index" in layout.parts:
+        part = layout.parts["head_index"]
+        index = torch.empty(part.shape, dtype=part.dtype)
+        read_into(descriptor, bytes_of(index), part.offset)
+    return GradientFactors(shapes["middle"], shapes.get("coupling"), shapes.get("hidden"), index)
+
+
+def empty_rows(layout: Layout, n: int) -> dict[str, Tensor]:
+    """Memory for n samples, by part: views of one aligned buffer."""
+    sizes = {name: n * part.row_bytes for name, part in layout.rows().items()}
+    padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes.values()]
+    buffers = torch.empty(sum(padded), dtype=torch.uint8).split(padded)
+    return {
+        name: buffer[: sizes[name]].view(part.dtype).view(n, *part.shape[1:])
+        for buffer, (name, part) in zip(buffers, layout.rows().items(), strict=True)
+    }
+
+
+def read_rows(descriptor: int, layout: Layout, start: int, rows: dict[str, Tensor]) -> None:
+    """Reads the samples from `start` on into contiguous tensors of n rows.
+
+    Raises:
+        EOFError: the file has become shorter.
+    """
+    for name, part in layout.rows().items():
+        read_into(descriptor, bytes_of(rows[name]), part.offset + start * part.row_bytes)
+
+
+def read_samples(
+    descriptor: int, layout: Layout, samples: list[int], places: list[int], rows: dict[str, Tensor]
+) -> None:
+    """Reads single samples, each into its place in contiguous tensors.
+
+    Raises:
+        EOFError: the file has become shorter.
+    """
+    for name, part in layout.rows().items():
+        memory, size = bytes_of(rows[name]), part.row_bytes
+        if _CAN_ADVISE:
+            for sample in samples:
+                advise(descriptor, part, sample, 1, os.POSIX_FADV_WILLNEED)
+        for sample, place in zip(samples, places, strict=True):
+            row = memory[place * size : (place + 1) * size]
+            read_into(descriptor, row, part.offset + sample * size)
+
+
+def write_start(descriptor: int, header: bytes, layout: Layout, index: Tensor | None) -> None:
+    """Writes the header and head_index."""
+    write_from(descriptor, memoryview(header), 0)
+    if index is not None:
+        write_from(
+            descriptor, bytes_of(index.cpu().contiguous()), layout.parts["head_index"].offset
+        )
+
+
+def write_rows(descriptor: int, layout: Layout, start: int, factors: GradientFactors) -> None:
+    """Writes samples to their places, from sample `start` on."""
+    for name, part in layout.rows().items():
+        rows = getattr(factors, name).detach().cpu().contiguous()
+        write_from(descriptor, bytes_of(rows), part.offset + start * part.row_bytes)
+
+
+def drop_pages(descriptor: int, layout: Layout, start: int, n: int) -> None:
+    """Hands back the memory in which the kernel keeps n samples that are on the disk."""
+    for part in layout.rows().values():
+        advise(descriptor, part, start, n, os.POSIX_FADV_DONTNEED)
+
+
+def advise(descriptor: int, part: Part, start: int, n: int, advice: int) -> None:
+    """Tells the kernel what becomes of n samples of a part."""
+    size = n * part.row_bytes
+    if size:  # 0 would mean up to the end of the file
+        os.posix_fadvise(descriptor, part.offset + start * part.row_bytes, size, advice)
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def open_file(path: Path, flags: int) -> int:
+    """A descriptor of a file of bytes, which child processes do not inherit."""
+    # On Windows a file is text, and line ends are translated, unless O_BINARY says otherwise.
+    kept = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags | kept, 0o666)
+
+
+def read_bytes(descriptor: int, n: int, offset: int) -> bytes:
+    """At most n bytes from `offset` on, fewer where the file ends."""
+    memory = bytearray(n)
+    count = _read_once(descriptor, memoryview(memory), offset)
+    return bytes(memory[:count])
+
+
+def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
+    """Fills memory with the bytes from `offset` on.
+
+    Raises:
+        EOFError: the file ends before.
+    """
+    while len(memory):
+        count = _read_once(descriptor, memory, offset)
+        if count == 0:
+            raise EOFError(f"it ended at byte {offset}, {len(memory)} too early")
+        memory, offset = memory[count:], offset + count
+
+
+def write_from(descriptor: int, memory: memoryview, offset: int) -> None:
+    """Writes all of memory to the bytes from `offset` on."""
+    while len(memory):
+        count = _write_once(descriptor, memory, offset)
+        memory, offset = memory[count:], offset + count
+
+
+def _read_once(descriptor: int, memory: memoryview, offset: int) -> int:
+    """Reads what one call can, at most 2 GiB; how many bytes came."""
+    if _HAS_POSITIONS:
+        return os.preadv(descriptor, [memory], offset)
+    with _seeking:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        found = os.read(descriptor, min(len(memory), _MOST_AT_ONCE))
+    memory[: len(found)] = found
+    return len(found)
+
+
+def _write_once(descriptor: int, memory: memoryview, offset: int) -> int:
+    """Writes what one call can; how many bytes went."""
+    if _HAS_POSITIONS:
+        return os.pwrite(descriptor, memory, offset)
+    with _seeking:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, memory[:_MOST_AT_ONCE])

@@ -1,0 +1,86 @@
+"""What masked gradients depend on, in a few words that go into their file.
+
+Two runs with the same fingerprint write the same file. The pool is known by its size and a few of
+its samples, since reading all of it may take as long as the gradients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fishermask_fast.masks import FisherMask
+from fishermask_fast.network import Inputs, Pool
+from fishermask_fast.version import __version__
+
+_SAMPLES = 8
+_HASHED = ("data", "indices", "mask", "model")
+
+
+def fingerprint(
+    model: nn.Module,
+    pool: Pool,
+    mask: FisherMask,
+    *,
+    indices: Sequence[int] | None,
+    weighting: str,
+    rank: int | None,
+    dtype: torch.dtype,
+) -> dict[str, str]:
+    """What the gradients of a pool depend on, by name.
+
+    Args:
+        model: whose gradients, in eval mode.
+        pool: the samples, those at `indices` where these are given.
+        mask: of which parameters.
+        indices: which samples of the data; None for all.
+        weighting: as in `masked_gradients`.
+        rank: as in `masked_gradients`.
+        dtype: of the gradients.
+    """
+    spread = {round(i * (len(pool) - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
+    positions = [] if indices is None else [("", torch.tensor(indices))]
+    return {
+        "fishermask_fast": __version__,
+        "samples": str(len(pool)),
+        "data": _hash(item for i in sorted(spread) for item in _tensors(pool.subset([i]).first(1))),
+        "indices": "all" if indices is None else _hash(positions),
+        "mask": _hash(mask.indices.items(), str((mask.shapes, mask.head_names))),
+        "model": _hash(
+            (*model.named_parameters(), *model.named_buffers()),
+            # Not the repr, which may hold addresses.
+            str([(name, type(module).__qualname__) for name, module in model.named_modules()]),
+        ),
+        "weighting": weighting,
+        "rank": "exact" if rank is None else str(int(rank)),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def differences(there: dict[str, str], here: dict[str, str]) -> str:
+    """In which entries of a fingerprint two files differ, in words; empty where in none."""
+    found = []
+    for name, value in here.items():
+        other = there.get(name)
+        if other != value:
+            known = f" ({other} there, {value} here)" if name not in _HASHED else ""
+            found.append(name + (" (not stated there)" if other is None else known))
+    return ", ".join(found)
+
+
+def _tensors(inputs: Inputs) -> list[tuple[str, Tensor]]:
+    if isinstance(inputs, Tensor):
+        return [("", inputs)]
+    return [(name, value) for name, value in inputs.items() if isinstance(value, Tensor)]
+
+
+def _hash(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
+    found = hashlib.sha256(text.encode())
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()[:32]

@@ -1,0 +1,309 @@
+"""Masked gradients of every sample of a pool.
+
+With the rows L_x^T of `rows` and the Jacobian J_x of the logits, (N, r, k) as GradientFactors:
+
+    V_x = L_x^T J_x[:, mask]
+
+The head's part of V_x is coupling_x kron hidden_x: its output gradients and its input, unexpanded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from fishermask_fast.factors import GradientFactors, StoredFactors
+from fishermask_fast.gradients.capture import Plan, Site, backward, forward
+from fishermask_fast.gradients.fallback import per_sample_rows
+from fishermask_fast.gradients.fingerprint import fingerprint
+from fishermask_fast.gradients.order import check_order
+from fishermask_fast.gradients.passes import batches, pairs, prepare
+from fishermask_fast.gradients.resumable import ResumableFile, find_finished
+from fishermask_fast.likelihoods import check_rows, make_rows
+from fishermask_fast.masks import FisherMask
+from fishermask_fast.network import (
+    Inputs,
+    Pool,
+    check_count,
+    check_finite,
+    check_indices,
+    compute_dtype,
+    device_of,
+    evaluating,
+    trainable,
+    unwrap,
+)
+
+
+@overload
+def masked_gradients(
+    model: nn.Module,
+    data: object,
+    mask: FisherMask,
+    *,
+    weighting: str = ...,
+    rank: int | None = ...,
+    batch_size: int | None = ...,
+    device: torch.device | str | None = ...,
+    progress: bool = ...,
+    indices: Iterable[int] | None = ...,
+    out: None = ...,
+) -> GradientFactors: ...
+@overload
+def masked_gradients(
+    model: nn.Module,
+    data: object,
+    mask: FisherMask,
+    *,
+    weighting: str = ...,
+    rank: int | None = ...,
+    batch_size: int | None = ...,
+    device: torch.device | str | None = ...,
+    progress: bool = ...,
+    indices: Iterable[int] | None = ...,
+    out: str | os.PathLike[str],
+) -> StoredFactors: ...
+def masked_gradients(
+    model: nn.Module,
+    data: object,
+    mask: FisherMask,
+    *,
+    weighting: str = "fisher",
+    rank: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    indices: Iterable[int] | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> GradientFactors | StoredFactors:
+    """The factor V_x of every sample, restricted to the mask.
+
+    Columns: the masked entries outside the head, tensor by tensor in the mask's order; then the
+    head's, sorted by c * d + j for class c and input j, its bias being the input after the last.
+    A head is kept apart where that is smaller, and where it is an nn.Linear with one input vector
+    a sample; otherwise its entries are columns like all others.
+
+    Args:
+        model: any nn.Module from a batch to logits (N, C), an object with `.logits`, or a tuple
+            whose first item is logits. Run in eval mode; given back as it was.
+        data: Tensor, Dataset or DataLoader; sample i of it is sample i of the result.
+        mask: which parameters.
+        weighting: "fisher": rows sqrt(p_c) grad log p_c, so that V_x^T V_x is the sample's Fisher
+            information; "none": rows grad log p_c, as the published code has them.
+        rank: rows r a sample, each costing one backward pass a batch; None: the fewest that are
+            exact, C-1 by a Cholesky factor with weighting "fisher" and C with "none"; C: one a
+            class, as published; fewer than C-1: the largest eigenvectors, an approximation.
+        batch_size: samples a batch; by default the DataLoader's, or chosen here.
+        device: where to compute; by default where the model is.
+        progress: whether to show a bar.
+        indices: only these samples, in this order.
+        out: a new file to write them to, batch by batch, instead of keeping them in memory. Where
+            a run was stopped, the same call goes on after its last whole batch and ends with the
+            same bytes; where the file is whole already, it is returned as it is. Until then its
+            name ends in ".part", beside ".part.json".
+
+    Returns:
+        GradientFactors in float32, or float64 for a float64 model, on the model's device; with
+        `out` the same numbers as StoredFactors.
+
+    Raises:
+        TypeError: a model, data or argument of the wrong type.
+        ValueError: a mask made for another model, an unknown weighting or impossible rank, an empty
+            pool, a BatchNorm without running statistics, NaN or Inf in logits or gradients, or
+            a file `out` of another model, mask, pool or the like, which is never overwritten.
+        OSError: `out` cannot be written: another process writes it, or the disk is full.
+    """
+    check_rows(weighting, rank)
+    check_count("batch_size", batch_size)
+    if not isinstance(mask, FisherMask):
+        raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
+    pool = Pool.of(data)
+    chosen = None
+    if indices is not None:
+        chosen = check_indices(indices, len(pool))
+        pool = pool.subset(chosen)
+    path = None if out is None else _check_path(out)
+    mask.check(model)
+    dtype = compute_dtype(trainable(unwrap(model)))
+
+    def rows_of(logits: Tensor) -> Tensor:  # (n, C) to (n, r, C)
+        return make_rows(logits.detach(), weighting, rank).to(dtype)
+
+    with evaluating(model, device) as net:
+        if path is None:
+            steps = batches(net, pool, list(mask.indices), batch_size, progress)
+            *_, columns = _filled(net, mask, rows_of, steps, len(pool), whole=True)
+            return columns.factors()
+        made_from = fingerprint(
+            net, pool, mask, indices=chosen, weighting=weighting, rank=rank, dtype=dtype
+        )
+        stored = find_finished(path, made_from)
+        if stored is not None:
+            return stored
+        with ResumableFile(path, len(pool), made_from) as file:
+            # Bits depend on where batches begin.
+            size = batch_size or pool.batch_size or file.batch_size
+            steps = batches(net, pool, list(mask.indices), size, progress, file.n_done)
+            for columns in _filled(net, mask, rows_of, steps, len(pool), whole=False):
+                file.append(columns.factors())
+            return file.finish()
+
+
+def _filled(
+    net: nn.Module,
+    mask: FisherMask,
+    rows_of: Callable[[Tensor], Tensor],
+    steps: Iterable[tuple[int, Inputs, Plan]],
+    total: int,
+    *,
+    whole: bool,
+) -> Iterator[_Columns]:
+    """Columns after each batch: those of all samples, or (not `whole`) of the batch alone."""
+    columns: _Columns | None = None
+    for start, inputs, plan in steps:
+        tape = forward(net, plan, inputs)
+        check_finite("the model's logits", tape.logits, start, total)
+        rows = rows_of(tape.logits)
+        n = rows.shape[0]
+        if plan.reorders:
+            check_order(tape, plan)
+        if columns is None or not whole:
+            columns = _Columns.lay_out(mask, plan, rows, total if whole else n, device_of(net))
+        part = slice(start, start + n) if whole else slice(0, n)
+        columns.fill(net, inputs, plan, part, rows, tape.inputs, backward(tape, plan, rows))
+        for what in columns.parts(part):
+            check_finite("masked gradients", what, start, total)
+        yield columns
+
+
+@dataclass
+class _Columns:
+    """The result while it is being filled: where each parameter's entries go."""
+
+    middle: Tensor  # (N, r, k_mid)
+    index: dict[str, Tensor]  # masked positions of every parameter in middle
+    columns: dict[str, slice]
+    head: Site | None = None
+    coupling: Tensor | None = None  # (N, r, C)
+    hidden: Tensor | None = None  # (N, d)
+    head_index: Tensor | None = None
+
+    @classmethod
+    def lay_out(
+        cls, mask: FisherMask, plan: Plan, rows: Tensor, n: int, device: torch.device
+    ) -> _Columns:
+        head = _head_site(mask, plan, rows.shape[1])
+        apart = set() if head is None else set(head.rules)
+        # Copies, since positions may be inference tensors.
+        index = {n: i.to(device, copy=True) for n, i in mask.indices.items() if n not in apart}
+        columns, k = {}, 0
+        for name, positions in index.items():
+            columns[name] = slice(k, k + positions.numel())
+            k += positions.numel()
+        r = rows.shape[1]
+        result = cls(rows.new_zeros(n, r, k), index, columns)
+        if head is not None:
+            assert isinstance(head.module, nn.Linear)
+            width, biased = head.module.in_features, _biased(head, mask)
+            result.head = head
+            result.coupling = rows.new_zeros(n, r, head.module.out_features)
+            result.hidden = rows.new_ones(n, width + biased)
+            positions = _head_positions(head, mask)
+            if positions.numel() < head.module.out_features * (width + biased):
+                result.head_index = positions.to(device)
+        return result
+
+    def fill(
+        self,
+        net: nn.Module,
+        inputs: Inputs,
+        plan: Plan,
+        part: slice,
+        rows: Tensor,
+        layer_inputs: list[Tensor | None],
+        passes: Iterator[list[Tensor | None]],
+    ) -> None:
+        """Puts one batch's gradients in their places."""
+        dtype = self.middle.dtype
+        prepared = prepare(plan, layer_inputs, dtype)
+        for j, deltas in enumerate(passes):
+            for site, name, rule, a, delta in pairs(plan, prepared, deltas, dtype):
+                if site is self.head:
+                    assert self.coupling is not None
+                    self.coupling[part, j] = delta
+                else:
+                    entries = rule.masked(site.module, a, delta, self.index[name])
+                    self.middle[part, j, self.columns[name]] = entries
+        if self.head is not None:
+            assert self.hidden is not None
+            given = layer_inputs[plan.sites.index(self.head)]
+            assert given is not None
+            self.hidden[part, : given.shape[1]] = given
+        others = [name for name in plan.others if name in self.index]
+        if others:
+
+            def pick(name: str, gradient: Tensor) -> Tensor:
+                # Not flatten: a parameter may have no dimensions.
+                return gradient.reshape(*gradient.shape[:2], -1)[:, :, self.index[name]]
+
+            for some, which, found in per_sample_rows(net, inputs, rows, others, pick):
+                here = slice(part.start + some.start, part.start + some.stop)
+                for name, values in found.items():
+                    self.middle[here, which, self.columns[name]] = values.to(dtype)
+
+    def parts(self, part: slice) -> list[Tensor]:
+        """What has been filled in for these samples."""
+        whole = (self.middle, self.coupling, self.hidden)
+        return [values[part] for values in whole if values is not None]
+
+    def factors(self) -> GradientFactors:
+        return GradientFactors(self.middle, self.coupling, self.hidden, self.head_index)
+
+
+def _biased(head: Site, mask: FisherMask) -> bool:
+    return any(mask.shapes[name] == (mask.shapes[name][0],) for name in head.rules)
+
+
+def _head_positions(head: Site, mask: FisherMask) -> Tensor:
+    """Sorted positions c * d + j of the masked entries in the head's (C, d) matrix."""
+    assert isinstance(head.module, nn.Linear)
+    width = head.module.in_features
+    d = width + _biased(head, mask)
+    found = []
+    for name in head.rules:
+        index = mask.indices[name]
+        if len(mask.shapes[name]) == 2:
+            found.append(index // width * d + index % width)
+        else:
+            found.append(index * d + width)
+    return torch.cat(found).sort().values
+
+
+def _head_site(mask: FisherMask, plan: Plan, n_rows: int) -> Site | None:
+    """The head's site where it can be kept apart and is the smaller so."""
+    for site in plan.sites:
+        if not set(site.rules) <= set(mask.head_names) or not isinstance(site.module, nn.Linear):
+            continue
+        if not site.vectors:
+            continue
+        if any(name in mask.indices and name not in site.rules for name in mask.head_names):
+            continue
+        masked = sum(mask.indices[name].numel() for name in site.rules)
+        apart = n_rows * site.module.out_features + site.module.in_features + 1
+        return site if apart < n_rows * masked else None
+    return None
+
+
+def _check_path(out: object) -> Path:
+    if not isinstance(out, (str, os.PathLike)):
+        raise TypeError(f"out must be a path or None; got {type(out).__name__}")
+    path = Path(out)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out must be in a folder that exists; got {path}")
+    return path

@@ -1,0 +1,130 @@
+"""The way through a pool that masked gradients and the Fisher diagonal share.
+
+Batch by batch: inputs to the model, a plan from the first batch, and for each of the r rows the
+pairs (a, delta) of every parameter that has a rule, from which it takes dW = delta a^T in its form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fishermask_fast.gradients.capture import Plan, Site, make_plan
+from fishermask_fast.gradients.rules import LayerRule
+from fishermask_fast.network import (
+    Inputs,
+    Pool,
+    call,
+    count_samples,
+    device_of,
+    input_dtype,
+    to_model,
+)
+
+# Memory for one batch's activations and gradients, and the most samples it is spent on.
+_BUDGET = {"cpu": (256 * 2**20, 256), "cuda": (4 * 2**30, 1024)}
+# A convolution on the CPU is faster channels last, but turns its weights at every pass: that pays
+# where a batch's activations are this many times larger than they are.
+_CHANNELS_LAST = 8
+
+
+def batches(
+    net: nn.Module,
+    pool: Pool,
+    names: list[str],
+    batch_size: int | None,
+    progress: bool,
+    start: int = 0,
+) -> Iterator[tuple[int, Inputs, Plan]]:
+    """(index of the first sample, inputs on the model's device, plan) of batches from `start`."""
+    device = device_of(net)
+    trial = pool.first(3)
+    trial = to_model(trial, device, input_dtype(net, trial))
+    plan = make_plan(net, trial, names)
+    size = batch_size or pool.batch_size or _fitting_size(plan, device)
+    held = plan.bytes_per_sample * min(size, len(pool))
+    channels_last = not plan.others and _channels_last_pays(net, trial, held)
+    with _bar(len(pool), progress) as done:
+        done(start)
+        for inputs in pool.batches(size, start):
+            inputs = to_model(inputs, device, input_dtype(net, inputs))
+            if channels_last and isinstance(inputs, Tensor):
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            n = count_samples(inputs)
+            yield start, inputs, plan
+            start += n
+            done(n)
+
+
+def _fitting_size(plan: Plan, device: torch.device) -> int:
+    """Samples a batch that stay within the budget of the device."""
+    memory, most = _BUDGET.get(device.type, _BUDGET["cpu"])
+    return max(1, min(most, memory // max(plan.bytes_per_sample, 1)))
+
+
+def _channels_last_pays(net: nn.Module, trial: Inputs, held: int) -> bool:
+    """Whether to give the model its images channels last.
+
+    Args:
+        net: the model.
+        trial: a few samples.
+        held: bytes of a whole batch's activations and gradients.
+    """
+    if not isinstance(trial, Tensor) or trial.ndim != 4 or trial.device.type != "cpu":
+        return False
+    weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
+    if not weights or held < _CHANNELS_LAST * sum(weight.nbytes for weight in weights):
+        return False
+    with torch.no_grad():
+        expected = call(net, trial)
+        try:
+            found = call(net, trial.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:  # of a view that only the usual strides allow
+            return False
+    # A model that reads strides would be far off.
+    return bool((found - expected).abs().max() <= 1e-2 * expected.abs().max())
+
+
+@contextmanager
+def _bar(total: int, progress: bool) -> Iterator[Callable[[int], object]]:
+    """A function that counts samples done, on a bar where one is asked for."""
+    if not progress:
+        yield lambda count: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, unit=" samples", desc="gradients", leave=False) as bar:
+        yield bar.update
+
+
+def prepare(plan: Plan, inputs: list[Tensor | None], dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    """Each rule's form of its site's input, by parameter name."""
+    prepared: list[dict[str, Tensor]] = []
+    for site, given in zip(plan.sites, inputs, strict=True):
+        forms = {}
+        for name, rule in site.rules.items():
+            if given is None or not rule.needs_input:
+                forms[name] = torch.empty(0, dtype=dtype)
+                continue
+            a = given.to(dtype) if given.is_floating_point() else given
+            forms[name] = rule.prepare(site.module, a)
+        prepared.append(forms)
+    return prepared
+
+
+def pairs(
+    plan: Plan,
+    prepared: list[dict[str, Tensor]],
+    deltas: list[Tensor | None],
+    dtype: torch.dtype,
+) -> Iterator[tuple[Site, str, LayerRule, Tensor, Tensor]]:
+    """(site, parameter, rule, a, delta) wherever the logits depend on the site."""
+    for site, forms, delta in zip(plan.sites, prepared, deltas, strict=True):
+        if delta is None:
+            continue
+        for name, rule in site.rules.items():
+            a = forms[name] if rule.needs_input else delta
+            yield site, name, rule, a, delta.to(dtype)

@@ -1,0 +1,170 @@
+"""Images of one's own: which are labelled, which are not, and which cannot be read."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.loop.data import samples
+from fishermask_fast.loop.data.samples import FolderImages, Source
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """Paths of images, before any is read.
+
+    Attributes:
+        unlabelled: Images to pick from.
+        labelled: Images that have a label.
+        classes: Names of the labels, sorted; empty where nothing is labelled.
+        root: A folder that all of them lie below.
+    """
+
+    unlabelled: tuple[Path, ...]
+    labelled: tuple[Path, ...]
+    classes: tuple[str, ...]
+    root: Path
+
+
+def from_folders(unlabelled: Path, labelled: Path | None) -> OwnImages:
+    """All images in and below a folder, less those of a folder of class folders.
+
+    Raises:
+        ValueError: A folder is missing or holds no images.
+    """
+    pool = _images_below(unlabelled)
+    known: list[Path] = []
+    classes: list[str] = []
+    if labelled is not None:
+        if not labelled.is_dir():
+            raise ValueError(f"labeled must be a folder of class folders; got {labelled}")
+        for folder in sorted(path for path in labelled.iterdir() if path.is_dir()):
+            members = _images_below(folder)
+            known += members
+            if members:
+                classes.append(folder.name)
+        if not known:
+            raise ValueError(f"{labelled} must hold one folder of images per class; found none")
+    taken = {path.resolve() for path in known}
+    free = tuple(path for path in pool if path.resolve() not in taken)
+    if not free:
+        raise ValueError(f"{unlabelled} holds no images that are not labelled")
+    return OwnImages(free, tuple(known), tuple(classes), unlabelled)
+
+
+def from_csv(file: Path) -> OwnImages:
+    """Rows of a CSV with a column ``path`` and, where some are labelled, a column ``label``.
+
+    Paths are relative to the file's folder; a row without a label is one to pick from.
+
+    Raises:
+        ValueError: The file cannot be read, has no column ``path``, no row without a label, or a
+            row without a path or with that of another row.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+    if not rows or "path" not in rows[0]:
+        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
+        raise ValueError(f"{file} must have a column path (and label); it has {columns}")
+    seen: dict[Path, int] = {}
+    for number, row in enumerate(rows, 1):
+        if not row["path"]:
+            raise ValueError(f"{file}, row {number} has no path")
+        path = Path(os.path.abspath(file.parent / row["path"]))
+        if path in seen:
+            raise ValueError(f"{file}, rows {seen[path]} and {number} are both {row['path']}")
+        seen[path] = number
+    known = [row for row in rows if (row.get("label") or "").strip()]
+    free = [row for row in rows if not (row.get("label") or "").strip()]
+    if not free:
+        raise ValueError(f"{file} must have rows without a label to pick from; all have one")
+
+    def paths(some: list[dict[str, str]]) -> tuple[Path, ...]:
+        return tuple(file.parent / row["path"] for row in some)
+
+    classes = sorted({row["label"].strip() for row in known})
+    # Label Studio serves only what lies below its root; paths may lead out of the file's folder.
+    root = Path(os.path.commonpath([file.parent.absolute(), *seen]))
+    return OwnImages(paths(free), paths(known), tuple(classes), root)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder of images; it is not there")
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()
+    )
+
+
+@dataclass(frozen=True)
+class ReadImages:
+    """Images that can be read, and those that cannot.
+
+    Attributes:
+        paths: Of the images that can, in order.
+        source: The images, uint8 (N, 3, size, size) or decoded when read.
+        skipped: (path, reason) of those that cannot.
+    """
+
+    paths: tuple[Path, ...]
+    source: Source
+    skipped: tuple[tuple[Path, str], ...]
+
+
+def read_images(paths: Sequence[Path], size: int, label: str, progress: bool) -> ReadImages:
+    """Read all images once, and keep them decoded where they fit into memory.
+
+    Args:
+        paths: Files.
+        size: Side of the square that images are resized and cropped to.
+        label: What to call them on the progress bar.
+        progress: Whether to show one.
+
+    Raises:
+        ValueError: None of the images can be read.
+    """
+    tqdm: Any = import_module("tqdm").tqdm
+    images = FolderImages([str(path) for path in paths], size)
+    keep = len(paths) * 3 * size**2 <= samples.LARGEST_DECODED
+
+    def read(index: int) -> Tensor | str | None:
+        try:
+            image = images[index]
+        except ValueError as error:
+            return str(error.__cause__ or error)
+        return image if keep else None
+
+    with ThreadPoolExecutor() as threads:
+        reading = threads.map(read, range(len(paths)))
+        bar = tqdm(reading, total=len(paths), desc=label, leave=False, disable=not progress)
+        found = list(bar)
+    skipped = tuple(
+        (path, reason) for path, reason in zip(paths, found, strict=True) if isinstance(reason, str)
+    )
+    readable = [i for i, each in enumerate(found) if not isinstance(each, str)]
+    if not readable:
+        raise ValueError(
+            f"none of the {len(paths)} {label} can be read; {skipped[0][0]}: {skipped[0][1]}"
+        )
+    source: Source
+    if keep:
+        source = torch.stack([each for each in found if isinstance(each, Tensor)])
+    else:
+        source = FolderImages([images.paths[i] for i in readable], size)
+    return ReadImages(tuple(paths[i] for i in readable), source, skipped)

@@ -1,0 +1,92 @@
+"""``fishermask-fast run``: experiments of one or several seeds, their tables, records, picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fishermask_fast.loop.report import tables
+from fishermask_fast.loop.report.analysis import read_runs
+from fishermask_fast.loop.report.plots import learning_curves
+from fishermask_fast.loop.run.arguments import Request
+from fishermask_fast.loop.run.experiment import Experiment
+from fishermask_fast.loop.run.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
+
+CURVE_NAME = "learning_curve"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run what the arguments ask for, one seed after the other, and print how it goes.
+
+    Raises:
+        ValueError: Something that the user can set right, found before anything is trained.
+    """
+    # A package that is missing is better found before the training than after it.
+    import_module("matplotlib")
+    shows_progress = sys.stderr.isatty()
+    request = Request.of(arguments)
+    if arguments.resume and arguments.out is None:
+        raise ValueError("resume needs --out: the folder to go on in")
+    # Each seed has its own pool, initial set and folder: all are checked before the first one runs.
+    experiments = [request.experiment(seed, progress=shows_progress) for seed in request.seeds]
+    with ExitStack() as opened:
+        folders = []
+        for experiment in experiments:
+            path = _folder(arguments, experiment)
+            folders.append(RunFolder(path, experiment.config(), resume=arguments.resume))
+            opened.callback(folders[-1].close)
+        for experiment, folder in zip(experiments, folders, strict=True):
+            _run_in(experiment, folder, shows_progress)
+
+
+def _folder(arguments: argparse.Namespace, experiment: Experiment) -> Path:
+    seed = experiment.schedule.seed
+    if arguments.out is None:
+        return fresh_folder("runs", f"{experiment.data.name}-{experiment.model}-seed{seed}")
+    return Path(arguments.out) / f"seed{seed}" if len(arguments.seed) > 1 else Path(arguments.out)
+
+
+def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> None:
+    tqdm: Any = import_module("tqdm").tqdm
+    schedule, data = experiment.schedule, experiment.data
+    print(
+        f"{data.name}: {len(data.pool):,} samples to label from, {len(data.test):,} to test on, "
+        f"{len(data.classes)} classes; {experiment.model} on {experiment.device}, "
+        f"seed {schedule.seed}"
+    )
+    print(tables.header(schedule.strategies), flush=True)
+    rounds: list[Round] = list(folder.rounds)
+    shown = 0
+    with tqdm(
+        total=experiment.n_rounds(),
+        initial=len(rounds),
+        desc="rounds",
+        leave=False,
+        disable=not shows_progress,
+    ) as bar:
+
+        def show(last: bool) -> None:
+            nonlocal shown
+            while same := [entry for entry in rounds if entry.round == shown]:
+                # One that has stopped early is missed only when a later round begins.
+                later = any(entry.round > shown for entry in rounds)
+                if not (later or last or len(same) == len(schedule.strategies)):
+                    return
+                tqdm.write(tables.row(same, schedule.strategies), file=sys.stdout)
+                sys.stdout.flush()
+                shown += 1
+
+        show(last=False)
+        for entry in experiment.run(folder):
+            rounds.append(entry)
+            bar.update()
+            show(last=False)
+        show(last=True)
+    curve = folder.path / CURVE_NAME
+    learning_curves(read_runs([folder.path]), curve)
+    print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}")
+    print(f"picture  {curve}.png")

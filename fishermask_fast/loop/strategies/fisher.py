@@ -1,0 +1,170 @@
+"""Who picks the next batch: functions of (model, pool, labelled, n, seed) that return pool indices.
+
+``fishermask`` and ``bait`` are one engine with two masks; ``random`` is what every strategy has
+to beat. The others stand in ``uncertainty`` and ``diversity``.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import ConcatDataset, Subset
+
+from fishermask_fast.gradients import fisher_diagonal
+from fishermask_fast.loop.strategies.diversity import badge, coreset
+from fishermask_fast.loop.strategies.interface import Picks, Pool, QueryOptions, Strategy
+from fishermask_fast.loop.strategies.uncertainty import (
+    entropy,
+    least_confidence,
+    margin,
+    require_head,
+)
+from fishermask_fast.masks import FisherMask
+from fishermask_fast.selector import MASKS, FisherMaskSelector
+
+MASK_NAMES = (*MASKS, "middle")
+
+
+def fishermask(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information.
+
+    ``mask="middle"`` leaves the head out: the ``fraction`` of all parameters that has the largest
+    Fisher information among those of the other layers.
+    """
+    start = time.perf_counter()
+    selector = _fishermask_selector(model, seed, options)
+    if options.mask == "middle":
+        selector.mask = _middle_mask(model, ConcatDataset([labelled, pool]), seed, options)
+    spent = time.perf_counter() - start
+    picks = _query(selector, pool, labelled, n, options)
+    picks.info["seconds"]["mask"] += spent
+    return picks
+
+
+def fishermask_entropy(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
+    size = len(pool)  # type: ignore[arg-type]
+    first = entropy(model, pool, labelled, n // 2, seed, options)
+    free = torch.ones(size, dtype=torch.bool)
+    free[first.indices] = False
+    rest = free.nonzero().flatten()
+    then = fishermask(model, Subset(pool, rest.tolist()), labelled, n - n // 2, seed, options)
+    scores = first.info["scores"] + then.info["scores"]
+    indices = torch.cat([first.indices, rest[then.indices]])
+    return Picks(indices, {**then.info, "scores": scores}, then.mask)
+
+
+def bait(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """BAIT (Ash et al. 2021): the same on the head alone, 2n picked and n of them dropped again."""
+    return _query(_bait_selector(model, seed, options), pool, labelled, n, options)
+
+
+def random(
+    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """Uniform without replacement."""
+    size = len(pool)  # type: ignore[arg-type]
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    return Picks(order[:n])
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "fishermask": fishermask,
+    "fishermask_entropy": fishermask_entropy,
+    "bait": bait,
+    "random": random,
+    "entropy": entropy,
+    "margin": margin,
+    "least_confidence": least_confidence,
+    "coreset": coreset,
+    "badge": badge,
+}
+"""Every strategy by name."""
+
+
+def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
+    """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    if name in _SELECTORS:
+        if options.rank is not None and options.rank > n_classes:
+            raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
+        if options.mask not in MASK_NAMES:
+            raise ValueError(f"mask must be one of {', '.join(MASK_NAMES)}; got {options.mask!r}")
+        _SELECTORS[name](model, 0, options).check_parameters()
+    elif name in ("coreset", "badge"):
+        require_head(model)
+
+
+def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions) -> FisherMask:
+    scores = fisher_diagonal(
+        model,
+        data,
+        n_samples=min(options.fisher_samples, len(data)),  # type: ignore[arg-type]
+        seed=seed,
+        batch_size=options.batch_size,
+        progress=options.progress,
+    )
+    head = require_head(model)
+    for name in scores:
+        if name.rpartition(".")[0] == head:
+            # The lowest score there is: the head's entries would be the last to be taken.
+            scores[name] = torch.zeros_like(scores[name])
+    return FisherMask.from_scores(scores, options.fraction, "global", keep_head=False)
+
+
+def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return FisherMaskSelector(
+        model,
+        fraction=options.fraction,
+        mask="global" if options.mask == "middle" else options.mask,
+        keep_head=options.keep_head and options.mask != "middle",
+        weighting=options.weighting,
+        lamb=options.lamb,
+        fisher_samples=options.fisher_samples,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+
+
+def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return FisherMaskSelector(
+        model,
+        mask="head",
+        backward_steps=1,
+        weighting=options.weighting,
+        lamb=options.lamb,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+
+
+_SELECTORS = {
+    "fishermask": _fishermask_selector,
+    "fishermask_entropy": _fishermask_selector,
+    "bait": _bait_selector,
+}
+
+
+def _query(
+    selector: FisherMaskSelector, pool: Pool, labelled: Pool, n: int, options: QueryOptions
+) -> Picks:
+    selection = selector.query(pool, n, labelled, progress=options.progress)
+    return Picks(
+        selection.indices.cpu(),
+        {
+            "scores": selection.scores.tolist(),
+            "objective": selection.objective.tolist(),
+            "mask": {name: [masked, size] for name, masked, size in selector.mask_.profile()},
+            "seconds": selector.seconds_,
+        },
+        selector.mask_,
+    )
