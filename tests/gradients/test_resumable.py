@@ -29,6 +29,7 @@ from fishermask_fast import (
     masked_gradients,
     save_factors,
 )
+from fishermask_fast.factors import tensor_file
 from fishermask_fast.gradients import fingerprint, resumable
 from fishermask_fast.gradients import passes as walk
 
@@ -386,8 +387,7 @@ def test_pages_of_a_file_that_memory_cannot_keep_are_given_back(
         real(descriptor, layout, start, n)
 
     monkeypatch.setattr(resumable, "drop_pages", watch)
-    known = {"SC_PHYS_PAGES": len(whole) // 4096 + 1, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(resumable.os, "sysconf", lambda name: known[name])
+    monkeypatch.setattr(tensor_file, "available_memory", lambda device: len(whole) + 1)
     masked_gradients(model, Pool(), mask, batch_size=BATCH, out=path)
     assert path.read_bytes() == whole
     assert dropped == [*((at, BATCH) for at in range(0, 20, BATCH)), (20, 3)]
