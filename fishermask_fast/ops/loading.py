@@ -1,7 +1,8 @@
 """Loading the compiled ops, and how they were built.
 
 Importing this module loads ``_C``, which registers every op for the CPU, and then ``_C_cuda``
-where it was built and can be loaded; without it everything works on the CPU.
+where it was built and can be loaded; without it everything works on the CPU. A package that was
+installed without compiled ops, as asked for by FISHERMASK_BUILD=0, registers their definitions.
 """
 
 from __future__ import annotations
@@ -9,14 +10,42 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import warnings
 from dataclasses import dataclass
+from importlib import metadata
 
 import torch  # before _C: it brings in the libraries that _C is linked against
+
+from fishermask_fast.checks import caller_level
 
 logger = logging.getLogger(__name__)
 
 
-def _load_cpu() -> None:
+def _installed_pure() -> bool:
+    """Whether what is installed was built without compiled ops, as its wheel says."""
+    try:
+        wheel = metadata.distribution("fishermask-fast").read_text("WHEEL") or ""
+    except metadata.PackageNotFoundError:
+        return False
+    return "Root-Is-Purelib: true" in wheel
+
+
+def _load_cpu() -> torch.library.Library | None:
+    """Registers every op for the CPU; the library of their definitions where nothing is compiled.
+
+    Raises:
+        ImportError: the compiled ops are missing or cannot be loaded.
+    """
+    if importlib.util.find_spec("fishermask_fast._C") is None and _installed_pure():
+        warnings.warn(
+            "fishermask_fast was installed without its compiled ops (FISHERMASK_BUILD=0): every op "
+            "runs its definition in plain torch, with the same picks, many times more slowly",
+            RuntimeWarning,
+            stacklevel=caller_level(),
+        )
+        from fishermask_fast.ops import definitions
+
+        return definitions.register()
     try:
         from fishermask_fast import _C
     except ImportError as error:
@@ -26,6 +55,7 @@ def _load_cpu() -> None:
             f"was not built shadows an installed package when Python runs in it. ({error})"
         ) from error
     _C.instruction_set()
+    return None
 
 
 def _load_cuda() -> str | None:
@@ -40,7 +70,7 @@ def _load_cuda() -> str | None:
     return None
 
 
-_load_cpu()
+_DEFINITIONS = _load_cpu()  # kept: its ops go with it
 _WHY_NO_CUDA = _load_cuda()
 
 
@@ -53,7 +83,7 @@ def has_cuda_ops() -> bool:
 class BuildInfo:
     """How the compiled ops were built, and what they run with in this process."""
 
-    compiler: str
+    compiler: str  # "none" where every op runs its definition in plain torch
     cpp_standard: int  # the value of __cplusplus
     torch_built: str  # the torch whose headers the ops were compiled with
     torch_target: str  # the oldest torch that they can be loaded under
@@ -67,6 +97,19 @@ class BuildInfo:
 
 def build_info() -> BuildInfo:
     """States how the compiled ops were built, and what they run with in this process."""
+    if _DEFINITIONS is not None:
+        return BuildInfo(
+            compiler="none",
+            cpp_standard=0,
+            torch_built="none",
+            torch_target="none",
+            torch_running=str(torch.__version__),
+            instruction_set="none",
+            machine_instruction_set="none",
+            threads=torch.get_num_threads(),
+            cuda=_WHY_NO_CUDA or "",
+            cuda_architectures="",
+        )
     from fishermask_fast import _C
 
     facts = _C.build_facts()
