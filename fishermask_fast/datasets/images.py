@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.datasets.samples import FolderImages, LabelledSamples, Transform
+from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
 
 TORCHVISION_SETS = {
     "mnist": "MNIST",
@@ -20,8 +21,6 @@ TORCHVISION_SETS = {
 }
 DIGITS_TEST_SHARE = 500 / 1797
 FOLDER_TEST_SHARE = 0.2
-# Channel means and deviations of ImageNet, the usual choice for photographs of unknown origin.
-PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

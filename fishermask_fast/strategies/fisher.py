@@ -13,11 +13,12 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
-from fishermask_fast.selector import MASKS, FisherMaskSelector
-from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.strategies.interface import Picks, Pool
 from fishermask_fast.strategies.uncertainty import entropy, require_head
 
-MASK_NAMES = (*MASKS, "middle")
+PUBLISHED_FRACTION = 0.002
 
 
 def fishermask(
@@ -74,13 +75,17 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
         if name.rpartition(".")[0] == head:
             # The lowest score there is: the head's entries would be the last to be taken.
             scores[name] = torch.zeros_like(scores[name])
-    return FisherMask.from_scores(scores, options.fraction, "global", keep_head=False)
+    return FisherMask.from_scores(scores, _fraction(options), "global", keep_head=False)
+
+
+def _fraction(options: QueryOptions) -> float:
+    return PUBLISHED_FRACTION if options.fraction is None else options.fraction
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
         model,
-        fraction=options.fraction,
+        fraction=_fraction(options),
         mask="global" if options.mask == "middle" else options.mask,
         keep_head=options.keep_head and options.mask != "middle",
         weighting=options.weighting,

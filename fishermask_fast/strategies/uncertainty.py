@@ -24,7 +24,8 @@ from fishermask_fast.network import (
     find_head,
     input_dtype,
 )
-from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.strategies.interface import Picks, Pool
 
 BATCH_SIZE = 256
 

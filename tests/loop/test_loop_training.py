@@ -14,16 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from fishermask_fast.datasets import samples
-from fishermask_fast.datasets.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets.pools import LoopData, load_data
 from fishermask_fast.datasets.samples import IDENTITY, LabelledSamples
-from fishermask_fast.loop.run.train import (
-    Recipe,
-    evaluate,
-    settle_batch_norm,
-    train_model,
-    try_training,
-)
+from fishermask_fast.loop.run.train import evaluate, settle_batch_norm, train_model, try_training
 from fishermask_fast.models.networks import build_model, default_fraction, resnet18_small
+from fishermask_fast.options import DataOptions, Recipe
 
 QUICK = Recipe(epochs=2, min_steps=4)
 

@@ -15,7 +15,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,9 @@ from torch.utils.data import Subset
 
 from fishermask_fast.datasets import LoopData
 from fishermask_fast.loop.records import Round, RunFolder
-from fishermask_fast.loop.run.schedule import Schedule, initial_set
+from fishermask_fast.loop.run.schedule import initial_set
 from fishermask_fast.loop.run.train import (
     Evaluation,
-    Recipe,
     Training,
     evaluate,
     limited_threads,
@@ -37,15 +36,8 @@ from fishermask_fast.loop.run.train import (
 )
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.models import TINY_MODELS, build_model
-from fishermask_fast.strategies import STRATEGIES, Picks, QueryOptions, check
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A strategy under a name of its own, with options of its own."""
-
-    strategy: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+from fishermask_fast.options import QueryOptions, Recipe, Schedule, Variant
+from fishermask_fast.strategies import STRATEGIES, Picks, check
 
 
 @dataclass
