@@ -69,7 +69,7 @@ def run(
         options: What to run.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.loop.runner import run as run_loop
+    from fishermask_fast.loop import run as run_loop
 
     run_loop(options)
 
@@ -84,7 +84,7 @@ def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
         options: What to pick from.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.labeling.select import select as select_images
+    from fishermask_fast.labeling import select as select_images
 
     select_images(options)
 
@@ -107,7 +107,7 @@ def plot(
         options: How to draw them.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.loop.report.report import plot as plot_runs
+    from fishermask_fast.loop import plot as plot_runs
 
     plot_runs(folders, options)
 
