@@ -69,9 +69,9 @@ def run(
         options: What to run.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.loop import run as run_loop
+    from fishermask_fast.loop import run_experiments
 
-    run_loop(options)
+    run_experiments(options)
 
 
 def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
@@ -84,7 +84,7 @@ def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
         options: What to pick from.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.labeling import select as select_images
+    from fishermask_fast.labeling import select_images
 
     select_images(options)
 
@@ -107,7 +107,7 @@ def plot(
         options: How to draw them.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.loop import plot as plot_runs
+    from fishermask_fast.loop import plot_runs
 
     plot_runs(folders, options)
 

@@ -12,7 +12,7 @@ from fishermask_fast.datasets import images as sources
 from fishermask_fast.datasets import tables as other_sources
 from fishermask_fast.datasets.images import Loaded
 from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
-from fishermask_fast.datasets.samples import LabelledSamples, Transform
+from fishermask_fast.datasets.samples import LabeledSamples, Transform
 from fishermask_fast.options import DataOptions
 
 NAMED = ("digits", *sources.TORCHVISION_SETS, *other_sources.TABLES, *other_sources.TEXTS)
@@ -38,8 +38,8 @@ class LoopData:
     options: DataOptions
     kind: str
     classes: tuple[str, ...]
-    pool: LabelledSamples
-    test: LabelledSamples
+    pool: LabeledSamples
+    test: LabeledSamples
     training_transform: Transform
     vocabulary: int = 0
 
@@ -51,10 +51,10 @@ class LoopData:
             return tuple(source.shape[1:])
         return (3, source.size, source.size)
 
-    def training_set(self, indices: Tensor) -> LabelledSamples:
+    def training_set(self, indices: Tensor) -> LabeledSamples:
         """The pool's samples at ``indices``, decoded once, seen through the training transform."""
         stored = self.pool.stored(indices.tolist())
-        return LabelledSamples(stored, self.pool.targets[indices], self.training_transform)
+        return LabeledSamples(stored, self.pool.targets[indices], self.training_transform)
 
 
 def load_data(options: DataOptions) -> LoopData:
@@ -123,7 +123,7 @@ def _load(options: DataOptions) -> Loaded:
     )
 
 
-def _draw(samples: LabelledSamples, size: int | None, label: str, seed: int) -> LabelledSamples:
+def _draw(samples: LabeledSamples, size: int | None, label: str, seed: int) -> LabeledSamples:
     if size is None:
         return samples
     if not 0 < size <= len(samples):

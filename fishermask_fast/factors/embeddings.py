@@ -48,7 +48,7 @@ def factors_from_embeddings(
         probabilities: (N, C) class probabilities of the same samples, likewise.
         mask: None: all C * d entries of the head (C * (d + 1) with a bias); an int k: the k
             entries with the largest Fisher diagonal over these samples, ties by lowest position;
-            positions c * d + j, as `head_index` of factors made before: those. Labelled samples
+            positions c * d + j, as `head_index` of factors made before: those. Labeled samples
             need the pool's own: `mask=pool.head_index`.
         rank: rows r a sample; None: C - 1, which is exact; fewer: the largest eigenvectors of
             diag(p) - p p^T, an approximation.

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import torch
 from torch import nn
 
-from fishermask_fast.datasets import LabelledSamples, evaluation_transform
+from fishermask_fast.datasets import LabeledSamples, evaluation_transform
 from fishermask_fast.labeling import images as own_data
 from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.labeling.images import OwnImages, ReadImages
@@ -45,7 +45,7 @@ PICKS_FILE, GRID_NAME, TASKS_FILE, SKIPPED_FILE = (
 )
 
 
-def select(options: SelectOptions) -> None:
+def select_images(options: SelectOptions) -> None:
     """Pick what the options ask for, and write it.
 
     Raises:
@@ -62,26 +62,26 @@ def select(options: SelectOptions) -> None:
     query = _query(options, len(classes), progress)
     check(options.strategy, model, len(classes), query)
     model.to(find_device(options.device))
-    _check_enough(options.n, len(images.unlabelled))
+    _check_enough(options.n, len(images.unlabeled))
 
-    pool = own_data.read_images(images.unlabelled, size, "unlabelled images", progress)
+    pool = own_data.read_images(images.unlabeled, size, "unlabeled images", progress)
     _check_enough(options.n, len(pool.paths))
-    labelled = None
-    if images.labelled:
-        labelled = own_data.read_images(images.labelled, size, "labelled images", progress)
-    skipped = [*pool.skipped, *(labelled.skipped if labelled else ())]
+    labeled = None
+    if images.labeled:
+        labeled = own_data.read_images(images.labeled, size, "labeled images", progress)
+    skipped = [*pool.skipped, *(labeled.skipped if labeled else ())]
     for path, reason in skipped:
         print(_printable(f"skipped  {path}: {reason}"), file=sys.stderr)
 
     transform = evaluation_transform(options.mean, options.std)
 
-    def seen(part: ReadImages | None) -> LabelledSamples:
+    def seen(part: ReadImages | None) -> LabeledSamples:
         source = torch.empty(0, 3, size, size) if part is None else part.source
-        return LabelledSamples(source, torch.zeros(len(source), dtype=torch.int64), transform)
+        return LabeledSamples(source, torch.zeros(len(source), dtype=torch.int64), transform)
 
     samples = seen(pool)
     strategy = STRATEGIES[options.strategy]
-    picks = strategy(model, samples, seen(labelled), options.n, options.seed, query)
+    picks = strategy(model, samples, seen(labeled), options.n, options.seed, query)
     rows = _rows(model, samples, pool, picks, classes)
     with _appearing(out) as draft:
         _write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
@@ -93,7 +93,7 @@ def select(options: SelectOptions) -> None:
         captions = [f"{row['rank']}. {row['predicted']} {row['probability']}" for row in rows]
         title = f"{len(rows)} picks by {options.strategy}, with predicted classes"
         image_grid(list(samples.stored(shown)), captions, title, draft / GRID_NAME)
-    _tell(out, images, pool, labelled, skipped)
+    _tell(out, images, pool, labeled, skipped)
 
 
 def _check_free(out: Path) -> None:
@@ -133,11 +133,11 @@ def _query(options: SelectOptions, n_classes: int, progress: bool) -> QueryOptio
 
 def _check_enough(n: int, available: int) -> None:
     if n > available:
-        raise ValueError(f"n must be at most the {available} unlabelled images; got {n}")
+        raise ValueError(f"n must be at most the {available} unlabeled images; got {n}")
 
 
 def _rows(
-    model: nn.Module, samples: LabelledSamples, pool: ReadImages, picks: Picks, classes: list[str]
+    model: nn.Module, samples: LabeledSamples, pool: ReadImages, picks: Picks, classes: list[str]
 ) -> list[dict[str, Any]]:
     probabilities = predict(model, samples.take(picks.indices))[0].exp()
     best = probabilities.max(1)
@@ -222,11 +222,11 @@ def _tell(
     out: Path,
     images: OwnImages,
     pool: ReadImages,
-    labelled: ReadImages | None,
+    labeled: ReadImages | None,
     skipped: Sequence[tuple[Path, str]],
 ) -> None:
-    n_labelled = 0 if labelled is None else len(labelled.paths)
-    print(f"{len(pool.paths):,} unlabelled images and {n_labelled:,} labelled ones")
+    n_labeled = 0 if labeled is None else len(labeled.paths)
+    print(f"{len(pool.paths):,} unlabeled images and {n_labeled:,} labeled ones")
     print(f"picks         {out / PICKS_FILE}\npicture       {out / GRID_NAME}.png")
     print(
         f"label studio  {out / TASKS_FILE}, for a server with LOCAL_FILES_SERVING_ENABLED=true and "

@@ -37,7 +37,7 @@ class Round:
         strategy: Who picked.
         seed: Of the run.
         round: 0 for the initial set, which is the same for every strategy.
-        picks: Pool indices labelled in this round, in the order picked.
+        picks: Pool indices labeled in this round, in the order picked.
         n_labeled: Labels in all, this round's picks included.
         accuracy: On the test set, after training on all labels so far.
         class_accuracy: The same by class; None for a class the test set does not hold.

@@ -11,17 +11,15 @@ from typing import Any
 
 from fishermask_fast.datasets import load_data
 from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
-from fishermask_fast.loop.report import tables
-from fishermask_fast.loop.report.analysis import read_runs
-from fishermask_fast.loop.report.curves import learning_curves
-from fishermask_fast.loop.run.experiment import Experiment
+from fishermask_fast.loop.report import learning_curves, read_runs, tables
+from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_fraction, default_model, find_device
 from fishermask_fast.options import STRATEGIES, RunOptions
 
 CURVE_NAME = "learning_curve"
 
 
-def run(options: RunOptions) -> None:
+def run_experiments(options: RunOptions) -> None:
     """Run what the options ask for, one seed after the other, and print how it goes.
 
     Raises:

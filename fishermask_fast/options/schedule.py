@@ -75,14 +75,14 @@ class Schedule:
                 f"{needed} pool samples; the pool has {size}"
             )
 
-    def is_done(self, n_labelled: int, accuracy: float) -> bool:
+    def is_done(self, n_labeled: int, accuracy: float) -> bool:
         """Whether a strategy stops before its rounds are over."""
-        return (self.stop_labels is not None and n_labelled >= self.stop_labels) or (
+        return (self.stop_labels is not None and n_labeled >= self.stop_labels) or (
             self.stop_accuracy is not None and accuracy >= self.stop_accuracy
         )
 
-    def batch(self, n_labelled: int) -> int:
-        """Labels to add to ``n_labelled``."""
+    def batch(self, n_labeled: int) -> int:
+        """Labels to add to ``n_labeled``."""
         if self.stop_labels is None:
             return self.per_round
-        return min(self.per_round, self.stop_labels - n_labelled)
+        return min(self.per_round, self.stop_labels - n_labeled)

@@ -1,4 +1,4 @@
-"""Who picks the next batch: functions (model, pool, labelled, n, seed, options) -> Picks.
+"""Who picks the next batch: functions (model, pool, labeled, n, seed, options) -> Picks.
 
 Rooms: interface (what they take and give), fisher (tr(M^-1 F): FisherMask, BAIT), uncertainty
 (entropy, margin, least confidence), diversity (k-center greedy, k-means++), registry (all by name;

@@ -22,16 +22,16 @@ _CHUNK = 2**22
 
 
 def coreset(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """k-center greedy on the head's inputs (Sener and Savarese 2018, algorithm 1).
 
-    Each pick is the candidate furthest from all labelled samples and all picks before it. Where
-    nothing is labelled the first pick is the candidate furthest from the mean.
+    Each pick is the candidate furthest from all labeled samples and all picks before it. Where
+    nothing is labeled the first pick is the candidate furthest from the mean.
     """
     h = predict(model, pool, options.batch_size, hidden=True)[1]
-    if len(labelled):  # type: ignore[arg-type]
-        centres = predict(model, labelled, options.batch_size, hidden=True)[1]
+    if len(labeled):  # type: ignore[arg-type]
+        centres = predict(model, labeled, options.batch_size, hidden=True)[1]
     else:
         centres = h.mean(0, keepdim=True)
     step = max(1, _CHUNK // len(h))
@@ -50,7 +50,7 @@ def coreset(
 
 
 def badge(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """k-means++ on gradients at the head for the predicted class (Ash et al. 2020, algorithm 1).
 

@@ -1,4 +1,4 @@
-"""What every strategy takes and gives: (model, pool, labelled, n, seed, options) -> Picks."""
+"""What every strategy takes and gives: (model, pool, labeled, n, seed, options) -> Picks."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from fishermask_fast.strategies.uncertainty import (
 
 
 def random(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Uniform without replacement: what every strategy has to beat."""
     size = len(pool)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ BATCH_SIZE = 256
 
 
 def entropy(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Largest entropy of the predicted distribution (Shannon 1948; Settles 2009)."""
     log_p = predict(model, pool, options.batch_size)[0]
@@ -39,7 +39,7 @@ def entropy(
 
 
 def margin(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest difference of the two largest probabilities (Scheffer et al. 2001)."""
     best = predict(model, pool, options.batch_size)[0].exp().topk(2, dim=1).values
@@ -47,7 +47,7 @@ def margin(
 
 
 def least_confidence(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest of the largest probabilities (Lewis and Gale 1994)."""
     return largest(-predict(model, pool, options.batch_size)[0].max(1).values, n)

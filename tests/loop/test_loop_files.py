@@ -11,7 +11,7 @@ import torch
 from fishermask_fast.cli import main
 from fishermask_fast.commands import parse
 from fishermask_fast.datasets import images as sources
-from fishermask_fast.datasets.samples import LabelledSamples
+from fishermask_fast.datasets.samples import LabeledSamples
 from fishermask_fast.loop.records import Round, read_config, read_rounds
 from fishermask_fast.loop.runner import make_experiment
 
@@ -214,7 +214,7 @@ def test_ready_experiments_are_ready(path: Path, monkeypatch: pytest.MonkeyPatch
         shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
         transform = sources.evaluation_transform([0.5] * shape[0], [0.5] * shape[0])
         pool, test = (
-            LabelledSamples(
+            LabeledSamples(
                 torch.zeros(10 * n, *shape, dtype=torch.uint8),
                 torch.arange(10).repeat(n),
                 transform,

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 TABLE_FILE = "comparison.md"
 
 
-def plot(folders: Sequence[Path], options: PlotOptions) -> None:
+def plot_runs(folders: Sequence[Path], options: PlotOptions) -> None:
     """Draw what the options ask for, and print the table.
 
     Raises:
