@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import fishermask_fast
 from fishermask_fast import (
     FisherMask,
     GradientFactors,
@@ -31,8 +30,8 @@ from fishermask_fast import (
     save_factors,
 )
 from fishermask_fast.factors import tensor_file
+from fishermask_fast.gradients import fingerprint, resumable
 from fishermask_fast.gradients import passes as walk
-from fishermask_fast.gradients import resumable
 
 N, BATCH = 23, 4
 
@@ -271,7 +270,7 @@ def test_other_gradients_are_neither_mixed_nor_overwritten(
     elif what == "dtype":
         model, expected = model.double(), r"dtype \(float32 there, float64 here\)"
     else:
-        monkeypatch.setattr(fishermask_fast, "__version__", "0.0.9")
+        monkeypatch.setattr(fingerprint, "__version__", "0.0.9")
         expected = r"fishermask_fast \(0.1.0 there, 0.0.9 here\)"
     name = path.name if finished else part_of(path).name
     with pytest.raises(ValueError, match=f"{name} .*other gradients.*differ in .*{expected}.*dele"):
