@@ -9,16 +9,18 @@ of the same name.
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 fcntl: ModuleType | None
 try:
@@ -110,6 +112,31 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What a JSON text says, where each object holds a name once.
+
+    Raises:
+        ValueError: it is no such text, or nested too deeply to be read.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name stands twice in one object")
+        return found
+
+    try:
+        return json.loads(content, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def checksum(record: Mapping[str, Any], more: bytes = b"") -> str:
+    """Of a record that JSON can hold, whatever the order of its names, and of more bytes."""
+    text = json.dumps(record, sort_keys=True).encode()
+    return hashlib.sha256(text + more).hexdigest()[:32]
 
 
 def check_name(what: str, name: object) -> str:
