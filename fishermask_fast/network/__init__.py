@@ -1,22 +1,21 @@
 """What a model and its data are: logits z_x = f(x; theta), sample by sample.
 
-Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), head (which
+Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), collating
+(batches that hold what was asked for), head (which
 layer gives the logits). May import: factors and below, and no gradients.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.network.batches import (
-    Inputs,
     Pool,
     check_count,
     check_indices,
     check_seed,
-    count_samples,
-    is_batched,
     take,
     to_model,
 )
+from fishermask_fast.network.collating import Inputs, count_samples, is_batched
 from fishermask_fast.network.evaluation import (
     CONVOLUTIONS,
     call,
@@ -24,6 +23,7 @@ from fishermask_fast.network.evaluation import (
     check_finite,
     compute_dtype,
     device_of,
+    drop_kept_tensors,
     evaluating,
     input_dtype,
     logits_of,
@@ -45,6 +45,7 @@ __all__ = [
     "compute_dtype",
     "count_samples",
     "device_of",
+    "drop_kept_tensors",
     "evaluating",
     "find_head",
     "input_dtype",
