@@ -1,8 +1,8 @@
 """What a model and its data are: logits z_x = f(x; theta), sample by sample.
 
 Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), collating
-(batches that hold what was asked for), head (which
-layer gives the logits). May import: factors and below, and no gradients.
+(batches that hold what was asked for), graph (which operation consumes which parameter), head
+(which layer gives the logits). May import: factors and below, and no gradients.
 """
 
 from __future__ import annotations
@@ -30,9 +30,37 @@ from fishermask_fast.network.evaluation import (
     trainable,
     unwrap,
 )
+from fishermask_fast.network.graph import (
+    VIEWS,
+    Consumer,
+    Consumers,
+    Edge,
+    Graph,
+    Trail,
+    asking,
+    find_again,
+    find_consumers,
+    match_consumers,
+    read_graph,
+    result_shapes,
+    trial_samples,
+)
 from fishermask_fast.network.head import find_head
 
 __all__ = [
+    "VIEWS",
+    "Consumer",
+    "Consumers",
+    "Edge",
+    "Graph",
+    "Trail",
+    "asking",
+    "find_again",
+    "find_consumers",
+    "match_consumers",
+    "read_graph",
+    "result_shapes",
+    "trial_samples",
     "CONVOLUTIONS",
     "Inputs",
     "Pool",
