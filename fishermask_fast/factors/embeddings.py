@@ -174,8 +174,8 @@ class _Said:
         """The diagonal of R_x^T R_x, (n, outputs)."""
         if self.likelihood.name in ("categorical", "bernoulli"):
             return p * (1 - p)
-        rows: Tensor = self.likelihood.make_rows(outputs)
-        return rows.square().sum(1)
+        squares: Tensor = self.likelihood.make_rows(outputs).square().sum(1)
+        return squares
 
 
 def _check_array(name: str, shape: str, value: Any, vectors: bool = False) -> Tensor:

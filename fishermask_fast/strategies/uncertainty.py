@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.likelihoods import likelihood_of
-from fishermask_fast.loop.strategies.interface import Picks, Pool, QueryOptions
 from fishermask_fast.network import batches as data
 from fishermask_fast.network import (
     check_finite,
@@ -26,6 +25,7 @@ from fishermask_fast.network import (
     input_dtype,
     raw_outputs,
 )
+from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
 
 BATCH_SIZE = 256
 
