@@ -1,4 +1,4 @@
-"""What a model and its data are: logits z_x = f(x; theta), sample by sample.
+"""What a model and its data are: outputs z_x = f(x; theta), sample by sample.
 
 Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), collating
 (batches that hold what was asked for), graph (which operation consumes which parameter), head
@@ -27,7 +27,10 @@ from fishermask_fast.network.evaluation import (
     evaluating,
     input_dtype,
     logits_of,
+    outputs_of,
+    raw_outputs,
     trainable,
+    unflattening,
     unwrap,
 )
 from fishermask_fast.network.graph import (
@@ -79,8 +82,11 @@ __all__ = [
     "input_dtype",
     "is_batched",
     "logits_of",
+    "outputs_of",
+    "raw_outputs",
     "take",
     "to_model",
     "trainable",
+    "unflattening",
     "unwrap",
 ]
