@@ -5,8 +5,8 @@ a merged or normalised weight, a buffer), so that f depends on theta and autogra
 
     z = f(x; theta, g),   g made before:   dz / dtheta = 0 by autograd, though g = g(theta)
 
-Such parameters are found by trying: those that the logits' graph does not lead to are changed, the
-module is put into eval mode anew, and the logits change as well.
+Such parameters are found by trying: those that the logits' graph does not lead to are changed. The
+logits stay the same then, and change once the model is put into eval mode anew.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pass_by_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str
     passed_by = _computed_in_training(model, two, lost, before)
     lost = [name for name in lost if name not in passed_by]
     # A graph that leads to a parameter and not to its replacement was made before.
-    kept = sorted(found & set(lost)) or _that_count(model, two, lost, before)
+    kept = sorted(found & set(lost)) or _kept_from(model, two, lost, before)
     if kept:
         raise ValueError(
             f"the logits depend on {_listed(kept)} by way of tensors that the model keeps from "
@@ -64,7 +64,7 @@ def pass_by_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str
             "parameters out by requires_grad_(False)"
         )
     if lost:
-        logger.warning("the logits do not depend on %s: no gradients but zeros", _listed(lost))
+        logger.warning("no way leads from the logits to %s: zeros for gradients", _listed(lost))
 
 
 def _computed_in_training(
@@ -171,37 +171,56 @@ class _Anew(nn.Module):
             drop_kept_tensors(self.model)
 
 
-@torch.no_grad()
-def _that_count(
+class _AsItIs(_Anew):
+    """The model with what it keeps."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+
+def _kept_from(
     model: nn.Module, inputs: Inputs, names: list[str], before: KeptTensors
 ) -> list[str]:
-    """Those of the named parameters whose values change the logits of a model made ready anew."""
-    values = {name: p.detach() for name, p in model.named_parameters()}
-    changed = {name: _changed(values[name]) for name in names}
+    """Parameters that change the logits of a model made ready anew, and not of one as it is.
+
+    Those that change both are read by every forward, and cut off from it by the model's own
+    detach() or no_grad().
+    """
+    if not names:
+        return []
     flags = [(module, module.training) for module in model.modules()]
-    anew = _Anew(model, before)
-
-    def logits(some: Collection[str]) -> Tensor:
-        torch.manual_seed(0)
-        given = values | {name: changed[name] for name in some}
-        return call_with(anew, {f"model.{name}": value for name, value in given.items()}, inputs)
-
-    drop_kept_tensors(model)
     try:
-        plain = logits(())
-        noise = (logits(()) - plain).abs().max()
-
-        def count(some: list[str]) -> bool:
-            return not bool((logits(some) - plain).abs().max() <= 2 * noise)
-
-        if not names or not count(names):
-            return []
-        return [name for name in names if count([name])] or names
+        _logits(model, inputs)  # so that what is kept is there
+        read = _that_count(_AsItIs(model, before), inputs, names)
+        drop_kept_tensors(model)
+        return _that_count(_Anew(model, before), inputs, [n for n in names if n not in read])
     finally:
         before.restore()
         model.eval()
         for module, training in flags:
             module.training = training
+
+
+@torch.no_grad()
+def _that_count(wrapped: _Anew, inputs: Inputs, names: list[str]) -> list[str]:
+    """Those of the named parameters whose values change the logits."""
+    values = {name: p.detach() for name, p in wrapped.model.named_parameters()}
+    changed = {name: _changed(values[name]) for name in names}
+
+    def logits(some: Collection[str]) -> Tensor:
+        torch.manual_seed(0)
+        given = values | {name: changed[name] for name in some}
+        return call_with(wrapped, {f"model.{name}": value for name, value in given.items()}, inputs)
+
+    plain = logits(())
+    noise = (logits(()) - plain).abs().max()
+
+    def count(some: list[str]) -> bool:
+        return bool(some) and not bool((logits(some) - plain).abs().max() <= 2 * noise)
+
+    if not count(names):
+        return []
+    return [name for name in names if count([name])] or names
 
 
 @torch.no_grad()

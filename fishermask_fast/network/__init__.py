@@ -1,9 +1,9 @@
-"""What a model and its data are: logits z_x = f(x; theta), sample by sample.
+"""What a model and its data are: outputs z_x = f(x; theta), sample by sample.
 
 Rooms: evaluation (eval mode and what is restored after it), attributes (tensors that modules keep),
-batches (samples by index), collating
-(batches that hold what was asked for), head (which
-layer gives the logits). May import: factors and below, and no gradients.
+batches (samples by index), collating (batches that hold what was asked for), graph (which operation
+consumes which parameter), head (which layer gives the logits). May import: factors and below, and
+no gradients.
 """
 
 from __future__ import annotations
@@ -29,12 +29,43 @@ from fishermask_fast.network.evaluation import (
     evaluating,
     input_dtype,
     logits_of,
+    outputs_of,
+    raw_outputs,
     trainable,
+    unflattening,
     unwrap,
+)
+from fishermask_fast.network.graph import (
+    VIEWS,
+    Consumer,
+    Consumers,
+    Edge,
+    Graph,
+    Trail,
+    asking,
+    find_again,
+    find_consumers,
+    match_consumers,
+    read_graph,
+    result_shapes,
+    trial_samples,
 )
 from fishermask_fast.network.head import find_head
 
 __all__ = [
+    "VIEWS",
+    "Consumer",
+    "Consumers",
+    "Edge",
+    "Graph",
+    "Trail",
+    "asking",
+    "find_again",
+    "find_consumers",
+    "match_consumers",
+    "read_graph",
+    "result_shapes",
+    "trial_samples",
     "CONVOLUTIONS",
     "Inputs",
     "KeptTensors",
@@ -54,8 +85,11 @@ __all__ = [
     "input_dtype",
     "is_batched",
     "logits_of",
+    "outputs_of",
+    "raw_outputs",
     "take",
     "to_model",
     "trainable",
+    "unflattening",
     "unwrap",
 ]
