@@ -3,8 +3,8 @@
 One query chooses k parameters by the Fisher diagonal, takes V_x on them for every sample, and picks
 the batch that most reduces tr(M^-1 F), where
 
-    F   = (1/N)   sum over all samples, labelled and unlabelled, of V_x^T V_x
-    F_L = (1/n_L) sum over the labelled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
+    F   = (1/N)   sum over all samples, labeled and unlabeled, of V_x^T V_x
+    F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class FisherMaskSelector:
     Attributes:
         mask_: The mask of the last query.
         fisher_: F of the last query, (k, k) float64.
-        labeled_fisher_: F_L of the last query, (k, k) float64, or None without labelled samples.
+        labeled_fisher_: F_L of the last query, (k, k) float64, or None without labeled samples.
         seconds_: Seconds of the last query by step: mask, gradients, fisher, selection.
     """
 
@@ -152,9 +152,9 @@ class FisherMaskSelector:
                 DataLoader with a DistributedSampler each process reads its part, and all get the
                 picks of the whole; with ``group`` alone, the ranks' data sets follow one another.
             n_select: K, 1 <= K <= N_U.
-            labeled: The n_L samples that are labelled already; None or empty when there are none.
+            labeled: The n_L samples that are labeled already; None or empty when there are none.
             progress: Show a bar for each step, where tqdm is installed.
-            out: A new file for the unlabelled samples' gradients, which then need no memory, as in
+            out: A new file for the unlabeled samples' gradients, which then need no memory, as in
                 ``masked_gradients``; of several ranks each needs its own. A query that was stopped
                 goes on from what it holds.
 

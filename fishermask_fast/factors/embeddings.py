@@ -57,7 +57,7 @@ def factors_from_embeddings(
             the pool best after.
         mask: None: all C * d entries of the head (C * (d + 1) with a bias); an int k: the k
             entries with the largest Fisher diagonal over these samples, ties by lowest position;
-            positions c * d + j, as `head_index` of factors made before: those. Labelled samples
+            positions c * d + j, as `head_index` of factors made before: those. Labeled samples
             need the pool's own: `mask=pool.head_index`.
         rank: rows r a sample, as for `masked_gradients`; None is exact.
         bias: whether the head has a bias; an input that is always 1 is added as the last.

@@ -13,8 +13,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from fishermask_fast.network.batches import Inputs, count_samples
+from fishermask_fast.network.collating import Inputs, count_samples
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -133,27 +134,59 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_parametrizations_computed_anew())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
+            for p, _ in flags:
+                p.requires_grad_(False)
+            if target != home:
+                model.to(target)
+            drop_kept_tensors(model)
             model.eval()
             for name, module in model.named_modules():
                 _check_batch_norm(name, module)
-            for p, _ in flags:
-                p.requires_grad_(False)
             # The fused attention of inference would pass the layers' own forwards by.
             torch.backends.mha.set_fastpath_enabled(False)
-            if target != home:
-                model.to(target)
             yield model
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_attention)
-            for p, flag in flags:
-                p.requires_grad_(flag)
-            for module, mode in modes:
-                module.training = mode
             if target != home:
                 model.to(home)
+            for p, flag in flags:
+                p.requires_grad_(flag)
+            drop_kept_tensors(model)
+            for module, mode in modes:
+                if _switches(module):
+                    module.train(mode)
+            for module, mode in modes:
+                module.training = mode
+
+
+def drop_kept_tensors(model: nn.Module) -> None:
+    """Puts modules with a `train` of their own into train mode.
+
+    Some keep tensors made from their parameters while in eval mode, such as tables of attention
+    biases or merged weights, and drop them here: they are of other values, or of a graph that is
+    gone.
+    """
+    for module in model.modules():
+        if _switches(module):
+            module.train()
+
+
+def _switches(module: nn.Module) -> bool:
+    return type(module).train is not nn.Module.train
+
+
+@contextmanager
+def _parametrizations_computed_anew() -> Iterator[None]:
+    """Inside parametrize.cached() a weight would be one made before, apart from its parameter."""
+    enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = enabled
 
 
 def check_device(device: torch.device | str) -> torch.device:

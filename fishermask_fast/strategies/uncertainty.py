@@ -25,13 +25,14 @@ from fishermask_fast.network import (
     input_dtype,
     raw_outputs,
 )
-from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.strategies.interface import Picks, Pool
 
 BATCH_SIZE = 256
 
 
 def entropy(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Largest entropy of the predicted distribution (Shannon 1948; Settles 2009)."""
     log_p = predict(model, pool, options.batch_size)[0]
@@ -39,7 +40,7 @@ def entropy(
 
 
 def margin(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest difference of the two largest probabilities (Scheffer et al. 2001)."""
     best = predict(model, pool, options.batch_size)[0].exp().topk(2, dim=1).values
@@ -47,7 +48,7 @@ def margin(
 
 
 def least_confidence(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest of the largest probabilities (Lewis and Gale 1994)."""
     return largest(-predict(model, pool, options.batch_size)[0].max(1).values, n)
