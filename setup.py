@@ -1,7 +1,7 @@
 """Builds the compiled ops: ``_C`` always, ``_C_cuda`` where torch has CUDA and nvcc is found.
 
-Read from the environment: FISHERMASK_CUDA=auto|0|1 (FORCE_CUDA=1 means 1), CUDA_HOME,
-TORCH_CUDA_ARCH_LIST, MAX_JOBS and CXX. Both modules use the stable ABI only, so that what is
+Read from the environment: FISHERMASK_BUILD=1|0 (0: pure Python, without compiled ops),
+FISHERMASK_CUDA=auto|0|1 (FORCE_CUDA=1 means 1), CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS and CXX. Both modules use the stable ABI only, so that what is
 built against one torch >= 2.11 serves all.
 """
 
@@ -35,6 +35,7 @@ CXX_FLAGS = [
     "-ffp-contract=fast",
     "-Wno-psabi",
 ]
+LINK_FLAGS = ["-Wl,--strip-debug"] if sys.platform == "linux" else []
 NVCC_FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
 CXX20_PROBE = """
 #include <concepts>
@@ -44,11 +45,25 @@ template float first<float>(std::span<const float>);
 """
 
 
+WAY_OUT = (
+    "To install without compiled ops (the same picks, many times more slowly): "
+    "FISHERMASK_BUILD=0 pip install ."
+)
+
+
 class BuildError(SystemExit):
     """Ends the build with a message for the person who started it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"fishermask-fast: {message}")
+        super().__init__(f"fishermask-fast: {message}\n{WAY_OUT}")
+
+
+def builds_ops() -> bool:
+    """Whether this run of setup.py compiles: not where pure Python is asked for, nor for an sdist."""
+    choice = os.environ.get("FISHERMASK_BUILD", "1")
+    if choice not in ("0", "1"):
+        raise BuildError(f"FISHERMASK_BUILD must be 1 or 0; got {choice!r}.")
+    return choice == "1" and "sdist" not in sys.argv
 
 
 def import_torch():
@@ -196,6 +211,7 @@ def extension(factory, name: str, sources: list[str], flags: dict, **options) ->
         extra_compile_args={
             language: [*given, target_define()] for language, given in flags.items()
         },
+        extra_link_args=LINK_FLAGS,
         depends=headers(),
         **options,
     )
@@ -261,12 +277,18 @@ def build_command(torch):
             for folder in (Path(self.build_lib), ROOT) if self.inplace else (Path(self.build_lib),):
                 for stale in folder.glob("fishermask_fast/_C_cuda*.so"):
                     stale.unlink()
-            super().run()
+            try:
+                super().run()
+            except (RuntimeError, OSError) as error:
+                raise BuildError(f"the compiled ops could not be built: {error}") from error
 
     return BuildOps
 
 
 def main() -> None:
+    if not builds_ops():
+        setup()
+        return
     torch = import_torch()
     from torch.utils.cpp_extension import CppExtension
 
