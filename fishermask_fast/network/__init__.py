@@ -45,6 +45,7 @@ from fishermask_fast.network.graph import (
     read_graph,
     result_shapes,
     trial_samples,
+    uncached,
 )
 from fishermask_fast.network.head import find_head
 
@@ -82,5 +83,6 @@ __all__ = [
     "take",
     "to_model",
     "trainable",
+    "uncached",
     "unwrap",
 ]
