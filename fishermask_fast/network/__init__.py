@@ -49,6 +49,7 @@ from fishermask_fast.network.graph import (
     read_graph,
     result_shapes,
     trial_samples,
+    uncached,
 )
 from fishermask_fast.network.head import find_head
 
@@ -90,6 +91,7 @@ __all__ = [
     "take",
     "to_model",
     "trainable",
+    "uncached",
     "unflattening",
     "unwrap",
 ]
