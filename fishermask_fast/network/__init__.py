@@ -51,6 +51,11 @@ from fishermask_fast.network.graph import (
     trial_samples,
 )
 from fishermask_fast.network.head import find_head
+from fishermask_fast.network.stated import (
+    LIKELIHOOD_OF_PROBLEM,
+    problem_type,
+    warn_where_another_is_stated,
+)
 
 __all__ = [
     "VIEWS",
@@ -68,6 +73,7 @@ __all__ = [
     "trial_samples",
     "CONVOLUTIONS",
     "Inputs",
+    "LIKELIHOOD_OF_PROBLEM",
     "KeptTensors",
     "Pool",
     "call",
@@ -86,10 +92,12 @@ __all__ = [
     "is_batched",
     "logits_of",
     "outputs_of",
+    "problem_type",
     "raw_outputs",
     "take",
     "to_model",
     "trainable",
     "unflattening",
     "unwrap",
+    "warn_where_another_is_stated",
 ]
