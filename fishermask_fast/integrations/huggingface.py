@@ -96,17 +96,18 @@ def query(
     )
 
 
-def _asked_for(model: nn.Module) -> str:
+def _asked_for(model: object) -> str:
     """The likelihood of the loss that transformers would take for this model's configuration."""
-    config = getattr(model, "config", None)
-    problem = problem_type(model)
-    if problem is None and getattr(config, "num_labels", None) == 1:
+    problem = problem_type(model) if isinstance(model, nn.Module) else None
+    if problem is None and getattr(getattr(model, "config", None), "num_labels", None) == 1:
         problem = "regression"
     return LIKELIHOOD_OF_PROBLEM.get(problem or "", "categorical")
 
 
-def _arguments(model: nn.Module) -> set[str] | None:
+def _arguments(model: Any) -> set[str] | None:
     """Columns that the model's forward takes; None where it takes any."""
+    # An adapter's own forward names some columns and hands all others on.
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     parameters = inspect.signature(model.forward).parameters.values()
     if all(p.kind is p.VAR_KEYWORD or p.kind is p.VAR_POSITIONAL for p in parameters):
         return None
