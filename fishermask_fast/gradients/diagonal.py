@@ -29,6 +29,7 @@ from fishermask_fast.network import (
     trainable,
     unflattening,
     unwrap,
+    warn_where_another_is_stated,
 )
 
 EXPECTATIONS = ("exact", "sampled")
@@ -83,6 +84,7 @@ def fisher_diagonal(
         raise ValueError(f'expectation must be "exact" or "sampled"; got {expectation!r}')
     assumed = likelihood_of(likelihood)
     parameters = trainable(unwrap(model))
+    warn_where_another_is_stated(model, assumed.name)
     pool = Pool.of(data)
     if indices is not None:
         pool = pool.subset(check_indices(indices, len(pool)))

@@ -40,6 +40,7 @@ from fishermask_fast.network import (
     trainable,
     unflattening,
     unwrap,
+    warn_where_another_is_stated,
 )
 
 
@@ -148,6 +149,7 @@ def masked_gradients(
         pool = pool.subset(chosen)
     path = None if out is None else _check_path(out)
     mask.check(model)
+    warn_where_another_is_stated(model, assumed.name)
     dtype = compute_dtype(trainable(unwrap(model)))
 
     def rows_of(outputs: Tensor) -> Tensor:  # (n, ...) to (n, r, outputs)

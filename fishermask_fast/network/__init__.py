@@ -52,6 +52,11 @@ from fishermask_fast.network.graph import (
     uncached,
 )
 from fishermask_fast.network.head import find_head
+from fishermask_fast.network.stated import (
+    LIKELIHOOD_OF_PROBLEM,
+    problem_type,
+    warn_where_another_is_stated,
+)
 
 __all__ = [
     "VIEWS",
@@ -69,6 +74,7 @@ __all__ = [
     "trial_samples",
     "CONVOLUTIONS",
     "Inputs",
+    "LIKELIHOOD_OF_PROBLEM",
     "KeptTensors",
     "Pool",
     "call",
@@ -87,6 +93,7 @@ __all__ = [
     "is_batched",
     "logits_of",
     "outputs_of",
+    "problem_type",
     "raw_outputs",
     "take",
     "to_model",
@@ -94,4 +101,5 @@ __all__ = [
     "uncached",
     "unflattening",
     "unwrap",
+    "warn_where_another_is_stated",
 ]
