@@ -28,9 +28,10 @@ from fishermask_fast.engine import runs_on
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
 from fishermask_fast.likelihoods import check_rows
-from fishermask_fast.masks import METHODS, FisherMask, check_fraction
+from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
 from fishermask_fast.memory import check_memory
 from fishermask_fast.network import (
+    Head,
     call,
     check_count,
     check_device,
@@ -38,7 +39,9 @@ from fishermask_fast.network import (
     device_of,
     evaluating,
     find_head,
+    head_parameters,
     input_dtype,
+    one_head,
     to_model,
     trainable,
 )
@@ -65,9 +68,15 @@ class FisherMaskSelector:
             first item is logits. It is read in eval mode and left as it was.
         fraction: Share of the parameters that the mask keeps, in (0, 1]; of each tensor for
             ``"per_layer"``. Of no account for ``"relative"`` and ``"head"``.
+        n_parameters: k, how many parameters the mask keeps, instead of a fraction. With neither,
+            the model alone decides: the published 0.002 of its parameters, at least twice the
+            head, at most 4,096 or the head and 512 beside it; where the head has more than 4,096,
+            its parameters compete with all others for 4,096. ``mask_.reason`` says which it was.
         mask: How parameters are chosen: ``"global"``, ``"per_layer"``, ``"relative"``,
             ``"random"``, ``"head"``, or a ``FisherMask`` made before.
         keep_head: Whether the first three of them keep the whole head.
+        head: Name of the head, the layer whose product with its input gives the logits: a module, a
+            parameter, or a tuple of them. None reads it from the graph of a sample's logits.
         weighting: ``"fisher"``: rows sqrt(p_c) grad log p_c, as the paper's formula has it;
             ``"none"``: rows grad log p_c, as its published code has it.
         lamb: lambda > 0.
@@ -97,9 +106,11 @@ class FisherMaskSelector:
         self,
         model: nn.Module,
         *,
-        fraction: float = 0.002,
+        fraction: float | None = None,
+        n_parameters: int | None = None,
         mask: str | FisherMask = "global",
         keep_head: bool = True,
+        head: Head | None = None,
         weighting: str = "fisher",
         lamb: float = 1.0,
         backward_steps: int = 0,
@@ -112,8 +123,10 @@ class FisherMaskSelector:
     ) -> None:
         self.model = model
         self.fraction = fraction
+        self.n_parameters = n_parameters
         self.mask = mask
         self.keep_head = keep_head
+        self.head = head
         self.weighting = weighting
         self.lamb = lamb
         self.backward_steps = backward_steps
@@ -182,7 +195,8 @@ class FisherMaskSelector:
         self.seconds_ = {}
 
         with self._timed("mask"):
-            mask = self._make_mask(ranks, pool, known, progress)
+            head = self._find_head(ranks, pool, known)
+            mask = self._make_mask(ranks, pool, known, head, progress)
         where = device_of(self.model) if self.device is None else torch.device(self.device)
         ranks.attempt(partial(check_memory, len(mask), where))
         labeled_fisher = None
@@ -223,7 +237,9 @@ class FisherMaskSelector:
         """
         self.check_parameters()
         ranks = Ranks(None)
-        return self._make_mask(ranks, ranks.part(data, "data"), NOTHING, progress and _has_tqdm())
+        part = ranks.part(data, "data")
+        head = self._find_head(ranks, part, NOTHING)
+        return self._make_mask(ranks, part, NOTHING, head, progress and _has_tqdm())
 
     def check_parameters(self) -> None:
         """Check everything but the data, as ``query`` does before any work.
@@ -254,8 +270,10 @@ class FisherMaskSelector:
         if isinstance(self.mask, FisherMask):
             self.mask.check(self.model)
         else:
-            keep_head = self.keep_head and self.mask in METHODS
-            check_fraction(self.model, self.fraction, self.mask, keep_head)
+            check_size(self.fraction, self.n_parameters)
+            head = one_head(self.model) if self.head is None else self.head
+            if head is not None:
+                self._mask_size(head)
 
     def _try_model(self, part: Part, name: str) -> None:
         """One sample through the model, so that a wrong width is found before any work."""
@@ -274,13 +292,40 @@ class FisherMaskSelector:
                     f"the model does not take {name} samples, here a batch of one, {shape}: {error}"
                 ) from error
 
-    def _make_mask(self, ranks: Ranks, pool: Part, known: Part, progress: bool) -> FisherMask:
+    def _find_head(self, ranks: Ranks, pool: Part, known: Part) -> Head | None:
+        """The head's name, from one sample where nobody gave it."""
+        if self.head is not None or isinstance(self.mask, FisherMask):
+            return self.head
+        some = next((part for part in (pool, known) if len(part)), None)
+
+        def find() -> Head | None:
+            return None if some is None else find_head(self.model, some.some)
+
+        head: Head | None = ranks.first(ranks.attempt(find))
+        return head
+
+    def _mask_size(self, head: Head | None) -> MaskSize | None:
+        """How large the mask will be, and why; None where its scores decide."""
+        keep_head = self.keep_head and self.mask in METHODS
+        return size_of_mask(
+            self.model, head, self.fraction, self.n_parameters, str(self.mask), keep_head
+        )
+
+    def _make_mask(
+        self, ranks: Ranks, pool: Part, known: Part, head: Head | None, progress: bool
+    ) -> FisherMask:
         if isinstance(self.mask, FisherMask):
             return self.mask
         if self.mask == "head":
-            return FisherMask.head(self.model)
+            return FisherMask.head(self.model, head or ())
+        if head is None or not head_parameters(self.model, head):
+            why = "no layer was found to be its head" if head is None else f"{head} is frozen"
+            logger.warning("the model's head takes no part in the mask: %s", why)
+            head = ()
         if self.mask == "random":
-            return FisherMask.random(self.model, self.fraction, seed=self.seed)
+            return FisherMask.random(
+                self.model, self.fraction, n_parameters=self.n_parameters, seed=self.seed, head=head
+            )
         # The samples are drawn from both sets together; each set then gives its share of them.
         n_all = known.n_total + pool.n_total
         n_drawn = min(self.fisher_samples, n_all)
@@ -300,7 +345,9 @@ class FisherMaskSelector:
             scores,
             self.fraction,
             self.mask,
-            head=find_head(self.model),
+            n_parameters=self.n_parameters,
+            model=self.model,
+            head=head,
             keep_head=self.keep_head,
         )
 

@@ -30,10 +30,11 @@ from fishermask_fast.network.evaluation import (
     trainable,
     unwrap,
 )
-from fishermask_fast.network.head import find_head
+from fishermask_fast.network.head import Head, find_head, head_parameters, is_under, one_head
 
 __all__ = [
     "CONVOLUTIONS",
+    "Head",
     "Inputs",
     "Pool",
     "call",
@@ -47,9 +48,12 @@ __all__ = [
     "device_of",
     "evaluating",
     "find_head",
+    "head_parameters",
     "input_dtype",
     "is_batched",
+    "is_under",
     "logits_of",
+    "one_head",
     "take",
     "to_model",
     "trainable",
