@@ -44,6 +44,7 @@ from fishermask_fast.network import (
     one_head,
     to_model,
     trainable,
+    unwrap,
 )
 from fishermask_fast.selection import Selection, select_batch
 
@@ -271,6 +272,7 @@ class FisherMaskSelector:
             self.mask.check(self.model)
         else:
             check_size(self.fraction, self.n_parameters)
+            trainable(unwrap(self.model))
             head = one_head(self.model) if self.head is None else self.head
             if head is not None:
                 self._mask_size(head)
