@@ -17,10 +17,10 @@ from unittest import mock
 
 import torch
 
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets.pools import DataOptions, LoopData, load_data
 from fishermask_fast.loop.run import train
-from fishermask_fast.loop.run.models import build_model
 from fishermask_fast.loop.run.train import Recipe, evaluate, train_model
+from fishermask_fast.models.networks import build_model
 
 
 def accuracy(

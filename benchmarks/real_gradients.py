@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast import FisherMask, GradientFactors, fisher_diagonal, masked_gradients
-from fishermask_fast.loop.data.pools import DataOptions, load_data
-from fishermask_fast.loop.data.samples import LabelledSamples
-from fishermask_fast.loop.run.models import resnet18_small
+from fishermask_fast.datasets.pools import DataOptions, load_data
+from fishermask_fast.datasets.samples import LabelledSamples
 from fishermask_fast.loop.run.train import Recipe, train_model
+from fishermask_fast.models.networks import resnet18_small
 
 ORACLE = Path(__file__).parent.parent / "tests" / "data" / "fmnist_resnet18.npz"
 N_LABELED = 500

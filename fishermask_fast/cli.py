@@ -17,10 +17,10 @@ import torch
 
 import fishermask_fast
 from fishermask_fast.labeling.select import add_select_options, select
+from fishermask_fast.loop.records import versions
 from fishermask_fast.loop.report.report import add_plot_options, plot
 from fishermask_fast.loop.run.arguments import add_run_options, read_file
-from fishermask_fast.loop.run.records import versions
-from fishermask_fast.loop.run.runner import run
+from fishermask_fast.loop.runner import run
 
 logger = logging.getLogger(__name__)
 

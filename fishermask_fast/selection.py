@@ -27,8 +27,8 @@ from fishermask_fast.engine import (
     check_device,
     check_matrices,
     computable,
-    greedy,
     mean_fisher,
+    select_greedily,
 )
 from fishermask_fast.factors import GradientFactors, StoredFactors
 
@@ -149,4 +149,4 @@ def select_batch(
         factors = computable(source, where)
         problem = asked.problem(mean_fisher(factors) if f is None else f, f_labeled, where)
         pool = LocalCandidates(factors, problem.scale, 1, asked.chunk_size)
-        return greedy(pool, problem, asked, factors.dtype, progress)
+        return select_greedily(pool, problem, asked, factors.dtype, progress)

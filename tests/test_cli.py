@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import fishermask_fast
+from fishermask_fast import strategies
 from fishermask_fast.cli import main
-from fishermask_fast.loop.run.records import read_rounds
-from fishermask_fast.loop.strategies import fisher as strategies
+from fishermask_fast.loop.records import read_rounds
 
 
 def words(text: str) -> list[str]:

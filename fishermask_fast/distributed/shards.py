@@ -18,8 +18,8 @@ from fishermask_fast.engine import (
     check_device,
     check_matrices,
     computable,
-    greedy,
     mean_fisher,
+    select_greedily,
 )
 from fishermask_fast.factors import FactorSource, same_columns
 
@@ -67,7 +67,7 @@ def select_from_shards(
         assert isinstance(served, Selection)
         return served
     whole = ShardedCandidates(shard, exchange)
-    return lead(exchange, lambda: greedy(whole, problem, asked, factors.dtype, progress))
+    return lead(exchange, lambda: select_greedily(whole, problem, asked, factors.dtype, progress))
 
 
 def _agree_on_pool(

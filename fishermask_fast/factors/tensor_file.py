@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.factors.gradient_factors import GradientFactors
+from fishermask_fast.memory import available_memory
 
 _DTYPES = {
     "F64": torch.float64,
@@ -67,7 +69,7 @@ class Layout:
     metadata: dict[str, str]
     size: int
 
-    @property
+    @cached_property
     def outgrows_memory(self) -> bool:
         """Whether a pass over the file would evict what the next pass begins with.
 
@@ -75,8 +77,8 @@ class Layout:
         """
         if not _CAN_ADVISE:
             return False
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return 2 * self.size > memory
+        memory = available_memory("cpu")
+        return memory is not None and 2 * self.size > memory
 
     def rows(self) -> dict[str, Part]:
         """The parts whose rows are samples."""

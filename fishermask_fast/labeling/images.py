@@ -5,17 +5,12 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from fishermask_fast.loop.data import samples
-from fishermask_fast.loop.data.samples import FolderImages, Source
+from fishermask_fast.datasets import FolderImages, Source
 
 
 @dataclass(frozen=True)
@@ -141,30 +136,15 @@ def read_images(paths: Sequence[Path], size: int, label: str, progress: bool) ->
     """
     tqdm: Any = import_module("tqdm").tqdm
     images = FolderImages([str(path) for path in paths], size)
-    keep = len(paths) * 3 * size**2 <= samples.LARGEST_DECODED
-
-    def read(index: int) -> Tensor | str | None:
-        try:
-            image = images[index]
-        except ValueError as error:
-            return str(error.__cause__ or error)
-        return image if keep else None
-
-    with ThreadPoolExecutor() as threads:
-        reading = threads.map(read, range(len(paths)))
-        bar = tqdm(reading, total=len(paths), desc=label, leave=False, disable=not progress)
-        found = list(bar)
-    skipped = tuple(
-        (path, reason) for path, reason in zip(paths, found, strict=True) if isinstance(reason, str)
+    source, errors = images.read(
+        lambda reading: tqdm(
+            reading, total=len(paths), desc=label, leave=False, disable=not progress
+        )
     )
-    readable = [i for i, each in enumerate(found) if not isinstance(each, str)]
-    if not readable:
+    skipped = tuple((paths[i], str(error.__cause__ or error)) for i, error in errors.items())
+    if len(errors) == len(paths):
         raise ValueError(
             f"none of the {len(paths)} {label} can be read; {skipped[0][0]}: {skipped[0][1]}"
         )
-    source: Source
-    if keep:
-        source = torch.stack([each for each in found if isinstance(each, Tensor)])
-    else:
-        source = FolderImages([images.paths[i] for i in readable], size)
-    return ReadImages(tuple(paths[i] for i in readable), source, skipped)
+    readable = tuple(path for i, path in enumerate(paths) if i not in errors)
+    return ReadImages(readable, source, skipped)

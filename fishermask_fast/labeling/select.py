@@ -23,17 +23,21 @@ from urllib.parse import quote
 import torch
 from torch import nn
 
+from fishermask_fast.datasets import PHOTO_MEAN, PHOTO_STD, LabelledSamples, evaluation_transform
 from fishermask_fast.labeling import images as own_data
 from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.labeling.images import OwnImages, ReadImages
-from fishermask_fast.loop.data.images import PHOTO_MEAN, PHOTO_STD, evaluation_transform
-from fishermask_fast.loop.data.samples import LabelledSamples
-from fishermask_fast.loop.report.grids import MOST_SHOWN, image_grid
-from fishermask_fast.loop.run.arguments import add_query_options, find_device
-from fishermask_fast.loop.run.models import default_fraction
-from fishermask_fast.loop.strategies.fisher import STRATEGIES, check
-from fishermask_fast.loop.strategies.interface import Picks, QueryOptions
-from fishermask_fast.loop.strategies.uncertainty import predict, require_head
+from fishermask_fast.loop.run.arguments import add_query_options
+from fishermask_fast.models import default_fraction, find_device
+from fishermask_fast.plotting import MOST_SHOWN, image_grid
+from fishermask_fast.strategies import (
+    STRATEGIES,
+    Picks,
+    QueryOptions,
+    check,
+    predict,
+    require_head,
+)
 
 PICKS_FILE, GRID_NAME, TASKS_FILE, SKIPPED_FILE = (
     "picks.csv",

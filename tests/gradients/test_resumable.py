@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import fishermask_fast
 from fishermask_fast import (
     FisherMask,
     GradientFactors,
@@ -30,8 +29,9 @@ from fishermask_fast import (
     masked_gradients,
     save_factors,
 )
+from fishermask_fast.factors import tensor_file
+from fishermask_fast.gradients import fingerprint, resumable
 from fishermask_fast.gradients import passes as walk
-from fishermask_fast.gradients import resumable
 
 N, BATCH = 23, 4
 
@@ -270,7 +270,7 @@ def test_other_gradients_are_neither_mixed_nor_overwritten(
     elif what == "dtype":
         model, expected = model.double(), r"dtype \(float32 there, float64 here\)"
     else:
-        monkeypatch.setattr(fishermask_fast, "__version__", "0.0.9")
+        monkeypatch.setattr(fingerprint, "__version__", "0.0.9")
         expected = r"fishermask_fast \(0.1.0 there, 0.0.9 here\)"
     name = path.name if finished else part_of(path).name
     with pytest.raises(ValueError, match=f"{name} .*other gradients.*differ in .*{expected}.*dele"):
@@ -387,8 +387,7 @@ def test_pages_of_a_file_that_memory_cannot_keep_are_given_back(
         real(descriptor, layout, start, n)
 
     monkeypatch.setattr(resumable, "drop_pages", watch)
-    known = {"SC_PHYS_PAGES": len(whole) // 4096 + 1, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(resumable.os, "sysconf", lambda name: known[name])
+    monkeypatch.setattr(tensor_file, "available_memory", lambda device: len(whole) + 1)
     masked_gradients(model, Pool(), mask, batch_size=BATCH, out=path)
     assert path.read_bytes() == whole
     assert dropped == [*((at, BATCH) for at in range(0, 20, BATCH)), (20, 3)]

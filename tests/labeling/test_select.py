@@ -13,11 +13,11 @@ from PIL import Image
 
 from fishermask_fast import FisherMaskSelector
 from fishermask_fast.cli import main
+from fishermask_fast.datasets import samples
+from fishermask_fast.datasets.images import PHOTO_MEAN, PHOTO_STD
 from fishermask_fast.labeling import select as select_room
 from fishermask_fast.labeling.checkpoints import load_model
-from fishermask_fast.loop.data import samples
-from fishermask_fast.loop.data.images import PHOTO_MEAN, PHOTO_STD
-from fishermask_fast.loop.run.models import build_model
+from fishermask_fast.models.networks import build_model
 
 
 def write_image(path: Path, number: int) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fishermask_fast.cli import _with_file, main
-from fishermask_fast.loop.data import images as sources
-from fishermask_fast.loop.data.samples import LabelledSamples
+from fishermask_fast.datasets import images as sources
+from fishermask_fast.datasets.samples import LabelledSamples
+from fishermask_fast.loop.records import Round, read_config, read_rounds
 from fishermask_fast.loop.run.arguments import Request
-from fishermask_fast.loop.run.records import Round, read_config, read_rounds
 
 SMALL = """
 data = "digits"

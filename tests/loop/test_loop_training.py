@@ -13,10 +13,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.loop.data import samples
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
-from fishermask_fast.loop.data.samples import IDENTITY, LabelledSamples
-from fishermask_fast.loop.run.models import build_model, default_fraction, resnet18_small
+from fishermask_fast.datasets import samples
+from fishermask_fast.datasets.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets.samples import IDENTITY, LabelledSamples
 from fishermask_fast.loop.run.train import (
     Recipe,
     evaluate,
@@ -24,6 +23,7 @@ from fishermask_fast.loop.run.train import (
     train_model,
     try_training,
 )
+from fishermask_fast.models.networks import build_model, default_fraction, resnet18_small
 
 QUICK = Recipe(epochs=2, min_steps=4)
 

@@ -7,9 +7,9 @@ import logging
 from importlib import import_module
 from pathlib import Path
 
-from fishermask_fast.loop.report import grids, pictures, plots, tables
+from fishermask_fast.files import replace_file
+from fishermask_fast.loop.report import curves, grids, pictures, tables
 from fishermask_fast.loop.report.analysis import Study, compare, read_study
-from fishermask_fast.loop.run.records import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ def plot(arguments: argparse.Namespace) -> None:
     compared = compare(study, arguments.target)
     table = tables.comparison(study, compared, arguments.target)
     replace_file(out / TABLE_FILE, table.encode())
-    plots.learning_curves(study, out / "learning_curves")
-    plots.learning_curves_apart(study, out / "learning_curves_apart")
+    curves.learning_curves(study, out / "learning_curves")
+    curves.learning_curves_apart(study, out / "learning_curves_apart")
     if len(compared) > 1:
-        plots.gains(study, compared, out / "gains")
+        curves.gains(study, compared, out / "gains")
     pictures.label_distribution(study, out / "label_distribution")
     pictures.mask_profile(study, out / "mask_profile")
     pictures.mask_overlap(study, out / "mask_overlap")

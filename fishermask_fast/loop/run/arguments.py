@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets import DataOptions, LoopData, load_data
 from fishermask_fast.loop.run.experiment import Experiment, Variant
-from fishermask_fast.loop.run.models import default_fraction, default_model
 from fishermask_fast.loop.run.schedule import DRAWS, Schedule
 from fishermask_fast.loop.run.train import Recipe
-from fishermask_fast.loop.strategies.fisher import MASK_NAMES, STRATEGIES
-from fishermask_fast.loop.strategies.interface import QueryOptions
+from fishermask_fast.models import default_fraction, default_model, find_device
+from fishermask_fast.strategies import MASK_NAMES, STRATEGIES, QueryOptions
 
 NOT_IN_FILES = ("help", "config", "resume", "verbose", "variants", "command")
 
@@ -122,26 +121,6 @@ def _fraction(fraction: float | None, model: str, data: LoopData) -> float:
     if fraction is not None:
         return fraction
     return default_fraction(model, len(data.classes), data.shape, vocabulary=data.vocabulary)
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one there is.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    expected = f"device must be one of {', '.join(present)}; got {name!r}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ImportError) as error:
-        raise ValueError(expected) from error
-    if device.type == "meta":  # has no values to train on
-        raise ValueError(expected)
-    return device
 
 
 def read_file(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.loop.data.pools import LoopData
-from fishermask_fast.loop.run.models import TINY_MODELS, build_model
-from fishermask_fast.loop.run.records import Round, RunFolder
+from fishermask_fast.datasets import LoopData
+from fishermask_fast.loop.records import Round, RunFolder
 from fishermask_fast.loop.run.schedule import Schedule, initial_set
 from fishermask_fast.loop.run.train import (
     Evaluation,
@@ -36,9 +35,9 @@ from fishermask_fast.loop.run.train import (
     train_model,
     try_training,
 )
-from fishermask_fast.loop.strategies.fisher import STRATEGIES, check
-from fishermask_fast.loop.strategies.interface import Picks, QueryOptions
 from fishermask_fast.masks import FisherMask
+from fishermask_fast.models import TINY_MODELS, build_model
+from fishermask_fast.strategies import STRATEGIES, Picks, QueryOptions, check
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fishermask_fast.files import replace_file
+
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
@@ -279,13 +281,3 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or, when interrupted, as it was before."""
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.loop.run.transformers import VisionTransformer
+from fishermask_fast.models.transformers import VisionTransformer
 from fishermask_fast.network import find_head
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fishermask_fast.loop.data.images import Loaded, split
-from fishermask_fast.loop.data.samples import IDENTITY, LabelledSamples
+from fishermask_fast.datasets.images import Loaded, split
+from fishermask_fast.datasets.samples import IDENTITY, LabelledSamples
 
 TABLES = ("breast-cancer", "iris", "wine")
 TEXTS = ("20newsgroups",)

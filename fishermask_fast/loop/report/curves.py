@@ -1,81 +1,17 @@
-"""Learning curves and what they come to, drawn with matplotlib's file backend."""
+"""Learning curves and what they come to."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fishermask_fast.loop.report.analysis import Comparison, Curve, Study
-from fishermask_fast.loop.run.records import replace_file
+from fishermask_fast.plotting import COLOURS, GREY, figure_to, look, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's palette and two of Tol's, told apart with any colour vision; markers and dashes
-# do it in grey.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#000000",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#882255",
-    "#999933",
-)
-STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
-GREY = "0.62"
-FORMATS = ("png", "svg")
-
-
-@contextmanager
-def figure_to(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure that is written to ``path`` with the endings .png and .svg, each whole or not."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Letters stay letters, a class named $5 is no formula, and the same figure gives the same file.
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "fishermask_fast",
-            "text.parse_math": False,
-        }
-    ):
-        figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        for ending in FORMATS:
-            picture = io.BytesIO()
-            metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(picture, format=ending, dpi=150, metadata=metadata)
-            replace_file(path.with_name(f"{path.name}.{ending}"), picture.getvalue())
-
-
-def plain(axes: Axes) -> None:
-    """A light grid, and no frame above and to the right."""
-    axes.grid(visible=True, color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def look(number: int) -> dict[str, str]:
-    """Colour, marker and dashes of the strategy of that number."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": STYLES[number % len(STYLES)],
-    }
 
 
 def learning_curves(study: Study, path: Path) -> None:
@@ -199,8 +135,3 @@ def _band(axes: Axes, curve: Curve, colour: str) -> None:
 
 def _band_name(n_seeds: int) -> str:
     return "" if n_seeds < 2 else "; lines are means, bands the least and most of all seeds"
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Mean, or NaN of nothing."""
-    return float(np.mean(values)) if values else math.nan

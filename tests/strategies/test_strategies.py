@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from fishermask_fast import fisher_diagonal
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
-from fishermask_fast.loop.run.models import build_model
-from fishermask_fast.loop.strategies import fisher as strategies
-from fishermask_fast.loop.strategies.diversity import factored_kmeans_plusplus
-from fishermask_fast.loop.strategies.interface import Picks, QueryOptions
-from fishermask_fast.loop.strategies.uncertainty import predict
+from fishermask_fast.datasets.pools import DataOptions, LoopData, load_data
+from fishermask_fast.models.networks import build_model
+from fishermask_fast.strategies import registry as strategies
+from fishermask_fast.strategies.diversity import factored_kmeans_plusplus
+from fishermask_fast.strategies.interface import Picks, QueryOptions
+from fishermask_fast.strategies.uncertainty import predict
 
 QUERY = QueryOptions(fraction=0.03, fisher_samples=32)
 

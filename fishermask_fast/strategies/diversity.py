@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.loop.strategies.interface import Picks, Pool, QueryOptions
-from fishermask_fast.loop.strategies.uncertainty import predict
+from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.strategies.uncertainty import predict
 
 _CHUNK = 2**22
 

@@ -1,7 +1,6 @@
-"""Who picks the next batch: functions of (model, pool, labelled, n, seed) that return pool indices.
+"""FisherMask, its hybrid with entropy, and BAIT: one engine, picking by what lowers tr(M^-1 F).
 
-``fishermask`` and ``bait`` are one engine with two masks; ``random`` is what every strategy has
-to beat. The others stand in ``uncertainty`` and ``diversity``.
+They differ in their masks, and BAIT removes as well as picks.
 """
 
 from __future__ import annotations
@@ -13,16 +12,10 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Subset
 
 from fishermask_fast.gradients import fisher_diagonal
-from fishermask_fast.loop.strategies.diversity import badge, coreset
-from fishermask_fast.loop.strategies.interface import Picks, Pool, QueryOptions, Strategy
-from fishermask_fast.loop.strategies.uncertainty import (
-    entropy,
-    least_confidence,
-    margin,
-    require_head,
-)
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.selector import MASKS, FisherMaskSelector
+from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.strategies.uncertainty import entropy, require_head
 
 MASK_NAMES = (*MASKS, "middle")
 
@@ -65,41 +58,6 @@ def bait(
 ) -> Picks:
     """BAIT (Ash et al. 2021): the same on the head alone, 2n picked and n of them dropped again."""
     return _query(_bait_selector(model, seed, options), pool, labelled, n, options)
-
-
-def random(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
-) -> Picks:
-    """Uniform without replacement."""
-    size = len(pool)  # type: ignore[arg-type]
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    return Picks(order[:n])
-
-
-STRATEGIES: dict[str, Strategy] = {
-    "fishermask": fishermask,
-    "fishermask_entropy": fishermask_entropy,
-    "bait": bait,
-    "random": random,
-    "entropy": entropy,
-    "margin": margin,
-    "least_confidence": least_confidence,
-    "coreset": coreset,
-    "badge": badge,
-}
-"""Every strategy by name."""
-
-
-def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
-    """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
-    if name in _SELECTORS:
-        if options.rank is not None and options.rank > n_classes:
-            raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
-        if options.mask not in MASK_NAMES:
-            raise ValueError(f"mask must be one of {', '.join(MASK_NAMES)}; got {options.mask!r}")
-        _SELECTORS[name](model, 0, options).check_parameters()
-    elif name in ("coreset", "badge"):
-        require_head(model)
 
 
 def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions) -> FisherMask:
@@ -147,7 +105,7 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
     )
 
 
-_SELECTORS = {
+SELECTORS = {
     "fishermask": _fishermask_selector,
     "fishermask_entropy": _fishermask_selector,
     "bait": _bait_selector,

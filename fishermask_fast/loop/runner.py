@@ -9,12 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
 from fishermask_fast.loop.report import tables
 from fishermask_fast.loop.report.analysis import read_runs
-from fishermask_fast.loop.report.plots import learning_curves
+from fishermask_fast.loop.report.curves import learning_curves
 from fishermask_fast.loop.run.arguments import Request
 from fishermask_fast.loop.run.experiment import Experiment
-from fishermask_fast.loop.run.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
 
 CURVE_NAME = "learning_curve"
 

@@ -7,15 +7,17 @@ stored as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 Apply = Callable[[Tensor], Tensor]
+Watch = Callable[[Iterable[Any]], Iterable[Any]]
 LARGEST_DECODED = 2**31
 """Bytes of images that are kept decoded; beyond it they are decoded each time they are read."""
 
@@ -68,15 +70,19 @@ class FolderImages:
         cropped: Tensor = functional.center_crop(image, [self.size, self.size])
         return cropped
 
-    def decoded(self) -> Source:
-        """All images as one tensor where they fit, themselves otherwise; each is read once.
+    def read(self, watch: Watch = iter) -> tuple[Source, dict[int, ValueError]]:
+        """Read each image once.
 
-        Raises:
-            ValueError: Images cannot be read; says how many, and which is the first.
+        Args:
+            watch: What the results pass through, such as a progress bar.
+
+        Returns:
+            The images that can be read, in order, as one tensor where they fit into memory and to
+            be decoded when read otherwise; and by index, what is wrong with the others.
         """
         keep = len(self) * 3 * self.size**2 <= LARGEST_DECODED
 
-        def read(index: int) -> Tensor | ValueError | None:
+        def attempt(index: int) -> Tensor | ValueError | None:
             try:
                 image = self[index]
             except ValueError as error:
@@ -84,11 +90,13 @@ class FolderImages:
             return image if keep else None
 
         with ThreadPoolExecutor() as threads:
-            found = list(threads.map(read, range(len(self))))
-        errors = [each for each in found if isinstance(each, ValueError)]
-        if errors:
-            raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {errors[0]}")
-        return torch.stack([each for each in found if isinstance(each, Tensor)]) if keep else self
+            found = list(watch(threads.map(attempt, range(len(self)))))
+        errors = {i: each for i, each in enumerate(found) if isinstance(each, ValueError)}
+        decoded = [each for each in found if isinstance(each, Tensor)]
+        if keep and decoded:
+            return torch.stack(decoded), errors
+        readable = [path for i, path in enumerate(self.paths) if i not in errors]
+        return FolderImages(readable, self.size), errors
 
 
 def _middle(image: Tensor, longest: int) -> list[int]:
@@ -142,7 +150,15 @@ class LabelledSamples(Dataset[tuple[Tensor, int]]):
         return LabelledSamples(source, self.targets[indices], self.transform)
 
     def decoded(self) -> LabelledSamples:
-        """The same, with images decoded once and for all where they fit into memory."""
+        """The same, with images decoded once and for all where they fit into memory.
+
+        Raises:
+            ValueError: Images cannot be read; says how many, and which is the first.
+        """
         if isinstance(self.source, Tensor):
             return self
-        return LabelledSamples(self.source.decoded(), self.targets, self.transform)
+        source, errors = self.source.read()
+        if errors:
+            first = next(iter(errors.values()))
+            raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {first}")
+        return LabelledSamples(source, self.targets, self.transform)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.loop.strategies.interface import Picks, Pool, QueryOptions
 from fishermask_fast.network import batches as data
 from fishermask_fast.network import (
     call,
@@ -25,6 +24,7 @@ from fishermask_fast.network import (
     find_head,
     input_dtype,
 )
+from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
 
 BATCH_SIZE = 256
 

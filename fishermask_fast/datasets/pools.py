@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fishermask_fast.loop.data import images as sources
-from fishermask_fast.loop.data import tables as other_sources
-from fishermask_fast.loop.data.images import Loaded
-from fishermask_fast.loop.data.imbalance import draw_counts, ratio_counts
-from fishermask_fast.loop.data.samples import LabelledSamples, Transform
+from fishermask_fast.datasets import images as sources
+from fishermask_fast.datasets import tables as other_sources
+from fishermask_fast.datasets.images import Loaded
+from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
+from fishermask_fast.datasets.samples import LabelledSamples, Transform
 
 NAMED = ("digits", *sources.TORCHVISION_SETS, *other_sources.TABLES, *other_sources.TEXTS)
 """Data sets that are known by name."""

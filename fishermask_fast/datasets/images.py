@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fishermask_fast.loop.data.samples import FolderImages, LabelledSamples, Transform
+from fishermask_fast.datasets.samples import FolderImages, LabelledSamples, Transform
 
 TORCHVISION_SETS = {
     "mnist": "MNIST",
