@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import torch
@@ -28,7 +28,8 @@ from fishermask_fast.labeling import images as own_data
 from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.labeling.images import OwnImages, ReadImages
 from fishermask_fast.loop.run.arguments import add_query_options
-from fishermask_fast.models import default_fraction, find_device
+from fishermask_fast.models import find_device
+from fishermask_fast.network import call, evaluating
 from fishermask_fast.plotting import MOST_SHOWN, image_grid
 from fishermask_fast.strategies import (
     STRATEGIES,
@@ -36,7 +37,6 @@ from fishermask_fast.strategies import (
     QueryOptions,
     check,
     predict,
-    require_head,
 )
 
 PICKS_FILE, GRID_NAME, TASKS_FILE, SKIPPED_FILE = (
@@ -105,8 +105,8 @@ def select(arguments: argparse.Namespace) -> None:
     images = _find(arguments)
     size = _size(arguments)
     model = load_model(arguments.model, Path(arguments.checkpoint), size)
-    classes = _classes(arguments, images, model)
-    options = _options(arguments, len(classes), size, progress)
+    classes = _classes(arguments, images, model, size)
+    options = _options(arguments, progress)
     check(arguments.strategy, model, len(classes), options)
     model.to(find_device(arguments.device))
     _check_enough(arguments.n, len(images.unlabelled))
@@ -174,8 +174,11 @@ def _size(arguments: argparse.Namespace) -> int:
     return size
 
 
-def _classes(arguments: argparse.Namespace, images: OwnImages, model: nn.Module) -> list[str]:
-    n_outputs = cast(nn.Linear, model.get_submodule(require_head(model))).out_features
+def _classes(
+    arguments: argparse.Namespace, images: OwnImages, model: nn.Module, size: int
+) -> list[str]:
+    with evaluating(model) as net, torch.no_grad():
+        n_outputs = call(net, torch.zeros(1, 3, size, size)).shape[1]
     names = list(arguments.classes or images.classes or map(str, range(n_outputs)))
     if len(set(names)) < len(names):
         raise ValueError(f"classes must differ; got {', '.join(names)}")
@@ -187,16 +190,13 @@ def _classes(arguments: argparse.Namespace, images: OwnImages, model: nn.Module)
     return names
 
 
-def _options(
-    arguments: argparse.Namespace, n_classes: int, size: int, progress: bool
-) -> QueryOptions:
-    fraction = arguments.fraction
-    if fraction is None:
-        fraction = default_fraction(arguments.model, n_classes, (3, size, size))
+def _options(arguments: argparse.Namespace, progress: bool) -> QueryOptions:
     return QueryOptions(
-        fraction=fraction,
+        fraction=arguments.fraction,
+        n_parameters=arguments.n_parameters,
         mask=arguments.mask,
         keep_head=arguments.keep_head,
+        head=arguments.head,
         weighting=arguments.weighting,
         lamb=arguments.lamb,
         fisher_samples=arguments.fisher_samples,

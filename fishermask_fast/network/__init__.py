@@ -30,7 +30,14 @@ from fishermask_fast.network.evaluation import (
     trainable,
     unwrap,
 )
-from fishermask_fast.network.head import Head, find_head, head_parameters, is_under, one_head
+from fishermask_fast.network.head import (
+    Head,
+    find_head,
+    head_candidates,
+    head_parameters,
+    is_under,
+    one_head,
+)
 
 __all__ = [
     "CONVOLUTIONS",
@@ -48,6 +55,7 @@ __all__ = [
     "device_of",
     "evaluating",
     "find_head",
+    "head_candidates",
     "head_parameters",
     "input_dtype",
     "is_batched",

@@ -56,7 +56,7 @@ def find_head(model: nn.Module, inputs: object = None) -> Head | None:
     """
     if inputs is not None:
         return _read_head(model, model_inputs(inputs))
-    found = candidates(unwrap(model))
+    found = head_candidates(unwrap(model))
     if len(found) > 1:
         shown = ", ".join(found[-8:])
         raise ValueError(
@@ -69,11 +69,11 @@ def find_head(model: nn.Module, inputs: object = None) -> Head | None:
 
 def one_head(model: nn.Module) -> Head | None:
     """The head where only one layer can be it, None where there are none or several."""
-    found = candidates(unwrap(model))
+    found = head_candidates(unwrap(model))
     return found[0] if len(found) == 1 else None
 
 
-def candidates(model: nn.Module, name: str = "") -> list[str]:
+def head_candidates(model: nn.Module, name: str = "") -> list[str]:
     """Names of the nn.Linear modules that may be the head, as far as modules can tell.
 
     Of an nn.Sequential it is the last child with parameters, since its forward calls them in order.
@@ -87,7 +87,7 @@ def candidates(model: nn.Module, name: str = "") -> list[str]:
         if not children:
             return []
         child_name, child = children[-1]
-        return candidates(child, f"{name}.{child_name}" if name else child_name)
+        return head_candidates(child, f"{name}.{child_name}" if name else child_name)
     found = []
     for path, module in model.named_modules(prefix=name):
         weight = module._parameters.get("weight") if isinstance(module, nn.Linear) else None

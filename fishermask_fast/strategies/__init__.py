@@ -10,7 +10,7 @@ from __future__ import annotations
 from fishermask_fast.strategies.fisher import MASK_NAMES
 from fishermask_fast.strategies.interface import Picks, QueryOptions
 from fishermask_fast.strategies.registry import STRATEGIES, check
-from fishermask_fast.strategies.uncertainty import predict, require_head
+from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
     "MASK_NAMES",
@@ -19,5 +19,4 @@ __all__ = [
     "STRATEGIES",
     "check",
     "predict",
-    "require_head",
 ]

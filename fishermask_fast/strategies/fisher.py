@@ -13,9 +13,10 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
+from fishermask_fast.network import head_parameters
 from fishermask_fast.selector import MASKS, FisherMaskSelector
 from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
-from fishermask_fast.strategies.uncertainty import entropy, require_head
+from fishermask_fast.strategies.uncertainty import entropy, inputs_of, require_head
 
 MASK_NAMES = (*MASKS, "middle")
 
@@ -69,20 +70,29 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
         batch_size=options.batch_size,
         progress=options.progress,
     )
-    head = require_head(model)
-    for name in scores:
-        if name.rpartition(".")[0] == head:
-            # The lowest score there is: the head's entries would be the last to be taken.
-            scores[name] = torch.zeros_like(scores[name])
-    return FisherMask.from_scores(scores, options.fraction, "global", keep_head=False)
+    head = require_head(model, inputs_of(data), options.head)
+    for name in head_parameters(model, head):
+        # The lowest score there is: the head's entries would be the last to be taken.
+        scores[name] = torch.zeros_like(scores[name])
+    return FisherMask.from_scores(
+        scores,
+        options.fraction,
+        "global",
+        n_parameters=options.n_parameters,
+        model=model,
+        head=head,
+        keep_head=False,
+    )
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
         model,
         fraction=options.fraction,
+        n_parameters=options.n_parameters,
         mask="global" if options.mask == "middle" else options.mask,
         keep_head=options.keep_head and options.mask != "middle",
+        head=options.head,
         weighting=options.weighting,
         lamb=options.lamb,
         fisher_samples=options.fisher_samples,
@@ -96,6 +106,7 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
     return FisherMaskSelector(
         model,
         mask="head",
+        head=options.head,
         backward_steps=1,
         weighting=options.weighting,
         lamb=options.lamb,

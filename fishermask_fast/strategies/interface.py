@@ -34,9 +34,11 @@ class Picks:
 class QueryOptions:
     """What the strategies may need beyond their five arguments; see ``FisherMaskSelector``."""
 
-    fraction: float = 0.002
+    fraction: float | None = None
+    n_parameters: int | None = None
     mask: str = "global"
     keep_head: bool = True
+    head: str | None = None
     weighting: str = "fisher"
     lamb: float = 1.0
     fisher_samples: int = 1024

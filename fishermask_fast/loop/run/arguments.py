@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from fishermask_fast.datasets import DataOptions, LoopData, load_data
+from fishermask_fast.datasets import DataOptions, load_data
 from fishermask_fast.loop.run.experiment import Experiment, Variant
 from fishermask_fast.loop.run.schedule import DRAWS, Schedule
 from fishermask_fast.loop.run.train import Recipe
-from fishermask_fast.models import default_fraction, default_model, find_device
+from fishermask_fast.models import default_model, find_device
 from fishermask_fast.strategies import MASK_NAMES, STRATEGIES, QueryOptions
 
 NOT_IN_FILES = ("help", "config", "resume", "verbose", "variants", "command")
@@ -71,9 +71,11 @@ class Request:
         data = load_data(_data_options(given, seed))
         model = given.model or default_model(data.kind, data.name)
         query = QueryOptions(
-            fraction=_fraction(given.fraction, model, data),
+            fraction=given.fraction,
+            n_parameters=given.n_parameters,
             mask=given.mask,
             keep_head=given.keep_head,
+            head=given.head,
             weighting=given.weighting,
             lamb=given.lamb,
             fisher_samples=given.fisher_samples,
@@ -115,12 +117,6 @@ def _strategies(names: Sequence[str] | None, variants: dict[str, Any]) -> tuple[
     if "all" in names and "all" not in variants:
         raise ValueError(f"strategy all stands for every one, alone; got {' '.join(names)}")
     return tuple(names)
-
-
-def _fraction(fraction: float | None, model: str, data: LoopData) -> float:
-    if fraction is not None:
-        return fraction
-    return default_fraction(model, len(data.classes), data.shape, vocabulary=data.vocabulary)
 
 
 def read_file(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -318,8 +314,11 @@ def add_query_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fraction",
         type=float,
-        help="share of the parameters that the mask keeps (default: 0.002; more where the head "
-        "alone is larger, less for networks of more than 2 million parameters)",
+        help="share of the parameters that the mask keeps (default: 0.002, at least twice the "
+        "head, at most 4,096 parameters or the head and 512)",
+    )
+    group.add_argument(
+        "--n-parameters", type=int, help="how many parameters the mask keeps, instead of a share"
     )
     group.add_argument(
         "--mask", choices=MASK_NAMES, default=query.mask, help="how fishermask chooses parameters"
@@ -329,6 +328,9 @@ def add_query_options(group: argparse._ArgumentGroup) -> None:
         dest="keep_head",
         action="store_false",
         help="let the head's parameters compete with all others for the mask",
+    )
+    group.add_argument(
+        "--head", help="name of the layer that gives the logits (default: found from the logits)"
     )
     group.add_argument(
         "--weighting",
