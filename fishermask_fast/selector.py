@@ -10,6 +10,7 @@ the batch that most reduces tr(M^-1 F), where
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import os
 import time
@@ -138,6 +139,18 @@ class FisherMaskSelector:
         self.seed = seed
         self.group = group
 
+    def __repr__(self) -> str:
+        given = inspect.signature(type(self)).parameters
+        shown = [f"model={type(self.model).__name__}"]
+        for name, value in self.get_params().items():
+            if name != "model" and value != given[name].default:
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name, as given; ``deep`` is scikit-learn's, and of no account."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
     def query(
         self,
         unlabeled: Data,
@@ -198,6 +211,7 @@ class FisherMaskSelector:
         with self._timed("mask"):
             head = self._find_head(ranks, pool, known)
             mask = self._make_mask(ranks, pool, known, head, progress)
+        logger.info("mask: %r", mask)
         where = device_of(self.model) if self.device is None else torch.device(self.device)
         ranks.attempt(partial(check_memory, len(mask), where))
         labeled_fisher = None

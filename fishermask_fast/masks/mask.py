@@ -18,12 +18,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast import plotting
 from fishermask_fast.masks.checks import (
     Shapes,
     check_masked,
@@ -42,6 +43,9 @@ from fishermask_fast.network import (
     one_head,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _FORMAT = 1
 _MOST_SHOWN = 3  # tensors of a mask's repr
 
@@ -54,7 +58,7 @@ class TensorShare(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FisherMask:
     """k parameters of a network.
 
@@ -82,6 +86,23 @@ class FisherMask:
 
     def __len__(self) -> int:
         return sum(index.numel() for index in self.indices.values())
+
+    def __repr__(self) -> str:
+        total = total_size(self.shapes)
+        parts = [f"{self.method}, k = {len(self):,} of {total:,} parameters"]
+        if self.reason:
+            parts.append(self.reason)
+        shares = self.profile()
+        head = [share for share in shares if share.name in self.head_names]
+        if head:
+            masked, size = sum(s.masked for s in head), sum(s.size for s in head)
+            parts.append(f"head {masked:,} of {size:,}")
+        others = [share for share in shares if share.masked and share not in head]
+        others.sort(key=lambda share: -share.masked)
+        parts += [f"{s.name} {s.masked:,} of {s.size:,}" for s in others[:_MOST_SHOWN]]
+        if len(others) > _MOST_SHOWN:
+            parts.append(f"{len(others) - _MOST_SHOWN} tensors more")
+        return f"FisherMask({'; '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FisherMask):
@@ -234,6 +255,20 @@ class FisherMask:
             TensorShare(name, self._index(name).numel(), math.prod(shape))
             for name, shape in self.shapes.items()
         ]
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draws the share of each tensor that is masked, in the model's order.
+
+        Args:
+            axes: matplotlib axes to draw on; new ones if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        return plotting.shares(self.profile(), axes, x="% of the tensor's parameters masked")
 
     def overlap(self, other: FisherMask) -> float:
         """Parameters that both masks hold, as a share of the larger mask.

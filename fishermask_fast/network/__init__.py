@@ -1,7 +1,8 @@
 """What a model and its data are: logits z_x = f(x; theta), sample by sample.
 
-Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), head (which
-layer gives the logits). May import: factors and below, and no gradients.
+Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), graph
+(which operation consumes which parameter), head (which layer gives the logits). May import:
+factors and below, and no gradients.
 """
 
 from __future__ import annotations
@@ -30,6 +31,21 @@ from fishermask_fast.network.evaluation import (
     trainable,
     unwrap,
 )
+from fishermask_fast.network.graph import (
+    VIEWS,
+    Consumer,
+    Consumers,
+    Edge,
+    Graph,
+    Trail,
+    asking,
+    find_again,
+    find_consumers,
+    match_consumers,
+    read_graph,
+    result_shapes,
+    trial_samples,
+)
 from fishermask_fast.network.head import (
     Head,
     find_head,
@@ -40,6 +56,19 @@ from fishermask_fast.network.head import (
 )
 
 __all__ = [
+    "VIEWS",
+    "Consumer",
+    "Consumers",
+    "Edge",
+    "Graph",
+    "Trail",
+    "asking",
+    "find_again",
+    "find_consumers",
+    "match_consumers",
+    "read_graph",
+    "result_shapes",
+    "trial_samples",
     "CONVOLUTIONS",
     "Head",
     "Inputs",

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fishermask_fast.network.batches import Inputs, count_samples, model_inputs, take, to_model
+from fishermask_fast.network.batches import Inputs, model_inputs, to_model
 from fishermask_fast.network.evaluation import call, device_of, evaluating, input_dtype, unwrap
+from fishermask_fast.network.graph import VIEWS, asking, result_shapes, trial_samples
 
 Head = str | tuple[str, ...]
 """A head's name: of a module or of a parameter, or of several that make the logits together."""
@@ -28,12 +28,7 @@ _PRODUCTS = frozenset(
     )
 )
 # What lets a product of two weights be seen as one: nothing between them bends.
-_LINEAR = frozenset(
-    (
-        *("View", "UnsafeView", "ReshapeAlias", "Mul", "Div", "T", "Transpose", "Permute", "Alias"),
-        *("Unsqueeze", "Squeeze", "Expand", "Clone", "ToCopy", "Select", "Slice"),
-    )
-)
+_LINEAR = VIEWS | {"MulBackward0", "DivBackward0", "ExpandBackward0"}
 _OPAQUE = "CheckpointFunction"
 
 _Pair = tuple[Node, Node, int]  # a node of two samples and of three, and which output of it
@@ -142,19 +137,9 @@ class _Product:
 def _read_head(model: nn.Module, inputs: Inputs) -> Head | None:
     with evaluating(model) as net:
         inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
-        last = count_samples(inputs) - 1
-        parameters = [p for p in net.parameters() if p.is_floating_point()]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        try:
-            two, three = (
-                call(net, take(inputs, torch.tensor([min(i, last) for i in range(n)])))
-                for n in (2, 3)
-            )
+        with asking([p for p in net.parameters() if p.is_floating_point()]):
+            two, three = (call(net, some) for some in trial_samples(inputs))
             found, beside = _Walk(two, three).run()
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
         leaves = {leaf for product in _heads(found) for leaf in product.leaves}
         return _named(net, leaves, beside)
 
@@ -224,9 +209,7 @@ def _operands(pair: _Pair) -> tuple[list[_Pair], list[Node]]:
 
 def _shape(node: Node, at: int) -> tuple[int, ...]:
     variable = getattr(node, "variable", None)
-    if variable is not None:
-        return tuple(variable.shape)
-    return tuple(node._input_metadata[at].shape)
+    return result_shapes(node)[at] if variable is None else tuple(variable.shape)
 
 
 def _kind(node: Node) -> str:
@@ -260,7 +243,7 @@ def _is_low_rank(feature: _Pair) -> bool:
         features, weights = _operands(pair)
         if _kind(pair[0]) in _PRODUCTS and weights:
             return True
-        if len(features) != 1 or _kind(pair[0]) not in _LINEAR:
+        if len(features) != 1 or pair[0].name() not in _LINEAR:
             return False
         pair = features[0]
 

@@ -53,6 +53,5 @@ def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) ->
         if options.mask not in MASK_NAMES:
             raise ValueError(f"mask must be one of {', '.join(MASK_NAMES)}; got {options.mask!r}")
         SELECTORS[name](model, 0, options).check_parameters()
-    elif name in ("coreset", "badge"):
-        if not head_candidates(unwrap(model)):
-            raise ValueError("model must end in a head, such as nn.Linear; found none")
+    elif name in ("coreset", "badge") and not head_candidates(unwrap(model)):
+        raise ValueError("model must end in a head, such as nn.Linear; found none")
