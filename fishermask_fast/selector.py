@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +28,19 @@ from torch.utils.data import DataLoader, Dataset
 from fishermask_fast.checks import check_positive, is_integer
 from fishermask_fast.distributed import NOTHING, Part, Ranks, is_empty
 from fishermask_fast.engine import runs_on
+from fishermask_fast.estimates import Estimate, Query, activations_of, estimate, factor_numbers
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
-from fishermask_fast.likelihoods import check_rows
+from fishermask_fast.likelihoods import check_rows, make_rows
 from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
-from fishermask_fast.memory import check_memory
 from fishermask_fast.network import (
     Head,
+    Pool,
     call,
     check_count,
     check_device,
     check_seed,
+    compute_dtype,
     device_of,
     evaluating,
     find_head,
@@ -57,6 +61,7 @@ logger = logging.getLogger(__name__)
 Data = Dataset[Any] | DataLoader[Any] | Tensor
 
 MASKS = (*METHODS, "random", "head")
+_TIMED = 16  # samples of a batch that `estimate` times
 
 
 class FisherMaskSelector:
@@ -210,16 +215,12 @@ class FisherMaskSelector:
 
         with self._timed("mask"):
             head = self._find_head(ranks, pool, known)
+            ranks.attempt(partial(self._check_fits, pool, known, head, out))
             mask = self._make_mask(ranks, pool, known, head, progress)
+            ranks.attempt(partial(self._check_fits, pool, known, head, out, mask))
         logger.info("mask: %r", mask)
-        where = device_of(self.model) if self.device is None else torch.device(self.device)
-        ranks.attempt(partial(check_memory, len(mask), where))
-        labeled_fisher = None
-        if known.n_total:
-            with self._timed("gradients"):
-                factors = ranks.attempt(partial(self._gradients, known, mask, progress))
-            with self._timed("fisher"):
-                labeled_fisher = _fisher(ranks, factors, known, mask)
+        where = self._where
+        labeled_fisher = self._labeled_fisher(ranks, known, mask, progress)
         with self._timed("gradients"):
             factors = ranks.attempt(partial(self._gradients, pool, mask, progress, out))
         with self._timed("fisher"):
@@ -243,6 +244,148 @@ class FisherMaskSelector:
             )
         self.mask_, self.fisher_, self.labeled_fisher_ = mask, fisher, labeled_fisher
         return selection
+
+    def estimate(
+        self,
+        unlabeled: Data,
+        n_select: int,
+        labeled: Data | None = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Estimate:
+        """What ``query`` with the same arguments will need: bytes by part, and seconds a step.
+
+        One batch is timed; the seconds of the mask, the gradients and the Fisher matrix follow from
+        it. Those of the selection depend on how scores fall, and are not told.
+
+        Args:
+            unlabeled: As for ``query``.
+            n_select: As for ``query``.
+            labeled: As for ``query``.
+            out: As for ``query``; nothing is written.
+
+        Returns:
+            A table; print it.
+
+        Raises:
+            TypeError, ValueError: As ``query``, but for memory.
+        """
+        if labeled is not None and is_empty(labeled):
+            labeled = None
+        self.check_parameters()
+        check_count("n_select", n_select, optional=False)
+        ranks = Ranks(None)
+        pool = ranks.part(unlabeled, "unlabeled")
+        known = NOTHING if labeled is None else ranks.part(labeled, "labeled")
+        self._try_model(pool, "unlabeled")
+        head = self._find_head(ranks, pool, known)
+        counted = self._counted(pool, known, head, out)
+        return replace(counted, seconds=self._time_batch(pool, known, head, counted))
+
+    def _time_batch(
+        self, pool: Part, known: Part, head: Head | None, counted: Estimate
+    ) -> dict[str, float]:
+        """Seconds of the steps before the selection, from one batch."""
+        n = min(len(pool), self.batch_size or _TIMED)
+        some = replace(pool, indices=pool.among(pool.places[:n]), places=pool.places[:n])
+        mask = self.mask
+        if not isinstance(mask, FisherMask):
+            size = self._mask_size(head)
+            whole = size is not None and size.keep_head and bool(self._trainable_head(head))
+            mask = FisherMask.random(
+                self.model, n_parameters=counted.k, head=head or (), keep_head=whole
+            )
+        seconds = {}
+        if self.mask in METHODS:
+            start = time.perf_counter()
+            self._diagonal(some, n, False)
+            drawn = min(self.fisher_samples, len(pool) + len(known))
+            seconds["mask"] = (time.perf_counter() - start) * drawn / n
+        start = time.perf_counter()
+        factors = self._gradients(some, mask, False)
+        every = (len(pool) + len(known)) / n
+        seconds["gradients"] = (time.perf_counter() - start) * every
+        start = time.perf_counter()
+        assert factors is not None
+        factors.fisher()
+        seconds["fisher"] = (time.perf_counter() - start) * every
+        return seconds
+
+    @property
+    def _where(self) -> torch.device:
+        return device_of(self.model) if self.device is None else torch.device(self.device)
+
+    def _trainable_head(self, head: Head | None) -> tuple[str, ...]:
+        return () if head is None else head_parameters(self.model, head)
+
+    def _check_fits(
+        self,
+        pool: Part,
+        known: Part,
+        head: Head | None,
+        out: object,
+        mask: FisherMask | None = None,
+    ) -> None:
+        """Raise where this process's part of a query does not fit into memory."""
+        if len(pool) or len(known):
+            self._counted(pool, known, head, out, mask).check(self._where)
+
+    def _counted(
+        self,
+        pool: Part,
+        known: Part,
+        head: Head | None,
+        out: object,
+        mask: FisherMask | None = None,
+    ) -> Estimate:
+        """What a query holds, with its mask or before that is made."""
+        mask = self.mask if isinstance(self.mask, FisherMask) else mask
+        decided = None if mask is not None else self._mask_size(head)
+        total = sum(p.numel() for p in trainable(unwrap(self.model)).values())
+        own = self._trainable_head(head)
+        if mask is not None:
+            k, reason = len(mask), mask.reason
+            whole = all(
+                len(mask.indices.get(name, ())) == math.prod(mask.shapes[name]) for name in own
+            )
+        elif decided is not None:
+            k, reason, whole = decided.k, decided.reason, decided.keep_head
+        else:
+            k, reason, whole = 1, "as the scores will say", False
+        part = pool if len(pool) else known
+        with evaluating(self.model, self.device) as net:
+            inputs = to_model(part.some, device_of(net), input_dtype(net, part.some))
+            saved, outputs = activations_of(net, inputs)
+        n_rows = make_rows(outputs, self.weighting, self.rank).shape[1]
+        numbers = factor_numbers(self.model, head, inputs, k, n_rows, whole and bool(own))
+        dtype = compute_dtype(trainable(unwrap(self.model)))
+        needs = Query(
+            k=k,
+            reason=reason,
+            n_total=total,
+            n_rows=n_rows,
+            n_pool=len(pool),
+            n_labeled=len(known),
+            sample_numbers=numbers,
+            itemsize=dtype.itemsize,
+            saved_bytes=saved,
+            batch_size=self.batch_size or Pool.of(part.data).batch_size,
+            diagonal=mask is None and self.mask in METHODS,
+            backward=self.backward_steps > 0,
+            stored=out is not None,
+        )
+        return estimate(needs, self._where)
+
+    def _labeled_fisher(
+        self, ranks: Ranks, known: Part, mask: FisherMask, progress: bool
+    ) -> Tensor | None:
+        """F_L, whose gradients are gone when this returns."""
+        if not known.n_total:
+            return None
+        with self._timed("gradients"):
+            factors = ranks.attempt(partial(self._gradients, known, mask, progress))
+        with self._timed("fisher"):
+            return _fisher(ranks, factors, known, mask)
 
     def make_mask(self, data: Data, *, progress: bool = False) -> FisherMask:
         """The mask that ``query`` would take for a pool of these samples.

@@ -136,20 +136,25 @@ def size_of_mask(
 ) -> MaskSize | None:
     """What `from_scores` or `random` will hold, before any gradient is taken.
 
-    None where that depends on the scores ("relative"), or each tensor has its fraction.
+    None where that depends on the scores ("relative").
 
     Raises:
         TypeError: a number of the wrong type.
         ValueError: as `mask_size`.
     """
     check_size(fraction, n_parameters)
-    if method == "relative" or (method == "per_layer" and fraction is not None):
+    if method == "relative":
         return None
     shapes = shapes_of(model)
     names = () if head is None else head_parameters(model, head)
     n_head = sum(math.prod(shapes[name]) for name in names)
     if method == "head":
         return MaskSize(n_head, True, "the whole head")
+    if method == "per_layer" and fraction is not None:
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        others = (s for name, s in sizes.items() if not (keep_head and name in names))
+        k = n_head * keep_head + sum(math.ceil(share_of(fraction, size)) for size in others)
+        return MaskSize(k, keep_head, f"fraction {fraction:g} of each tensor")
     return mask_size(total_size(shapes), n_head, fraction, n_parameters, keep_head)
 
 
