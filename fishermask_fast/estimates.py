@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from fishermask_fast.memory import available_memory, matrices_bytes
-from fishermask_fast.network import Head, Inputs, call, evaluating, head_parameters, unwrap
+from fishermask_fast.network import (
+    Head,
+    Inputs,
+    call,
+    evaluating,
+    head_parameters,
+    raw_outputs,
+    unwrap,
+)
 
 # Triangles of r (r + 1) / 2 float64 that a candidate holds at most: A, B, copies of both, and the
 # whole forms at a set-up (measured: 7.8 to 10.2).
@@ -213,7 +221,7 @@ def activations_of(model: nn.Module, inputs: Inputs) -> tuple[int, Tensor]:
         for p in parameters:
             p.requires_grad_(True)
         with _counting(sizes, known):
-            outputs = call(model, inputs).detach()
+            outputs = raw_outputs(model, inputs).detach()
     finally:
         for p, flag in zip(parameters, flags, strict=True):
             p.requires_grad_(flag)

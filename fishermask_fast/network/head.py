@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fishermask_fast.network.batches import Inputs, model_inputs, to_model
+from fishermask_fast.network.batches import to_model
+from fishermask_fast.network.collating import Inputs, model_inputs
 from fishermask_fast.network.evaluation import call, device_of, evaluating, input_dtype, unwrap
 from fishermask_fast.network.graph import VIEWS, asking, result_shapes, trial_samples
 
