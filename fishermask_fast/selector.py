@@ -300,7 +300,10 @@ class FisherMaskSelector:
             size = self._mask_size(head)
             whole = size is not None and size.keep_head and bool(self._trainable_head(head))
             mask = FisherMask.random(
-                self.model, n_parameters=counted.k, head=head or (), keep_head=whole
+                self.model,
+                n_parameters=counted.k,
+                head=() if head is None else head,
+                keep_head=whole,
             )
         seconds = {}
         if self.mask in METHODS:
@@ -486,7 +489,7 @@ class FisherMaskSelector:
         if isinstance(self.mask, FisherMask):
             return self.mask
         if self.mask == "head":
-            return FisherMask.head(self.model, head or ())
+            return FisherMask.head(self.model, () if head is None else head)
         if head is None or not head_parameters(self.model, head):
             why = "no layer was found to be its head" if head is None else f"{head} is frozen"
             logger.warning("the model's head takes no part in the mask: %s", why)

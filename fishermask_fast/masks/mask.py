@@ -152,7 +152,7 @@ class FisherMask:
         needs_head = keep_head or (fraction is None and n_parameters is None)
         if model is not None:
             check_same_shapes(shapes, shapes_of(model), "the model", "the scores")
-            head_names = _head_of(model, head, inputs, required=bool(head))
+            head_names = _head_of(model, head, inputs, required=head is not None and head != ())
         else:
             head_names = _head_in(shapes, head, required=needs_head)
         dtypes = {score.dtype for score in scores.values()}
@@ -335,10 +335,12 @@ def _head_of(
         return ()
     names = head_parameters(model, head)
     if not names and required:
-        what = f"{head!r}, is frozen, so that no gradient is taken there" if head else "is unknown"
+        found = " is unknown"
+        if head != ():
+            found = f", {head!r}, is frozen, so that no gradient is taken there"
         raise ValueError(
-            f"the head{', ' if head else ' '}{what}; unfreeze it or name another with head=..., or "
-            "use another mask or keep_head=False"
+            f"the head{found}; unfreeze it or name another with head=..., or use another mask or "
+            "keep_head=False"
         )
     return names
 

@@ -17,7 +17,14 @@ from fishermask_fast.network.batches import (
     take,
     to_model,
 )
-from fishermask_fast.network.collating import Inputs, count_samples, is_batched
+from fishermask_fast.network.collating import (
+    Inputs,
+    Keywords,
+    count_samples,
+    model_inputs,
+    rebuilt,
+    samples_of,
+)
 from fishermask_fast.network.evaluation import (
     CONVOLUTIONS,
     call,
@@ -93,7 +100,10 @@ __all__ = [
     "head_candidates",
     "head_parameters",
     "input_dtype",
-    "is_batched",
+    "Keywords",
+    "model_inputs",
+    "rebuilt",
+    "samples_of",
     "is_under",
     "logits_of",
     "one_head",
