@@ -19,7 +19,7 @@ from fishermask_fast.checks import check_integer, check_positive
 from fishermask_fast.engine import scores_along
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.masks import FisherMask
+from fishermask_fast.masks import FisherMask, check_size
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector
 
@@ -247,7 +247,7 @@ class BaitQuery(FisherQuery):
         return masked_gradients(
             module,
             samples,
-            FisherMask.head(module),
+            FisherMask.head(module, inputs=samples[:1]),
             likelihood=self._likelihood,
             rank=self.rank,
         )
@@ -272,12 +272,15 @@ class FisherMaskQuery(FisherQuery):
         bias: see BaitQuery.
         missing_label: the label of a sample without one.
         random_state: of the samples behind the mask, and of a random mask.
+        n_parameters: how many parameters the mask keeps, instead of a share; with neither see
+            FisherMaskSelector.
+        head: name of a module's head; None reads it from the logits.
     """
 
     def __init__(
         self,
         clf_embedding_flag_name: Any = None,
-        fraction: float = 0.002,
+        fraction: float | None = None,
         mask: str = "global",
         keep_head: bool = True,
         head_entries: int = 2000,
@@ -288,11 +291,15 @@ class FisherMaskQuery(FisherQuery):
         bias: bool = False,
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
+        n_parameters: int | None = None,
+        head: str | None = None,
     ) -> None:
         self.clf_embedding_flag_name = clf_embedding_flag_name
         self.fraction = fraction
+        self.n_parameters = n_parameters
         self.mask = mask
         self.keep_head = keep_head
+        self.head = head
         self.head_entries = head_entries
         self.fisher_samples = fisher_samples
         self.lamb = lamb
@@ -303,8 +310,7 @@ class FisherMaskQuery(FisherQuery):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if check_positive("fraction", self.fraction) > 1:
-            raise ValueError(f"fraction must be at most 1; got {self.fraction}")
+        check_size(self.fraction, self.n_parameters)
         if not isinstance(self.mask, str) or self.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
         check_scalar(self.keep_head, "keep_head", bool)
@@ -316,9 +322,11 @@ class FisherMaskQuery(FisherQuery):
         selector = FisherMaskSelector(
             module,
             fraction=self.fraction,
+            n_parameters=self.n_parameters,
             mask=self.mask,
             keep_head=self.keep_head,
             likelihood=self._likelihood,
+            head=self.head,
             fisher_samples=self.fisher_samples,
             rank=self.rank,
             seed=int(self.random_state_.randint(2**31 - 1)),

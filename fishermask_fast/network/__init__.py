@@ -17,7 +17,14 @@ from fishermask_fast.network.batches import (
     take,
     to_model,
 )
-from fishermask_fast.network.collating import Inputs, count_samples, is_batched
+from fishermask_fast.network.collating import (
+    Inputs,
+    Keywords,
+    count_samples,
+    model_inputs,
+    rebuilt,
+    samples_of,
+)
 from fishermask_fast.network.evaluation import (
     CONVOLUTIONS,
     call,
@@ -51,7 +58,14 @@ from fishermask_fast.network.graph import (
     trial_samples,
     uncached,
 )
-from fishermask_fast.network.head import find_head
+from fishermask_fast.network.head import (
+    Head,
+    find_head,
+    head_candidates,
+    head_parameters,
+    is_under,
+    one_head,
+)
 from fishermask_fast.network.stated import (
     LIKELIHOOD_OF_PROBLEM,
     problem_type,
@@ -73,6 +87,7 @@ __all__ = [
     "result_shapes",
     "trial_samples",
     "CONVOLUTIONS",
+    "Head",
     "Inputs",
     "LIKELIHOOD_OF_PROBLEM",
     "KeptTensors",
@@ -89,9 +104,16 @@ __all__ = [
     "drop_kept_tensors",
     "evaluating",
     "find_head",
+    "head_candidates",
+    "head_parameters",
     "input_dtype",
-    "is_batched",
+    "Keywords",
+    "model_inputs",
+    "rebuilt",
+    "samples_of",
+    "is_under",
     "logits_of",
+    "one_head",
     "outputs_of",
     "problem_type",
     "raw_outputs",

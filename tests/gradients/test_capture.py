@@ -215,7 +215,9 @@ def test_unusual_paths(kind: type[nn.Module]) -> None:
 
 def test_head_followed_by_something() -> None:
     model, inputs = Scaled().double(), torch.randn(6, 5).double()
-    mask = type(some_of_each(model)).from_scores(fisher_diagonal(model, inputs), 0.8)
+    mask = type(some_of_each(model)).from_scores(
+        fisher_diagonal(model, inputs), 0.8, model=model, inputs=inputs
+    )
     first = nn.Module()
     first.inner = model
     first.forward = lambda x: model(x)[0]  # type: ignore[method-assign]

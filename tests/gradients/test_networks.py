@@ -231,7 +231,8 @@ def test_rules_cover_all_but_the_expected(make: Callable[[], Case]) -> None:
 @pytest.mark.parametrize("make", [small_resnet, text, tabular_mlp, vit], ids=lambda m: m.__name__)
 def test_structured_head(make: Callable[[], Case]) -> None:
     case = cast(make(), torch.float64)
-    mask = FisherMask.from_scores(fisher_diagonal(case.model, OneBatch(case.inputs)), 0.3)
+    scores = fisher_diagonal(case.model, OneBatch(case.inputs))
+    mask = FisherMask.from_scores(scores, 0.3, model=case.model, inputs=case.inputs)
     head = mask.head_names[0].rpartition(".")[0]
     columns = expected_columns(reference.per_sample_gradients(case.model, case.inputs), mask, head)
     factors = masked_gradients(case.model, case.inputs, mask, rank=columns.shape[1])
