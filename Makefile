@@ -30,6 +30,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/clang-format --dry-run -Werror $(CPP) tests/lanes_check.cpp
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(PYTHON_CODE)

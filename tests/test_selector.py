@@ -119,7 +119,7 @@ def test_query_is_the_formulas_one_after_the_other(
     assert selection.indices.tolist() == indices
 
 
-def test_without_labelled_samples_fisher_is_the_pools(
+def test_without_labeled_samples_fisher_is_the_pools(
     pool: Tensor, assert_close: Callable[..., None]
 ) -> None:
     model = make_model()

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fishermask_fast.datasets.samples import FolderImages, LabelledSamples, Transform
+from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, Transform
+from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
 
 TORCHVISION_SETS = {
     "mnist": "MNIST",
@@ -20,8 +21,6 @@ TORCHVISION_SETS = {
 }
 DIGITS_TEST_SHARE = 500 / 1797
 FOLDER_TEST_SHARE = 0.2
-# Channel means and deviations of ImageNet, the usual choice for photographs of unknown origin.
-PHOTO_MEAN, PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Loaded:
     name: str
     kind: str
     classes: tuple[str, ...]
-    pool: LabelledSamples
-    test: LabelledSamples
+    pool: LabeledSamples
+    test: LabeledSamples
     training_transform: Transform
     vocabulary: int = 0
 
@@ -51,8 +50,8 @@ def load_digits(seed: int) -> Loaded:
         "digits",
         "images",
         tuple(str(digit) for digit in range(10)),
-        LabelledSamples(images[pool], targets[pool], transform),
-        LabelledSamples(images[test], targets[test], transform),
+        LabeledSamples(images[pool], targets[pool], transform),
+        LabeledSamples(images[test], targets[test], transform),
         transform,
     )
 
@@ -89,7 +88,7 @@ def load_torchvision(name: str, root: str, download: bool, augment: bool) -> Loa
         for each in sets
     ]
     pool, test = (
-        LabelledSamples(images, labels, transform)
+        LabeledSamples(images, labels, transform)
         for images, labels in zip(tensors, targets, strict=True)
     )
     classes = getattr(sets[0], "classes", [str(digit) for digit in range(10)])
@@ -123,8 +122,8 @@ def load_folder(folder: Path, size: int, augment: bool, seed: int) -> Loaded:
         folder.resolve().name,
         "images",
         tuple(classes),
-        LabelledSamples(FolderImages(paths, size), targets, transform),
-        LabelledSamples(FolderImages(test_paths, size), test_targets, transform),
+        LabeledSamples(FolderImages(paths, size), targets, transform),
+        LabeledSamples(FolderImages(test_paths, size), test_targets, transform),
         training,
     )
 

@@ -12,45 +12,11 @@ from fishermask_fast.datasets import images as sources
 from fishermask_fast.datasets import tables as other_sources
 from fishermask_fast.datasets.images import Loaded
 from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
-from fishermask_fast.datasets.samples import LabelledSamples, Transform
+from fishermask_fast.datasets.samples import LabeledSamples, Transform
+from fishermask_fast.options import DataOptions
 
 NAMED = ("digits", *sources.TORCHVISION_SETS, *other_sources.TABLES, *other_sources.TEXTS)
 """Data sets that are known by name."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which samples, and how many of them.
-
-    Attributes:
-        name: ``"digits"``; ``"mnist"``, ``"fashion-mnist"``, ``"cifar10"``, ``"svhn"``;
-            ``"breast-cancer"``, ``"iris"``, ``"wine"``; ``"20newsgroups"``; the path of a folder
-            that holds one folder of images per class, or ``train`` and ``test`` folders of such
-            folders; or of a CSV file with a column ``label`` and either a column ``text`` or
-            columns of numbers.
-        root: Where torchvision and scikit-learn keep what they download.
-        download: Let them download a set that is not there.
-        image_size: Side of a folder's images, in pixels; 32 unless given. For folders only.
-        class_counts: Samples of the first classes that the pool keeps; all other classes are left
-            out, of the test set too. (250, 5000, 250, 250) is the published imbalanced pool.
-        imbalance_ratio: Samples of the pool's largest class over those of its smallest, with a
-            geometric course between the first class and the last.
-        pool_size: Keep this many samples of the pool, drawn by ``seed``; all unless given.
-        test_size: The same for the test set.
-        augment: Train on random crops and flips of photographs (CIFAR-10 and folders).
-        seed: Of the split where the data come without one, and of the subsets.
-    """
-
-    name: str = "digits"
-    root: str = "data"
-    download: bool = False
-    image_size: int | None = None
-    class_counts: tuple[int, ...] | None = None
-    imbalance_ratio: float | None = None
-    pool_size: int | None = None
-    test_size: int | None = None
-    augment: bool = True
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,8 +38,8 @@ class LoopData:
     options: DataOptions
     kind: str
     classes: tuple[str, ...]
-    pool: LabelledSamples
-    test: LabelledSamples
+    pool: LabeledSamples
+    test: LabeledSamples
     training_transform: Transform
     vocabulary: int = 0
 
@@ -85,10 +51,10 @@ class LoopData:
             return tuple(source.shape[1:])
         return (3, source.size, source.size)
 
-    def training_set(self, indices: Tensor) -> LabelledSamples:
+    def training_set(self, indices: Tensor) -> LabeledSamples:
         """The pool's samples at ``indices``, decoded once, seen through the training transform."""
         stored = self.pool.stored(indices.tolist())
-        return LabelledSamples(stored, self.pool.targets[indices], self.training_transform)
+        return LabeledSamples(stored, self.pool.targets[indices], self.training_transform)
 
 
 def load_data(options: DataOptions) -> LoopData:
@@ -157,7 +123,7 @@ def _load(options: DataOptions) -> Loaded:
     )
 
 
-def _draw(samples: LabelledSamples, size: int | None, label: str, seed: int) -> LabelledSamples:
+def _draw(samples: LabeledSamples, size: int | None, label: str, seed: int) -> LabeledSamples:
     if size is None:
         return samples
     if not 0 < size <= len(samples):

@@ -1,4 +1,4 @@
-"""Labelled samples as they are stored, and how they are read.
+"""Labeled samples as they are stored, and how they are read.
 
 Images are kept as uint8 and transformed when read. Gradients, masks and accuracies read through
 the evaluation transform; only training sees the training transform. Numbers and word ids are
@@ -108,7 +108,7 @@ def _middle(image: Tensor, longest: int) -> list[int]:
 Source = Tensor | FolderImages
 
 
-class LabelledSamples(Dataset[tuple[Tensor, int]]):
+class LabeledSamples(Dataset[tuple[Tensor, int]]):
     """Stored samples with their labels, seen through one transform.
 
     Args:
@@ -139,7 +139,7 @@ class LabelledSamples(Dataset[tuple[Tensor, int]]):
             return self.source[list(indices)]
         return torch.stack([self.source[i] for i in indices])
 
-    def take(self, indices: Tensor) -> LabelledSamples:
+    def take(self, indices: Tensor) -> LabeledSamples:
         """The samples at ``indices`` (int64), in that order."""
         source: Source
         if isinstance(self.source, Tensor):
@@ -147,9 +147,9 @@ class LabelledSamples(Dataset[tuple[Tensor, int]]):
         else:
             paths = [self.source.paths[i] for i in indices.tolist()]
             source = FolderImages(paths, self.source.size)
-        return LabelledSamples(source, self.targets[indices], self.transform)
+        return LabeledSamples(source, self.targets[indices], self.transform)
 
-    def decoded(self) -> LabelledSamples:
+    def decoded(self) -> LabeledSamples:
         """The same, with images decoded once and for all where they fit into memory.
 
         Raises:
@@ -161,4 +161,4 @@ class LabelledSamples(Dataset[tuple[Tensor, int]]):
         if errors:
             first = next(iter(errors.values()))
             raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {first}")
-        return LabelledSamples(source, self.targets, self.transform)
+        return LabeledSamples(source, self.targets, self.transform)

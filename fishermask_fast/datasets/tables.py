@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.datasets.images import Loaded, split
-from fishermask_fast.datasets.samples import IDENTITY, LabelledSamples
+from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples
 
 TABLES = ("breast-cancer", "iris", "wine")
 TEXTS = ("20newsgroups",)
@@ -123,8 +123,8 @@ def _table(name: str, values: Tensor, targets: Tensor, classes: Sequence[str], s
         name,
         "tabular",
         tuple(classes),
-        LabelledSamples(scaled[pool], targets[pool], IDENTITY),
-        LabelledSamples(scaled[test], targets[test], IDENTITY),
+        LabeledSamples(scaled[pool], targets[pool], IDENTITY),
+        LabeledSamples(scaled[test], targets[test], IDENTITY),
         IDENTITY,
     )
 
@@ -146,8 +146,8 @@ def _text(
         name,
         "text",
         tuple(classes),
-        LabelledSamples(_encoded(texts, ids, length), targets, IDENTITY),
-        LabelledSamples(_encoded(test_texts, ids, length), test_targets, IDENTITY),
+        LabeledSamples(_encoded(texts, ids, length), targets, IDENTITY),
+        LabeledSamples(_encoded(test_texts, ids, length), test_targets, IDENTITY),
         IDENTITY,
         vocabulary=len(ids) + UNKNOWN + 1,
     )

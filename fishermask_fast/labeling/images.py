@@ -1,4 +1,4 @@
-"""Images of one's own: which are labelled, which are not, and which cannot be read."""
+"""Images of one's own: which are labeled, which are not, and which cannot be read."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ class OwnImages:
     """Paths of images, before any is read.
 
     Attributes:
-        unlabelled: Images to pick from.
-        labelled: Images that have a label.
-        classes: Names of the labels, sorted; empty where nothing is labelled.
+        unlabeled: Images to pick from.
+        labeled: Images that have a label.
+        classes: Names of the labels, sorted; empty where nothing is labeled.
         root: A folder that all of them lie below.
     """
 
-    unlabelled: tuple[Path, ...]
-    labelled: tuple[Path, ...]
+    unlabeled: tuple[Path, ...]
+    labeled: tuple[Path, ...]
     classes: tuple[str, ...]
     root: Path
 
 
-def from_folders(unlabelled: Path, labelled: Path | None) -> OwnImages:
+def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
     """All images in and below a folder, less those of a folder of class folders.
 
     Raises:
         ValueError: A folder is missing or holds no images.
     """
-    pool = _images_below(unlabelled)
+    pool = _images_below(unlabeled)
     known: list[Path] = []
     classes: list[str] = []
-    if labelled is not None:
-        if not labelled.is_dir():
-            raise ValueError(f"labeled must be a folder of class folders; got {labelled}")
-        for folder in sorted(path for path in labelled.iterdir() if path.is_dir()):
+    if labeled is not None:
+        if not labeled.is_dir():
+            raise ValueError(f"labeled must be a folder of class folders; got {labeled}")
+        for folder in sorted(path for path in labeled.iterdir() if path.is_dir()):
             members = _images_below(folder)
             known += members
             if members:
                 classes.append(folder.name)
         if not known:
-            raise ValueError(f"{labelled} must hold one folder of images per class; found none")
+            raise ValueError(f"{labeled} must hold one folder of images per class; found none")
     taken = {path.resolve() for path in known}
     free = tuple(path for path in pool if path.resolve() not in taken)
     if not free:
-        raise ValueError(f"{unlabelled} holds no images that are not labelled")
-    return OwnImages(free, tuple(known), tuple(classes), unlabelled)
+        raise ValueError(f"{unlabeled} holds no images that are not labeled")
+    return OwnImages(free, tuple(known), tuple(classes), unlabeled)
 
 
 def from_csv(file: Path) -> OwnImages:
-    """Rows of a CSV with a column ``path`` and, where some are labelled, a column ``label``.
+    """Rows of a CSV with a column ``path`` and, where some are labeled, a column ``label``.
 
     Paths are relative to the file's folder; a row without a label is one to pick from.
 

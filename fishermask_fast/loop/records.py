@@ -12,21 +12,19 @@ import fcntl
 import json
 import logging
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fishermask_fast.files import replace_file
+from fishermask_fast.installation import versions
 
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 ROUNDS_FILE = "rounds.jsonl"
 STATE_FOLDER = "state"
-VERSIONED = ("fishermask-fast", "torch", "torchvision", "numpy", "scikit-learn")
 # Where data lie decides nothing that is recorded.
 WHEREABOUTS = ("root", "download")
 
@@ -39,7 +37,7 @@ class Round:
         strategy: Who picked.
         seed: Of the run.
         round: 0 for the initial set, which is the same for every strategy.
-        picks: Pool indices labelled in this round, in the order picked.
+        picks: Pool indices labeled in this round, in the order picked.
         n_labeled: Labels in all, this round's picks included.
         accuracy: On the test set, after training on all labels so far.
         class_accuracy: The same by class; None for a class the test set does not hold.
@@ -267,17 +265,3 @@ def fresh_folder(parent: str | Path, name: str) -> Path:
         path = Path(parent) / f"{name}-{number}"
         number += 1
     return path
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of Python, of the system and of the packages that decide a run's numbers."""
-    found: dict[str, str | None] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-    for package in VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found

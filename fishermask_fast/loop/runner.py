@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fishermask_fast.datasets import load_data
 from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
-from fishermask_fast.loop.report import tables
-from fishermask_fast.loop.report.analysis import read_runs
-from fishermask_fast.loop.report.curves import learning_curves
-from fishermask_fast.loop.run.arguments import Request
-from fishermask_fast.loop.run.experiment import Experiment
+from fishermask_fast.loop.report import learning_curves, read_runs, tables
+from fishermask_fast.loop.run import Experiment
+from fishermask_fast.models import default_fraction, default_model, find_device
+from fishermask_fast.options import STRATEGIES, RunOptions
 
 CURVE_NAME = "learning_curve"
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run what the arguments ask for, one seed after the other, and print how it goes.
+def run_experiments(options: RunOptions) -> None:
+    """Run what the options ask for, one seed after the other, and print how it goes.
 
     Raises:
         ValueError: Something that the user can set right, found before anything is trained.
@@ -28,26 +28,53 @@ def run(arguments: argparse.Namespace) -> None:
     # A package that is missing is better found before the training than after it.
     import_module("matplotlib")
     shows_progress = sys.stderr.isatty()
-    request = Request.of(arguments)
-    if arguments.resume and arguments.out is None:
-        raise ValueError("resume needs --out: the folder to go on in")
     # Each seed has its own pool, initial set and folder: all are checked before the first one runs.
-    experiments = [request.experiment(seed, progress=shows_progress) for seed in request.seeds]
+    experiments = [make_experiment(options, seed, shows_progress) for seed in options.seed]
     with ExitStack() as opened:
         folders = []
         for experiment in experiments:
-            path = _folder(arguments, experiment)
-            folders.append(RunFolder(path, experiment.config(), resume=arguments.resume))
+            path = _folder(options, experiment)
+            folders.append(RunFolder(path, experiment.config(), resume=options.resume))
             opened.callback(folders[-1].close)
         for experiment, folder in zip(experiments, folders, strict=True):
             _run_in(experiment, folder, shows_progress)
 
 
-def _folder(arguments: argparse.Namespace, experiment: Experiment) -> Path:
+def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> Experiment:
+    """The experiment of one seed, all of it checked before anything is trained."""
+    device = find_device(options.device)
+    names = _strategies(options)
+    data = load_data(replace(options.data, seed=seed))
+    model = options.model or default_model(data.kind, data.name)
+    fraction = options.query.fraction
+    if fraction is None:
+        size = len(data.classes), data.shape
+        fraction = default_fraction(model, *size, vocabulary=data.vocabulary)
+    return Experiment(
+        data,
+        model,
+        replace(options.schedule, strategies=names, seed=seed),
+        options.recipe,
+        replace(options.query, fraction=fraction, progress=progress),
+        device,
+        options.variants,
+    )
+
+
+def _strategies(options: RunOptions) -> tuple[str, ...]:
+    names = options.schedule.strategies
+    if names == ("all",):
+        return (*STRATEGIES, *options.variants)
+    if "all" in names and "all" not in options.variants:
+        raise ValueError(f"strategy all stands for every one, alone; got {' '.join(names)}")
+    return names
+
+
+def _folder(options: RunOptions, experiment: Experiment) -> Path:
     seed = experiment.schedule.seed
-    if arguments.out is None:
+    if options.out is None:
         return fresh_folder("runs", f"{experiment.data.name}-{experiment.model}-seed{seed}")
-    return Path(arguments.out) / f"seed{seed}" if len(arguments.seed) > 1 else Path(arguments.out)
+    return options.out / f"seed{seed}" if len(options.seed) > 1 else options.out
 
 
 def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> None:

@@ -14,23 +14,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.strategies.interface import Picks, Pool
 from fishermask_fast.strategies.uncertainty import predict
 
 _CHUNK = 2**22
 
 
 def coreset(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """k-center greedy on the head's inputs (Sener and Savarese 2018, algorithm 1).
 
-    Each pick is the candidate furthest from all labelled samples and all picks before it. Where
-    nothing is labelled the first pick is the candidate furthest from the mean.
+    Each pick is the candidate furthest from all labeled samples and all picks before it. Where
+    nothing is labeled the first pick is the candidate furthest from the mean.
     """
     h = predict(model, pool, options.batch_size, hidden=True)[1]
-    if len(labelled):  # type: ignore[arg-type]
-        centres = predict(model, labelled, options.batch_size, hidden=True)[1]
+    if len(labeled):  # type: ignore[arg-type]
+        centres = predict(model, labeled, options.batch_size, hidden=True)[1]
     else:
         centres = h.mean(0, keepdim=True)
     step = max(1, _CHUNK // len(h))
@@ -49,7 +50,7 @@ def coreset(
 
 
 def badge(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """k-means++ on gradients at the head for the predicted class (Ash et al. 2020, algorithm 1).
 

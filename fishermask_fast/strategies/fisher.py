@@ -13,15 +13,16 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
-from fishermask_fast.selector import MASKS, FisherMaskSelector
-from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.strategies.interface import Picks, Pool
 from fishermask_fast.strategies.uncertainty import entropy, require_head
 
-MASK_NAMES = (*MASKS, "middle")
+PUBLISHED_FRACTION = 0.002
 
 
 def fishermask(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information.
 
@@ -31,33 +32,33 @@ def fishermask(
     start = time.perf_counter()
     selector = _fishermask_selector(model, seed, options)
     if options.mask == "middle":
-        selector.mask = _middle_mask(model, ConcatDataset([labelled, pool]), seed, options)
+        selector.mask = _middle_mask(model, ConcatDataset([labeled, pool]), seed, options)
     spent = time.perf_counter() - start
-    picks = _query(selector, pool, labelled, n, options)
+    picks = _query(selector, pool, labeled, n, options)
     picks.info["seconds"]["mask"] += spent
     return picks
 
 
 def fishermask_entropy(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
     size = len(pool)  # type: ignore[arg-type]
-    first = entropy(model, pool, labelled, n // 2, seed, options)
+    first = entropy(model, pool, labeled, n // 2, seed, options)
     free = torch.ones(size, dtype=torch.bool)
     free[first.indices] = False
     rest = free.nonzero().flatten()
-    then = fishermask(model, Subset(pool, rest.tolist()), labelled, n - n // 2, seed, options)
+    then = fishermask(model, Subset(pool, rest.tolist()), labeled, n - n // 2, seed, options)
     scores = first.info["scores"] + then.info["scores"]
     indices = torch.cat([first.indices, rest[then.indices]])
     return Picks(indices, {**then.info, "scores": scores}, then.mask)
 
 
 def bait(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """BAIT (Ash et al. 2021): the same on the head alone, 2n picked and n of them dropped again."""
-    return _query(_bait_selector(model, seed, options), pool, labelled, n, options)
+    return _query(_bait_selector(model, seed, options), pool, labeled, n, options)
 
 
 def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions) -> FisherMask:
@@ -74,13 +75,17 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
         if name.rpartition(".")[0] == head:
             # The lowest score there is: the head's entries would be the last to be taken.
             scores[name] = torch.zeros_like(scores[name])
-    return FisherMask.from_scores(scores, options.fraction, "global", keep_head=False)
+    return FisherMask.from_scores(scores, _fraction(options), "global", keep_head=False)
+
+
+def _fraction(options: QueryOptions) -> float:
+    return PUBLISHED_FRACTION if options.fraction is None else options.fraction
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
         model,
-        fraction=options.fraction,
+        fraction=_fraction(options),
         mask="global" if options.mask == "middle" else options.mask,
         keep_head=options.keep_head and options.mask != "middle",
         weighting=options.weighting,
@@ -113,9 +118,9 @@ SELECTORS = {
 
 
 def _query(
-    selector: FisherMaskSelector, pool: Pool, labelled: Pool, n: int, options: QueryOptions
+    selector: FisherMaskSelector, pool: Pool, labeled: Pool, n: int, options: QueryOptions
 ) -> Picks:
-    selection = selector.query(pool, n, labelled, progress=options.progress)
+    selection = selector.query(pool, n, labeled, progress=options.progress)
     return Picks(
         selection.indices.cpu(),
         {

@@ -1,4 +1,4 @@
-"""What every strategy takes and gives: (model, pool, labelled, n, seed, options) -> Picks."""
+"""What every strategy takes and gives: (model, pool, labeled, n, seed, options) -> Picks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fishermask_fast.masks import FisherMask
+from fishermask_fast.options import QueryOptions
 
 Pool = Dataset[Any]
 
@@ -28,21 +29,6 @@ class Picks:
     indices: Tensor
     info: dict[str, Any] = field(default_factory=dict)
     mask: FisherMask | None = None
-
-
-@dataclass(frozen=True)
-class QueryOptions:
-    """What the strategies may need beyond their five arguments; see ``FisherMaskSelector``."""
-
-    fraction: float = 0.002
-    mask: str = "global"
-    keep_head: bool = True
-    weighting: str = "fisher"
-    lamb: float = 1.0
-    fisher_samples: int = 1024
-    rank: int | None = None
-    batch_size: int | None = None
-    progress: bool = False
 
 
 Strategy = Callable[[nn.Module, Pool, Pool, int, int, QueryOptions], Picks]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fishermask_fast.options import MASKS, QueryOptions
 from fishermask_fast.strategies.diversity import badge, coreset
 from fishermask_fast.strategies.fisher import (
-    MASK_NAMES,
     SELECTORS,
     bait,
     fishermask,
     fishermask_entropy,
 )
-from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions, Strategy
+from fishermask_fast.strategies.interface import Picks, Pool, Strategy
 from fishermask_fast.strategies.uncertainty import (
     entropy,
     least_confidence,
@@ -23,7 +23,7 @@ from fishermask_fast.strategies.uncertainty import (
 
 
 def random(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Uniform without replacement: what every strategy has to beat."""
     size = len(pool)  # type: ignore[arg-type]
@@ -50,8 +50,8 @@ def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) ->
     if name in SELECTORS:
         if options.rank is not None and options.rank > n_classes:
             raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
-        if options.mask not in MASK_NAMES:
-            raise ValueError(f"mask must be one of {', '.join(MASK_NAMES)}; got {options.mask!r}")
+        if options.mask not in MASKS:
+            raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {options.mask!r}")
         SELECTORS[name](model, 0, options).check_parameters()
     elif name in ("coreset", "badge"):
         require_head(model)

@@ -15,22 +15,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.likelihoods import likelihood_of
 from fishermask_fast.network import batches as data
 from fishermask_fast.network import (
-    call,
     check_finite,
     device_of,
     evaluating,
     find_head,
     input_dtype,
+    raw_outputs,
 )
-from fishermask_fast.strategies.interface import Picks, Pool, QueryOptions
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.strategies.interface import Picks, Pool
 
 BATCH_SIZE = 256
 
 
 def entropy(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Largest entropy of the predicted distribution (Shannon 1948; Settles 2009)."""
     log_p = predict(model, pool, options.batch_size)[0]
@@ -38,7 +40,7 @@ def entropy(
 
 
 def margin(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest difference of the two largest probabilities (Scheffer et al. 2001)."""
     best = predict(model, pool, options.batch_size)[0].exp().topk(2, dim=1).values
@@ -46,7 +48,7 @@ def margin(
 
 
 def least_confidence(
-    model: nn.Module, pool: Pool, labelled: Pool, n: int, seed: int, options: QueryOptions
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest of the largest probabilities (Lewis and Gale 1994)."""
     return largest(-predict(model, pool, options.batch_size)[0].max(1).values, n)
@@ -91,7 +93,8 @@ def predict(
         try:
             start = 0
             for batch in samples.batches(batch_size or samples.batch_size or BATCH_SIZE):
-                logits = call(net, data.to_model(batch, device, input_dtype(net, batch)))
+                logits = raw_outputs(net, data.to_model(batch, device, input_dtype(net, batch)))
+                likelihood_of("categorical").check_shape(logits.shape)
                 check_finite("the model's logits", logits, start, len(samples))
                 start += len(logits)
                 log_p.append(logits.double().log_softmax(1).cpu())

@@ -14,11 +14,12 @@ from fishermask_fast.cli import main
 from fishermask_fast.datasets import images as sources
 from fishermask_fast.datasets import tables as other_sources
 from fishermask_fast.datasets.imbalance import ratio_counts
-from fishermask_fast.datasets.pools import DataOptions, load_data
+from fishermask_fast.datasets.pools import load_data
 from fishermask_fast.datasets.samples import Transform
 from fishermask_fast.loop.records import read_rounds
-from fishermask_fast.loop.run.schedule import Schedule, initial_set
+from fishermask_fast.loop.run.schedule import initial_set
 from fishermask_fast.models.networks import build_model, default_fraction, default_model
+from fishermask_fast.options import DataOptions, Schedule
 
 
 def test_pools_of_given_counts_hold_the_first_classes_only() -> None:

@@ -223,12 +223,12 @@ BAD: dict[str, tuple[Callable[[], Change], type[Exception], str]] = {
         TypeError,
         "labeled_fisher must have a floating dtype; got torch.int32",
     ),
-    "labelled samples that are none": (
+    "labeled samples that are none": (
         lambda: {"n_labeled": 0},
         ValueError,
         "labeled_fisher was given with n_labeled = 0",
     ),
-    "labelled samples without a matrix": (
+    "labeled samples without a matrix": (
         lambda: {"labeled_fisher": None},
         ValueError,
         r"n_labeled = 4 needs labeled_fisher, a \(17, 17\) matrix",
@@ -352,8 +352,8 @@ def test_any_kind_of_lamb(number: Callable[[float], Any]) -> None:
     assert fast_select(**arguments({"lamb": number(2.0)})) == expected
 
 
-def test_zeros_for_no_labelled_samples() -> None:
-    # The published code hands zeros in before anything is labelled.
+def test_zeros_for_no_labeled_samples() -> None:
+    # The published code hands zeros in before anything is labeled.
     none = {"labeled_fisher": torch.zeros(K, K), "n_labeled": 0}
     expected = fast_select(**arguments({"labeled_fisher": None, "n_labeled": 0}))
     assert fast_select(**arguments(none)) == expected

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import strategies
-from fishermask_fast.datasets.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets.pools import LoopData, load_data
 from fishermask_fast.loop import records
 from fishermask_fast.loop.records import Round, RunFolder, read_rounds
 from fishermask_fast.loop.report import tables
 from fishermask_fast.loop.run.experiment import Experiment
-from fishermask_fast.loop.run.schedule import Schedule
-from fishermask_fast.loop.run.train import Recipe
-from fishermask_fast.strategies.interface import Picks, QueryOptions
+from fishermask_fast.options import DataOptions, QueryOptions, Recipe, Schedule
+from fishermask_fast.strategies.interface import Picks
 
 QUICK = Recipe(epochs=2, min_steps=4)
 QUERY = QueryOptions(fraction=0.03, fisher_samples=32)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from fishermask_fast import fisher_diagonal
-from fishermask_fast.datasets.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets.pools import LoopData, load_data
 from fishermask_fast.models.networks import build_model
+from fishermask_fast.options import DataOptions, QueryOptions
 from fishermask_fast.strategies import registry as strategies
 from fishermask_fast.strategies.diversity import factored_kmeans_plusplus
-from fishermask_fast.strategies.interface import Picks, QueryOptions
+from fishermask_fast.strategies.interface import Picks
 from fishermask_fast.strategies.uncertainty import predict
 
 QUERY = QueryOptions(fraction=0.03, fisher_samples=32)
@@ -41,11 +42,11 @@ class Given(nn.Module):
         return found
 
 
-def pick(name: str, logits: Tensor, n: int, labelled: Tensor | None = None, seed: int = 0) -> Picks:
+def pick(name: str, logits: Tensor, n: int, labeled: Tensor | None = None, seed: int = 0) -> Picks:
     model = Given(logits.shape[1])
-    labelled = logits[:0] if labelled is None else labelled
+    labeled = logits[:0] if labeled is None else labeled
     return strategies.STRATEGIES[name](
-        model, TensorDataset(logits), TensorDataset(labelled), n, seed, QUERY
+        model, TensorDataset(logits), TensorDataset(labeled), n, seed, QUERY
     )
 
 
@@ -54,9 +55,9 @@ def test_strategies_pick_different_samples_by_seed(digits: LoopData, name: str) 
     model = build_model("cnn_small", 10, digits.shape)
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    pool, labelled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
+    pool, labeled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
     first, again = (
-        strategies.STRATEGIES[name](model, pool, labelled, 8, 3, QUERY) for _ in range(2)
+        strategies.STRATEGIES[name](model, pool, labeled, 8, 3, QUERY) for _ in range(2)
     )
     assert first.indices.tolist() == again.indices.tolist()
     assert first.indices.dtype == torch.int64
@@ -69,7 +70,7 @@ def test_strategies_pick_different_samples_by_seed(digits: LoopData, name: str) 
     # BAIT says that it cannot pick 80 of 40 before it drops any.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        everything = strategies.STRATEGIES[name](model, pool, labelled, 40, 3, QUERY)
+        everything = strategies.STRATEGIES[name](model, pool, labeled, 40, 3, QUERY)
     assert sorted(everything.indices.tolist()) == list(range(40))
 
 
@@ -102,16 +103,16 @@ def test_ties_go_to_the_lowest_index(name: str) -> None:
     assert pick(name, logits, 3).indices.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("n_labelled", [0, 1, 9])
-def test_coreset_takes_the_furthest_each_time(n_labelled: int) -> None:
-    h, labelled = torch.randn(25, 3).double(), torch.randn(n_labelled, 3).double()
-    centres = list(labelled) or [h.mean(0)]
+@pytest.mark.parametrize("n_labeled", [0, 1, 9])
+def test_coreset_takes_the_furthest_each_time(n_labeled: int) -> None:
+    h, labeled = torch.randn(25, 3).double(), torch.randn(n_labeled, 3).double()
+    centres = list(labeled) or [h.mean(0)]
     expected = []
     for _ in range(6):
         distances = torch.stack([min((x - c).norm() for c in centres) for x in h])
         expected.append(int(distances.argmax()))
         centres.append(h[expected[-1]])
-    found = pick("coreset", h.float(), 6, labelled.float())
+    found = pick("coreset", h.float(), 6, labeled.float())
     assert found.indices.tolist() == expected
     assert found.info["scores"] == sorted(found.info["scores"], reverse=True)
 
@@ -151,13 +152,13 @@ def test_coreset_takes_duplicates_last() -> None:
 @pytest.mark.parametrize("n", [1, 4, 5])
 def test_the_hybrid_is_half_entropy_and_half_fishermask(digits: LoopData, n: int) -> None:
     model = build_model("cnn_small", 10, digits.shape)
-    pool, labelled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
-    found = strategies.fishermask_entropy(model, pool, labelled, n, 3, QUERY).indices.tolist()
+    pool, labeled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
+    found = strategies.fishermask_entropy(model, pool, labeled, n, 3, QUERY).indices.tolist()
     half = n // 2
-    first = strategies.entropy(model, pool, labelled, max(half, 1), 3, QUERY).indices.tolist()
+    first = strategies.entropy(model, pool, labeled, max(half, 1), 3, QUERY).indices.tolist()
     assert found[:half] == first[:half]
     rest = [index for index in range(40) if index not in found[:half]]
-    then = strategies.fishermask(model, Subset(pool, rest), labelled, n - half, 3, QUERY)
+    then = strategies.fishermask(model, Subset(pool, rest), labeled, n - half, 3, QUERY)
     assert found[half:] == [rest[index] for index in then.indices.tolist()]
 
 
@@ -197,9 +198,9 @@ def test_a_head_that_takes_more_than_a_vector_is_named() -> None:
 
 def test_the_middle_mask_leaves_the_head_out(digits: LoopData) -> None:
     model = build_model("cnn_small", 10, digits.shape)
-    pool, labelled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
+    pool, labeled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
     options = QueryOptions(fraction=0.01, mask="middle", fisher_samples=80)
-    picks = strategies.fishermask(model, pool, labelled, 3, 0, options)
+    picks = strategies.fishermask(model, pool, labeled, 3, 0, options)
     assert picks.mask is not None
     size = sum(p.numel() for p in model.parameters())
     assert len(picks.mask) == int(0.01 * size)

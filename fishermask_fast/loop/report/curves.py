@@ -70,7 +70,7 @@ def learning_curves_apart(study: Study, path: Path) -> None:
             axes.tick_params(labelbottom=number + columns >= len(names))
         band = _band_name(len(study.folders))
         figure.suptitle(f"{study.title}; dashed: {study.baseline}{band}", fontsize=10)
-        figure.supxlabel("labelled samples", fontsize=10)
+        figure.supxlabel("labeled samples", fontsize=10)
         figure.supylabel("test accuracy", fontsize=10)
 
 
@@ -113,7 +113,7 @@ def _label_axes(axes: Axes, curves: Sequence[Curve], *, names: bool = True) -> N
     else:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if names:
-        axes.set_xlabel("labelled samples")
+        axes.set_xlabel("labeled samples")
         axes.set_ylabel("test accuracy")
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fishermask_fast.datasets import DataOptions, LoopData, load_data
+from fishermask_fast.datasets import LoopData, load_data
 from fishermask_fast.loop.report.analysis import Study
+from fishermask_fast.options import DataOptions
 from fishermask_fast.plotting import figure_to, pixels_of
 
 PER_ROW = 12
