@@ -44,9 +44,8 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
+    pass_by_kept_tensors(net, trial, names)
     plan = make_plan(net, trial, names)
-    if pass_by_kept_tensors(net, trial, names, plan.others):
-        plan = make_plan(net, trial, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
     held = plan.bytes_per_sample * min(size, len(pool))
     channels_last = not plan.others and _channels_last_pays(net, trial, held)

@@ -1,12 +1,14 @@
 """What a model and its data are: outputs z_x = f(x; theta), sample by sample.
 
-Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), collating
-(batches that hold what was asked for), graph (which operation consumes which parameter), head
-(which layer gives the logits). May import: factors and below, and no gradients.
+Rooms: evaluation (eval mode and what is restored after it), attributes (tensors that modules keep),
+batches (samples by index), collating (batches that hold what was asked for), graph (which operation
+consumes which parameter), head (which layer gives the logits). May import: factors and below, and
+no gradients.
 """
 
 from __future__ import annotations
 
+from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.batches import (
     Pool,
     check_count,
@@ -66,6 +68,7 @@ __all__ = [
     "trial_samples",
     "CONVOLUTIONS",
     "Inputs",
+    "KeptTensors",
     "Pool",
     "call",
     "check_count",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.collating import Inputs, count_samples
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -129,6 +130,7 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
     fast_attention = torch.backends.mha.get_fastpath_enabled()
+    kept = None
     with ExitStack() as stack:
         cuda = [d.index or 0 for d in {home, target} if d.type == "cuda"]
         stack.enter_context(torch.random.fork_rng(devices=cuda))
@@ -144,6 +146,7 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
                 model.to(target)
             drop_kept_tensors(model)
             model.eval()
+            kept = KeptTensors(model)
             for name, module in model.named_modules():
                 _check_batch_norm(name, module)
             # The fused attention of inference would pass the layers' own forwards by.
@@ -151,6 +154,8 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
             yield model
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_attention)
+            if kept is not None:
+                kept.restore()
             if target != home:
                 model.to(home)
             for p, flag in flags:
