@@ -126,25 +126,30 @@ void release(unsigned first, unsigned count) {
   ++counts[2];
 }
 
-// Runs a warp up to a barrier of its block, or its end.
-void run_warp(Block& block, unsigned first, unsigned lanes) {
-  while (failure.empty()) {
-    for (unsigned at : in_order(first, lanes)) {
-      if (fibers[at].wait == Wait::nothing) resume(block, at);
-    }
-    const size_t at_warp = waiting(first, lanes, Wait::warp);
-    if (at_warp == 0) return;
-    if (at_warp < lanes) return fail("lanes of a warp part at __syncwarp or a shuffle");
-    release(first, lanes);
+// Runs a warp up to its next barrier; whether it may go on without the others of its block.
+bool run_warp(Block& block, unsigned first, unsigned lanes) {
+  for (unsigned at : in_order(first, lanes)) {
+    if (fibers[at].wait == Wait::nothing) resume(block, at);
   }
+  const size_t at_warp = waiting(first, lanes, Wait::warp);
+  if (at_warp == lanes) release(first, lanes);
+  if (at_warp > 0 && at_warp < lanes) fail("lanes of a warp part at __syncwarp or a shuffle");
+  return at_warp > 0 && failure.empty();
 }
 
-// Runs a block up to its next barrier; whether it has ended.
+// Runs a block up to its next barrier; whether it has ended. Forward, each warp runs ahead as far
+// as it can; else warps take turns.
 bool run_block(Block& block) {
   const unsigned threads = blockDim.x;
-  for (unsigned warp : in_order(0, (threads + kLanes - 1) / kLanes)) {
-    const unsigned first = warp * kLanes;
-    run_warp(block, block.first + first, std::min(kLanes, threads - first));
+  for (bool more = true; more;) {
+    more = false;
+    for (unsigned warp : in_order(0, (threads + kLanes - 1) / kLanes)) {
+      const unsigned first = warp * kLanes, lanes = std::min(kLanes, threads - first);
+      bool again = run_warp(block, block.first + first, lanes);
+      while (again && settings.order == kForward)
+        again = run_warp(block, block.first + first, lanes);
+      more = more || again;
+    }
   }
   const size_t at_block = waiting(block.first, threads, Wait::block);
   if (at_block == 0) return true;
