@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fishermask_fast.checks import check_positive, is_integer
-from fishermask_fast.distributed import NOTHING, Part, Ranks, is_empty
+from fishermask_fast.distributed import (
+    NOTHING,
+    Part,
+    Ranks,
+    described,
+    described_device,
+    described_model,
+    is_empty,
+    packages,
+)
 from fishermask_fast.engine import runs_on
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
@@ -50,6 +60,21 @@ if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
 logger = logging.getLogger(__name__)
 
 Data = Dataset[Any] | DataLoader[Any] | Tensor
+
+# Parameters that all ranks must have in common, besides the model and the device's type.
+_COMPARED = (
+    "fraction",
+    "mask",
+    "keep_head",
+    "likelihood",
+    "weighting",
+    "lamb",
+    "backward_steps",
+    "fisher_samples",
+    "rank",
+    "batch_size",
+    "seed",
+)
 
 MASKS = (*METHODS, "random", "head")
 
@@ -174,6 +199,8 @@ class FisherMaskSelector:
         ranks = Ranks.of(self.group, [unlabeled, labeled])
         ranks.attempt(self.check_parameters)
         ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
+        ranks.check_same(lambda: self._in_common(n_select, labeled))
+        ranks.check_apart("out", None if out is None else _place(out))
         pool = ranks.part(unlabeled, "unlabeled")
         if n_select > pool.n_total:
             raise ValueError(
@@ -182,7 +209,6 @@ class FisherMaskSelector:
         known = NOTHING
         if labeled is not None or self.group is not None:
             known = ranks.part(labeled, "labeled")
-        ranks.check_model(self.model)
         for part, name in ((pool, "unlabeled"), (known, "labeled")):
             ranks.attempt(partial(self._try_model, part, name))
         progress = progress and _has_tqdm()
@@ -190,6 +216,7 @@ class FisherMaskSelector:
 
         with self._timed("mask"):
             mask = self._make_mask(ranks, pool, known, progress)
+        ranks.check_same(lambda: {"the mask of the query": described(mask)})
         where = device_of(self.model) if self.device is None else torch.device(self.device)
         ranks.attempt(partial(check_memory, len(mask), where))
         labeled_fisher = None
@@ -263,6 +290,20 @@ class FisherMaskSelector:
         else:
             keep_head = self.keep_head and self.mask in METHODS
             check_fraction(self.model, self.fraction, self.mask, keep_head)
+
+    def _in_common(self, n_select: int, labeled: Any) -> dict[str, str | None]:
+        """What all ranks of a query must have been called with, in words."""
+        known = None
+        if self.group is None:  # else a rank may have no samples of its own
+            known = "None" if labeled is None else "given"
+        return {
+            **packages(),
+            **{name: described(getattr(self, name)) for name in _COMPARED},
+            "device": described_device(self.device or device_of(self.model)),
+            "model": described_model(self.model),
+            "n_select": described(n_select),
+            "labeled": known,
+        }
 
     def _try_model(self, part: Part, name: str) -> None:
         """One sample through the model, so that a wrong width is found before any work."""
@@ -372,6 +413,11 @@ def _fisher(
         return ranks.total(torch.zeros(k, k, dtype=torch.float64))
     fisher = factors.fisher()
     return fisher if ranks.alone else ranks.total(fisher.mul_(len(part) / part.n_total))
+
+
+def _place(out: str | os.PathLike[str]) -> str:
+    """A file of this machine."""
+    return f"{platform.node()}:{os.path.realpath(out)}"
 
 
 def _has_tqdm() -> bool:

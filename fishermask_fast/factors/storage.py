@@ -106,7 +106,7 @@ class StoredFactors:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample."""
-        return sum(part.row_bytes for part in self._layout.rows().values())
+        return self._outline.sample_bytes
 
     def default_chunk_size(self) -> int:
         """Samples in 64 MiB of the file."""
@@ -253,7 +253,6 @@ class StoredFactors:
             drop_pages(self._descriptor, self._layout, start, n)
         return self._factors(rows)
 
-    @torch.no_grad()
     def fisher(self, chunk_size: int | None = None) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
 
@@ -263,12 +262,7 @@ class StoredFactors:
         Raises:
             ValueError: there are no samples.
         """
-        if len(self) == 0:
-            raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
-        total = torch.zeros(self.n_columns, self.n_columns, dtype=torch.float64)
-        for _, chunk in self.chunks(chunk_size):
-            chunk.add_gram(total)
-        return mean_gram(total, len(self))
+        return mean_gram(self, chunk_size)
 
 
 def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> StoredFactors:
