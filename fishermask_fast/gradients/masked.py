@@ -18,6 +18,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import check_flag, check_path
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients.capture import Plan, Site, backward, forward
 from fishermask_fast.gradients.fallback import per_sample_rows
@@ -137,6 +138,7 @@ def masked_gradients(
     """
     assumed = likelihood_of(likelihood)
     assumed.check_options(weighting, rank)
+    check_flag("progress", progress)
     check_count("batch_size", batch_size)
     if not isinstance(mask, FisherMask):
         raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
@@ -145,7 +147,7 @@ def masked_gradients(
     if indices is not None:
         chosen = check_indices(indices, len(pool))
         pool = pool.subset(chosen)
-    path = None if out is None else _check_path(out)
+    path = None if out is None else _check_folder(check_path("out", out))
     mask.check(model)
     dtype = compute_dtype(trainable(unwrap(model)))
 
@@ -334,10 +336,7 @@ def _head_site(mask: FisherMask, plan: Plan, n_rows: int) -> Site | None:
     return None
 
 
-def _check_path(out: object) -> Path:
-    if not isinstance(out, (str, os.PathLike)):
-        raise TypeError(f"out must be a path or None; got {type(out).__name__}")
-    path = Path(out)
+def _check_folder(path: Path) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out must be in a folder that exists; got {path}")
     return path

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import check_flag, check_path
 from fishermask_fast.masks.checks import (
     Shapes,
     check_masked,
@@ -74,6 +75,8 @@ class FisherMask:
     head_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise TypeError(f"method must be a text; got {self.method!r}")
         check_masked(self.shapes, self.indices, self.head_names)
 
     def __len__(self) -> int:
@@ -117,6 +120,7 @@ class FisherMask:
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         check_share(fraction)
+        check_flag("keep_head", keep_head)
         check_scores(scores)
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
         head_names = _head_names(shapes, head, required=keep_head)
@@ -157,6 +161,7 @@ class FisherMask:
             ValueError: as for `from_scores`, or a negative seed.
         """
         check_share(fraction)
+        check_flag("keep_head", keep_head)
         shapes = _shapes_of(model)
         generator = torch.Generator().manual_seed(check_seed(seed))
         scores = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
@@ -249,6 +254,7 @@ class FisherMask:
         Raises:
             OSError: the file cannot be written.
         """
+        path = check_path("path", path)
         content = MaskContent(self.shapes, self.indices, self.method, self.head_names)
         write_mask(path, content)
 
@@ -260,6 +266,7 @@ class FisherMask:
             FileNotFoundError: there is no such file.
             ValueError: the file holds no mask, is damaged, or is of a newer format.
         """
+        path = check_path("path", path)
         try:
             return cls(*read_mask(path))
         except (KeyError, TypeError, ValueError) as error:

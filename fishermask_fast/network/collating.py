@@ -51,14 +51,27 @@ class Collating:
         missing = tuple(i for i, item in enumerate(given) if item is None)
         try:
             batch = self.collate(list(given))
-        except Exception:
+        except Exception as error:
             if missing:
                 return Collated(None, len(given), missing)
-            raise
+            if self.collate is not default_collate:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                "the data's samples must be tensors, arrays or numbers of one shape, or tuples or "
+                f"dicts of these, as torch's default_collate takes them; got {_named(given[0])}: "
+                f"{error}"
+            ) from error
         if missing and _rows(batch) != len(given):
             return Collated(None, len(given), missing)
         in_order = self.collate is default_collate or _keeps_order(self.collate, given, batch)
         return Collated(batch, len(given), in_order=in_order)
+
+
+def _named(item: object) -> str:
+    if isinstance(item, (tuple, list)):
+        return f"a {type(item).__name__} of {', '.join(type(part).__name__ for part in item)}"
+    return type(item).__name__
 
 
 def _rows(batch: object) -> int | None:
