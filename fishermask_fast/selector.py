@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_positive, is_integer
+from fishermask_fast.checks import check_flag, check_path, check_positive, is_integer
 from fishermask_fast.distributed import (
     NOTHING,
     Part,
@@ -56,7 +56,7 @@ from fishermask_fast.network import (
     head_parameters,
     input_dtype,
     one_head,
-    raw_outputs,
+    outputs_of_samples,
     to_model,
     trainable,
     unwrap,
@@ -233,6 +233,9 @@ class FisherMaskSelector:
         ranks = Ranks.of(self.group, [unlabeled, labeled])
         ranks.attempt(self.check_parameters)
         ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
+        ranks.attempt(lambda: check_flag("progress", progress))
+        if out is not None:
+            ranks.attempt(lambda: check_path("out", out))
         ranks.check_same(lambda: self._in_common(n_select, labeled))
         ranks.check_apart("out", None if out is None else _place(out))
         pool = ranks.part(unlabeled, "unlabeled")
@@ -434,6 +437,7 @@ class FisherMaskSelector:
         Raises:
             TypeError, ValueError: As ``query``.
         """
+        check_flag("progress", progress)
         self.check_parameters()
         ranks = Ranks(None)
         part = ranks.part(data, "data")
@@ -455,6 +459,7 @@ class FisherMaskSelector:
             )
         likelihood_of(self.likelihood).check_options(self.weighting, self.rank)
         check_positive("lamb", self.lamb)
+        check_flag("keep_head", self.keep_head)
         if self.device is not None:
             check_device(self.device)
         if not is_integer(self.backward_steps):
@@ -496,15 +501,7 @@ class FisherMaskSelector:
         inputs = part.some
         with evaluating(self.model, self.device) as net, torch.no_grad():
             inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
-            try:
-                found = raw_outputs(net, inputs)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, IndexError) as error:
-                shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
-                raise ValueError(
-                    f"the model does not take {name} samples, here a batch of one, {shape}: {error}"
-                ) from error
+            found = outputs_of_samples(net, inputs, name)
         likelihood_of(self.likelihood).check_shape(found.shape)
 
     def _find_head(self, ranks: Ranks, pool: Part, known: Part) -> Head | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import check_integer
 from fishermask_fast.factors import grams, masked_head
 from fishermask_fast.factors.checks import check_head_index, check_part
 from fishermask_fast.factors.quadratic_forms import WideForms, scatter_rows
@@ -266,9 +267,18 @@ class GradientFactors:
         """Consecutive chunks of at most `chunk_size` samples, and where each begins.
 
         None takes all in one.
+
+        Raises:
+            TypeError, ValueError: a `chunk_size` that is no positive integer.
         """
-        for start in range(0, len(self), chunk_size or max(len(self), 1)):
-            yield start, self if chunk_size is None else self[start : start + chunk_size]
+        size = max(len(self), 1)
+        if chunk_size is not None:
+            size = check_integer("chunk_size", chunk_size, 1)
+        return self._chunks(size)
+
+    def _chunks(self, size: int) -> Iterator[tuple[int, GradientFactors]]:
+        for start in range(0, len(self), size):
+            yield start, self if size >= len(self) else self[start : start + size]
 
     def fisher(self, chunk_size: int | None = None) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).

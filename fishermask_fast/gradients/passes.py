@@ -21,6 +21,7 @@ from fishermask_fast.network import (
     count_samples,
     device_of,
     input_dtype,
+    outputs_of_samples,
     to_model,
 )
 
@@ -43,6 +44,8 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
+    with torch.no_grad():
+        outputs_of_samples(net, trial, "data")
     pass_by_kept_tensors(net, trial, names)
     plan = make_plan(net, trial, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
