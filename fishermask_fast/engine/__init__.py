@@ -19,12 +19,14 @@ from fishermask_fast.engine.inputs import (
     mean_fisher,
     runs_on,
 )
+from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.scores import scores_along
 
 __all__ = [
     "Leaders",
     "LocalCandidates",
     "Options",
+    "PrecisionWarning",
     "Report",
     "Selection",
     "State",
