@@ -36,6 +36,8 @@ class BlockEngine(Engine):
         return min(super()._leader_count(n_left), _MOST_LEADERS_PER_PICK * self._block)
 
     def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
+        if self._careful:
+            return super()._pick_among(leaders, size)
         rows = leaders.factors.to(dtype=torch.float64).dense() * self._problem.scale  # (m, r, k)
         flat = rows.flatten(0, 1)
         y, z = self._directions.products(flat)

@@ -147,7 +147,7 @@ class Candidates(Protocol):
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> None: ...
+    ) -> float: ...
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
 
@@ -225,7 +225,7 @@ class LocalCandidates:
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> None:
+    ) -> float:
         """Every A, B and score anew, in float64.
 
         Args:
@@ -235,6 +235,9 @@ class LocalCandidates:
             lamb: where M = lamb I, else None.
             traces: whether M^-1 and G are new as well.
 
+        Returns:
+            The largest entry of any |V_x M^-1 V_x^T|, to within one.
+
         Raises:
             ValueError: gradients are not finite.
             OverflowError: scores are not.
@@ -243,6 +246,7 @@ class LocalCandidates:
         rows, columns = torch.tril_indices(r, r, device=first.device)
         empty = first.new_empty(0, first.shape[0])
         self._waiting = None
+        largest = 0.0
         for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
             if signs is not None:
@@ -257,9 +261,12 @@ class LocalCandidates:
             state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
             if traces:
                 state.traces.copy_(state.trace_b())
-            if not bool(state.scores[free].isfinite().all()):
+            if self.sign > 0 and not bool(state.scores[free].isfinite().all()):
                 check_finite(chunk, start)
                 raise OverflowError
+            if len(chunk):
+                largest = max(largest, float(state.a.abs().max()))
+        return largest
 
     def _forms(
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
@@ -300,6 +307,8 @@ class LocalCandidates:
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
         scores = self._state.scores.masked_fill(~self._free, -torch.inf)
+        if self.sign < 0:  # a sample without which M would be singular
+            scores = scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
         if forced:
             scores[list(forced)] = torch.inf
         return scores
