@@ -48,7 +48,27 @@ Array = np.ndarray[Any, Any]
 
 
 class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
-    """What the two strategies share: everything but whose gradients, and where they are masked."""
+    """What the two strategies share: everything but whose gradients, and where they are masked.
+
+    scikit-learn reads the parameters off each strategy's own ``__init__``.
+    """
+
+    def __init__(
+        self,
+        clf_embedding_flag_name: Any,
+        lamb: float,
+        backward_steps: int,
+        rank: int | None,
+        bias: bool,
+        missing_label: Any,
+        random_state: Any,
+    ) -> None:
+        self.clf_embedding_flag_name = clf_embedding_flag_name
+        self.lamb = lamb
+        self.backward_steps = backward_steps
+        self.rank = rank
+        self.bias = bias
+        super().__init__(missing_label=missing_label, random_state=random_state)
 
     def query(
         self,
@@ -159,6 +179,7 @@ class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         check_integer("backward_steps", self.backward_steps, 0)
         if self.rank is not None:
             check_integer("rank", self.rank, 1)
+        check_scalar(self.bias, "bias", bool)
 
     def _factors(self, clf: Any, samples: Array) -> GradientFactors:
         if isinstance(clf, SkorchMixin) and not hasattr(clf, "neural_net_"):
@@ -212,16 +233,9 @@ class BaitQuery(_FisherQuery):
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
     ) -> None:
-        self.clf_embedding_flag_name = clf_embedding_flag_name
-        self.lamb = lamb
-        self.backward_steps = backward_steps
-        self.rank = rank
-        self.bias = bias
-        super().__init__(missing_label=missing_label, random_state=random_state)
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_scalar(self.bias, "bias", bool)
+        super().__init__(
+            clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state
+        )
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
         return masked_gradients(module, samples, FisherMask.head(module), rank=self.rank)
@@ -263,17 +277,14 @@ class FisherMaskQuery(_FisherQuery):
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
     ) -> None:
-        self.clf_embedding_flag_name = clf_embedding_flag_name
         self.fraction = fraction
         self.mask = mask
         self.keep_head = keep_head
         self.head_entries = head_entries
         self.fisher_samples = fisher_samples
-        self.lamb = lamb
-        self.backward_steps = backward_steps
-        self.rank = rank
-        self.bias = bias
-        super().__init__(missing_label=missing_label, random_state=random_state)
+        super().__init__(
+            clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state
+        )
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -284,7 +295,6 @@ class FisherMaskQuery(_FisherQuery):
         check_scalar(self.keep_head, "keep_head", bool)
         check_integer("head_entries", self.head_entries, 1)
         check_integer("fisher_samples", self.fisher_samples, 1)
-        check_scalar(self.bias, "bias", bool)
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
         selector = FisherMaskSelector(
