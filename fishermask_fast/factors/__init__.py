@@ -17,7 +17,6 @@ from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
 from fishermask_fast.factors.tensor_file import (
     Layout,
     drop_pages,
-    open_file,
     plan_file,
     read_bytes,
     read_layout,
@@ -35,7 +34,6 @@ __all__ = [
     "check_finite",
     "drop_pages",
     "factors_from_embeddings",
-    "open_file",
     "save_factors",
     "plan_file",
     "read_bytes",

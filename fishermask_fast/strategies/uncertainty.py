@@ -15,14 +15,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.likelihoods import likelihood_of
 from fishermask_fast.network import batches as data
 from fishermask_fast.network import (
-    call,
     check_finite,
     device_of,
     evaluating,
     find_head,
     input_dtype,
+    raw_outputs,
 )
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.interface import Picks, Pool
@@ -92,7 +93,8 @@ def predict(
         try:
             start = 0
             for batch in samples.batches(batch_size or samples.batch_size or BATCH_SIZE):
-                logits = call(net, data.to_model(batch, device, input_dtype(net, batch)))
+                logits = raw_outputs(net, data.to_model(batch, device, input_dtype(net, batch)))
+                likelihood_of("categorical").check_shape(logits.shape)
                 check_finite("the model's logits", logits, start, len(samples))
                 start += len(logits)
                 log_p.append(logits.double().log_softmax(1).cpu())

@@ -123,7 +123,7 @@ class AlwaysTraining(nn.BatchNorm2d):
         (nn.Flatten(), ValueError, "it has no parameters"),
         (frozen(), ValueError, "its 6 parameters are all frozen"),
         (nn.Sequential(nn.Flatten(), nn.Linear(25, 1)), ValueError, "two classes"),
-        (nn.Sequential(nn.Linear(5, 3)), ValueError, r"shape \(N, C\); got \(2, 1, 5, 3\)"),
+        (nn.Sequential(nn.Linear(5, 3)), ValueError, r"shape \(N, C\); got \(7, 1, 5, 3\)"),
         (
             nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), *make_model()),
             ValueError,

@@ -1,0 +1,232 @@
+"""Who consumes which parameter: of every kind of use, and of whole networks."""
+
+from __future__ import annotations
+
+import networks as nets
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fishermask_fast.network import (
+    Consumers,
+    asking,
+    call,
+    evaluating,
+    find_again,
+    find_consumers,
+    read_graph,
+)
+
+norms = nn.utils.parametrizations
+
+
+def consumers_of(model: nn.Module, inputs: nets.Inputs) -> Consumers:
+    with evaluating(model) as net:
+        return find_consumers(net, inputs)
+
+
+def kinds(found: Consumers, name: str) -> list[tuple[str, int]]:
+    return [(use.kind.removesuffix("Backward0"), use.argument) for use in found.uses[name]]
+
+
+class Uses(nn.Module):
+    """One parameter `w` (6, 6), used by `how(x, w)`, and a head."""
+
+    def __init__(self, how: object) -> None:
+        super().__init__()
+        self.how = how
+        self.w = nn.Parameter(torch.randn(6, 6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.how(x, self.w))
+
+
+USES = {
+    "linear": (F.linear, [("Mm", 1)], ["T"]),
+    "product": (lambda x, w: x @ w, [("Mm", 1)], []),
+    "first": (lambda x, w: (w @ x.T).T, [("Mm", 0)], []),
+    "row": (lambda x, w: x + w[2], [("Add", 1)], ["Select"]),
+    "column": (lambda x, w: w[:, 1:2].T * x, [("Mul", 0)], ["Slice", "Permute"]),
+    "expanded": (lambda x, w: x + w[0].expand(len(x), -1), [("Expand", 0)], ["Select"]),
+    "merged": (
+        lambda x, w: F.linear(x, 2 * w + w @ w),
+        [("Mm", 1)],
+        ["Add", "Mm", "Mul", "T"],
+    ),
+    "twice": (lambda x, w: (x @ w).tanh() @ w, [("Mm", 1), ("Mm", 1)], []),
+    "constant table": (
+        lambda x, w: x + F.embedding(torch.tensor([4]), w),
+        [("Add", 1)],
+        ["Embedding"],
+    ),
+    "looked up": (lambda x, w: F.embedding((x[:, 0] > 0).long(), w), [("Embedding", 0)], []),
+    "dtype": (lambda x, w: x @ w.double().float(), [("Mm", 1)], ["ToCopy", "ToCopy"]),
+    "not at all": (lambda x, w: x * w.detach().sum(), [], []),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_kinds_of_use(name: str) -> None:
+    how, uses, path = USES[name]
+    model = Uses(how)
+    found = consumers_of(model, torch.randn(5, 6))
+    assert found.unknown == frozenset()
+    assert kinds(found, "w") == uses
+    (first, *_) = found.uses["w"] or (None,)
+    if first is None:
+        assert found.unreached == ("w",)
+    else:
+        steps = [step.removesuffix("Backward0") for step in first.path]
+        assert steps == path or sorted(steps) == path
+        assert first.direct is (name not in ("merged", "constant table"))
+    assert [use.parameter for use in found.last()[:2]] == ["head.weight", "head.bias"]
+    assert found.last()[0].distance == 0
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_parameter_that_is_used_at_two_arguments() -> None:
+    found = consumers_of(Uses(lambda x, w: F.linear(x, w, w[0])), torch.randn(5, 6))
+    assert {use.argument: use.path for use in found.uses["w"]} == {
+        0: ("SelectBackward0",),
+        2: ("TBackward0",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        (norms.weight_norm(nn.Linear(6, 6)), ["original0", "original1"]),
+        (norms.spectral_norm(nn.Linear(6, 6)), ["original"]),
+        (norms.orthogonal(nn.Linear(6, 6), use_trivialization=False), ["original"]),
+    ],
+)
+def test_weights_behind_arithmetic(layer: nn.Module, names: list[str]) -> None:
+    model = nn.Sequential(layer, nn.Tanh(), nn.Linear(6, 3))
+    found = consumers_of(model, torch.randn(4, 6))
+    for name in names:
+        (use,) = found.uses[f"0.parametrizations.weight.{name}"]
+        assert (use.kind, use.argument, use.direct) == ("AddmmBackward0", 2, False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["weight_g", "weight_v"])
+def test_old_weight_norm(name: str) -> None:
+    layer = nn.utils.weight_norm(nn.Conv1d(2, 3, 2))
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 3))
+    (use,) = consumers_of(model, torch.randn(4, 2, 5)).uses[f"0.{name}"]
+    assert (use.kind, use.argument, use.direct) == ("ConvolutionBackward0", 1, False)
+
+
+class Lora(nn.Module):
+    """A frozen weight with an update of rank two merged into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(6, 5)
+        self.a, self.b = nn.Parameter(torch.randn(2, 6)), nn.Parameter(torch.randn(5, 2))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(x, self.base.weight + 0.5 * self.b @ self.a).tanh())
+
+
+def test_lora_merged() -> None:
+    found = consumers_of(Lora(), torch.randn(4, 6))
+    for name in ("a", "b", "base.weight"):
+        (use,) = found.uses[name]
+        assert (use.kind, use.argument, use.direct) == ("MmBackward0", 1, False)
+    assert found.unreached == ("base.bias",)
+
+
+def test_weights_used_often() -> None:
+    found = consumers_of(nets.SharedWeights(), torch.randn(3, 5))
+    assert kinds(found, "first.weight") == [("Addmm", 2)]
+    assert kinds(found, "twice.weight") == [("Addmm", 2)] * 2
+    assert kinds(found, "one.weight") == [("Mm", 1)] * 2
+    assert sorted(kinds(found, "besides.weight")) == [("Addmm", 2), ("Mm", 1)]
+    assert kinds(found, "besides.bias") == [("Addmm", 0)]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "last"),
+    [
+        (nets.TextClassifier(), torch.randint(0, 30, (4, 9)), "fc.weight"),
+        (nets.Attention(), torch.randn(3, 5, 8), "head.weight"),
+        (nets.SequenceFirst(), torch.randn(3, 5, 4), "head.weight"),
+        (nets.Windows(), torch.randn(3, 8, 4), "head.weight"),
+        (nets.InPlace(), torch.randn(3, 2, 7, 8), "head.weight"),
+        (nets.Scaled(), torch.randn(3, 5), "fc.weight"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_every_parameter_has_consumers(model: nn.Module, inputs: Tensor, last: str) -> None:
+    found = consumers_of(model, inputs)
+    assert not found.unknown and not found.unreached
+    assert found.last()[0].parameter == last
+
+
+def test_another_batch_has_the_same_consumers() -> None:
+    class Sometimes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) if x.max() < 10 else self.b(self.a(x))
+
+    with evaluating(Sometimes()) as net:
+        found = find_consumers(net, torch.zeros(3, 2))
+        parameters = dict(net.named_parameters())
+        assert found.unreached == ("b.weight", "b.bias")
+        for inputs, same in ((torch.ones(7, 2), True), (torch.full((7, 2), 20.0), False)):
+            with asking(parameters.values()):
+                graph = read_graph(call(net, inputs))
+            for name, parameter in parameters.items():
+                again = find_again(graph, parameter, found.trails[name])
+                if same:
+                    uses = [(use.kind, use.argument) for use in found.uses[name]]
+                    assert [(node.name(), i) for node, i in again] == uses
+                elif name[0] == "b":
+                    assert again is None
+
+
+def test_what_the_graph_does_not_tell_is_unknown() -> None:
+    class Hidden(nn.Module):
+        def __init__(self, reentrant: bool) -> None:
+            super().__init__()
+            self.first, self.body = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.head, self.reentrant = nn.Linear(4, 3), reentrant
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = checkpoint(self.body, self.first(x), use_reentrant=self.reentrant)
+            return self.head(x)
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x) if len(x) < 3 else self.body(x).tanh()
+
+    inputs = torch.randn(4, 4)
+    assert consumers_of(Hidden(True), inputs).unknown == {"body.weight", "body.bias"}
+    assert consumers_of(Hidden(False), inputs).unknown == frozenset()
+    assert consumers_of(Counting(), inputs).unknown == {"body.weight", "body.bias"}
+
+
+@pytest.mark.parametrize("name", ["googlenet", "swin_v2_t", "convnext_tiny"])
+def test_whole_networks(name: str) -> None:
+    models = pytest.importorskip("torchvision").models
+    extra = {"init_weights": False} if name == "googlenet" else {}
+    model = models.get_model(name, weights=None, num_classes=4, **extra)
+    found = consumers_of(model, torch.randn(2, 3, 64, 64))
+    assert not found.unknown
+    assert all(unused.startswith("aux") for unused in found.unreached)
+    assert (name == "googlenet") is bool(found.unreached)
+    head = found.last()[0]
+    assert (head.kind, head.distance) == ("AddmmBackward0", 0)
+    assert model.get_parameter(head.parameter).shape[0] == 4
