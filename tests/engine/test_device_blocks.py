@@ -18,9 +18,9 @@ from pools import (
 from torch import Tensor
 
 from fishermask_fast import Selection, reference, select_batch
-from fishermask_fast.engine.block_engine import BlockEngine
+from fishermask_fast.engine.blocks import Engine
+from fishermask_fast.engine.device_blocks import BlockEngine
 from fishermask_fast.engine.directions import Directions
-from fishermask_fast.engine.engine import Engine
 from fishermask_fast.engine.problem import SetUp
 from fishermask_fast.ops.blocks import pick_block
 
