@@ -23,9 +23,14 @@ import torch
 from torch import nn
 
 from fishermask_fast.datasets import LabeledSamples, evaluation_transform
-from fishermask_fast.labeling import images as own_data
 from fishermask_fast.labeling.checkpoints import load_model
-from fishermask_fast.labeling.images import OwnImages, ReadImages
+from fishermask_fast.labeling.images import (
+    OwnImages,
+    ReadImages,
+    from_csv,
+    from_folders,
+    read_images,
+)
 from fishermask_fast.models import find_device
 from fishermask_fast.network import call, evaluating
 from fishermask_fast.options import SelectOptions
@@ -64,11 +69,11 @@ def select_images(options: SelectOptions) -> None:
     model.to(find_device(options.device))
     _check_enough(options.n, len(images.unlabeled))
 
-    pool = own_data.read_images(images.unlabeled, size, "unlabeled images", progress)
+    pool = read_images(images.unlabeled, size, "unlabeled images", progress)
     _check_enough(options.n, len(pool.paths))
     labeled = None
     if images.labeled:
-        labeled = own_data.read_images(images.labeled, size, "labeled images", progress)
+        labeled = read_images(images.labeled, size, "labeled images", progress)
     skipped = [*pool.skipped, *(labeled.skipped if labeled else ())]
     for path, reason in skipped:
         print(_printable(f"skipped  {path}: {reason}"), file=sys.stderr)
@@ -106,8 +111,8 @@ def _check_free(out: Path) -> None:
 
 def _find(options: SelectOptions) -> OwnImages:
     if options.unlabeled is None:
-        return own_data.from_csv(cast(Path, options.csv))
-    return own_data.from_folders(options.unlabeled, options.labeled)
+        return from_csv(cast(Path, options.csv))
+    return from_folders(options.unlabeled, options.labeled)
 
 
 def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> list[str]:

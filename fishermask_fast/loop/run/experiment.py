@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.datasets import LoopData
+from fishermask_fast.datasets import PoolAndTest
 from fishermask_fast.loop.records import Round, RunFolder
 from fishermask_fast.loop.run.schedule import initial_set
 from fishermask_fast.loop.run.train import (
@@ -90,7 +90,7 @@ class Experiment:
 
     def __init__(
         self,
-        data: LoopData,
+        data: PoolAndTest,
         model: str,
         schedule: Schedule,
         recipe: Recipe | None = None,

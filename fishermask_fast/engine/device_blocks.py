@@ -18,9 +18,9 @@ import math
 import torch
 from torch import Tensor
 
+from fishermask_fast.engine.blocks import Engine
 from fishermask_fast.engine.candidates import Leaders, Updates
 from fishermask_fast.engine.directions import Update
-from fishermask_fast.engine.engine import Engine
 from fishermask_fast.ops import PickedBlock, pick_block
 
 # Two leaders whose scores, both taken anew, are closer than this (relative) may be equal samples.
