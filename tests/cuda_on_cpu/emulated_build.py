@@ -36,9 +36,7 @@ def translated(text: str) -> str:
     """A source of csrc as C++ for the CPU."""
     text = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(emulated::dynamic_memory());", text)
     text = _STATIC.sub(r"auto& \2 = emulated::shared_variable<\1\3>([] {});", text)
-    text = _LAUNCH.sub(
-        r'emulated::Launch{"\1", [](auto... values) { \1(values...); }, \2}', text
-    )
+    text = _LAUNCH.sub(r'emulated::Launch{"\1", [](auto... values) { \1(values...); }, \2}', text)
     for old, new in (
         ("torch::stable::accelerator::DeviceGuard", "emulated::DeviceGuard"),
         ("aoti_torch_get_current_cuda_stream", "emulated::current_stream"),
