@@ -136,6 +136,25 @@ class RunFolder:
         self.rounds = [line.entry for line in lines]
         self._states = {(line.entry.strategy, line.entry.round): line.state for line in lines}
         self._last = lines[-1].checksum if lines else ""
+        self._check_states()
+
+    def _check_states(self) -> None:
+        """Raise where a state is of a round that follows one which is not recorded.
+
+        Raises:
+            ValueError: Lines have been lost.
+        """
+        reached: dict[str, int] = {}
+        for entry in self.rounds:
+            reached[entry.strategy] = entry.round
+        for path in (self.path / STATE_FOLDER).glob("*-*.pt"):
+            strategy, _, number = path.stem.rpartition("-")
+            # A state is written before its line.
+            if number.isdecimal() and int(number) > reached.get(strategy, -1) + 1:
+                raise ValueError(
+                    f"{self.path / ROUNDS_FILE} has lost lines: {path} is of a later round than "
+                    "the last one recorded"
+                )
 
     def append(self, entry: Round) -> None:
         """Add one whole line to ``rounds.jsonl``: one write of one line, then flushed to disk.
