@@ -13,7 +13,7 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench bench-gpu kernel-report check-torch clean
+.PHONY: run test lint format docs bench bench-gpu kernel-report check-torch check-sanitizers clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -30,6 +30,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/clang-format --dry-run -Werror $(CPP) tests/lanes_check.cpp
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
@@ -52,6 +53,10 @@ kernel-report: $(VENV)/.dev
 
 check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)
+
+# _C under the address and undefined-behaviour sanitizers: the tests of the ops and many random views.
+check-sanitizers: $(VENV)/.dev
+	$(BIN)/python tests/check_sanitizers.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,7 @@ _FALL_TO_SETUP = 64.0
 
 @dataclass(frozen=True)
 class Task:
-    """One selection without labelled samples or backward steps."""
+    """One selection without labeled samples or backward steps."""
 
     gradients: Tensor  # (N, r, k)
     n_select: int

@@ -4,7 +4,7 @@
 
 Trains the small ResNet-18 on 50 to 200 labels of four balanced classes of Fashion-MNIST until 99%
 training accuracy, with and without at least 200 steps, with and without running statistics that are
-estimated again over the labelled set afterwards. Pool and seeds are the same for all four.
+estimated again over the labeled set afterwards. Pool and seeds are the same for all four.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from unittest import mock
 
 import torch
 
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets.pools import LoopData, load_data
 from fishermask_fast.loop.run import train
-from fishermask_fast.loop.run.models import build_model
-from fishermask_fast.loop.run.train import Recipe, evaluate, train_model
+from fishermask_fast.loop.run.train import evaluate, train_model
+from fishermask_fast.models.networks import build_model
+from fishermask_fast.options import DataOptions, Recipe
 
 
 def accuracy(
@@ -31,13 +32,13 @@ def accuracy(
     generator = torch.Generator().manual_seed(seed)
     drawn = [each[torch.randperm(len(each), generator=generator)] for each in members]
     counts = [n_labels // 4 + (label < n_labels % 4) for label in range(4)]
-    labelled = torch.cat([each[:count] for each, count in zip(drawn, counts, strict=True)])
+    labeled = torch.cat([each[:count] for each, count in zip(drawn, counts, strict=True)])
     model = build_model("resnet18_small", 4, data.shape, seed)
     recipe = Recipe(train_batch_size=batch_size, min_steps=min_steps)
     keep = train.settle_batch_norm if settle else lambda *_: None
     with mock.patch.object(train, "settle_batch_norm", keep):
         done = train_model(
-            model, data.training_set(labelled), data.pool.take(labelled), recipe, seed=seed
+            model, data.training_set(labeled), data.pool.take(labeled), recipe, seed=seed
         )
     return evaluate(model, data.test, 4).accuracy, done.steps
 

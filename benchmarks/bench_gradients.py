@@ -28,8 +28,8 @@ from torch import nn
 from fishermask_fast.gradients import weight_products
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
-from fishermask_fast.loop.run.models import resnet18_small
 from fishermask_fast.masks.mask import FisherMask
+from fishermask_fast.models.networks import resnet18_small
 from fishermask_fast.ops import weights as weight_ops
 
 

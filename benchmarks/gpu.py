@@ -41,7 +41,7 @@ from fishermask_fast import (
     masked_gradients,
     select_batch,
 )
-from fishermask_fast.loop.run.models import resnet18_small
+from fishermask_fast.models.networks import resnet18_small
 
 RESULTS = Path(__file__).parent / "results"
 TESTS = Path(__file__).parents[1] / "tests"

@@ -16,8 +16,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, jacrev, vmap
 
 from fishermask_fast.gradients.diagonal import fisher_diagonal
-from fishermask_fast.loop.run.models import resnet18_small
 from fishermask_fast.masks.mask import FisherMask
+from fishermask_fast.models.networks import resnet18_small
 
 N_CLASSES = 10
 BATCH = 64

@@ -36,7 +36,7 @@ def main() -> None:
     start = time.perf_counter()
     found = selector.query(trained.unlabeled, arguments.select, trained.labeled, progress=False)
     total = time.perf_counter() - start
-    print(f"{arguments.samples} images, {N_LABELED} labelled, {len(found)} picks: {total:.1f} s")
+    print(f"{arguments.samples} images, {N_LABELED} labeled, {len(found)} picks: {total:.1f} s")
     for step, seconds in selector.seconds_.items():
         print(f"  {step:10} {seconds:7.2f} s {seconds / total:6.1%}")
     record = {

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast import FisherMask, GradientFactors, fisher_diagonal, masked_gradients
-from fishermask_fast.loop.data.pools import DataOptions, load_data
-from fishermask_fast.loop.data.samples import LabelledSamples
-from fishermask_fast.loop.run.models import resnet18_small
-from fishermask_fast.loop.run.train import Recipe, train_model
+from fishermask_fast.datasets.pools import load_data
+from fishermask_fast.datasets.samples import LabeledSamples
+from fishermask_fast.loop.run.train import train_model
+from fishermask_fast.models.networks import resnet18_small
+from fishermask_fast.options import DataOptions, Recipe
 
 ORACLE = Path(__file__).parent.parent / "tests" / "data" / "fmnist_resnet18.npz"
 N_LABELED = 500
@@ -42,8 +43,8 @@ class Trained:
     """A network and the images that it was and was not trained on."""
 
     model: nn.Module
-    labeled: LabelledSamples
-    unlabeled: LabelledSamples
+    labeled: LabeledSamples
+    unlabeled: LabeledSamples
 
 
 def trained_network(n_samples: int, data_root: str, seed: int = 0) -> Trained:

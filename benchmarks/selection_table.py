@@ -198,7 +198,7 @@ def large(path: Path, data_root: str, n: int, n_select: int, repeats: int) -> di
     pool = cached(n, path, data_root)
     rows = growth(pool.factors, n_select, repeats)
     fisher = pool.factors.fisher()
-    # Without labelled samples the first picks do not depend on how many are to come.
+    # Without labeled samples the first picks do not depend on how many are to come.
     first = select_batch(pool.factors, 50, fisher).passes
     late = (rows[-1]["passes"] - first) / max(n_select - 50, 1)
     slow, _ = published_row(Task(pool.factors.dense(), n_select, fisher), n_classes(pool.factors))

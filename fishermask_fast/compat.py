@@ -1,7 +1,7 @@
 """The published codes' own function signatures, so that replacing an import is enough.
 
-All take X (N, r, k), the gradients of the unlabelled pool, `fisher` and `iterates` (k, k), the mean
-Fisher matrices of all and of the labelled samples, as tensors on any device or as arrays, and
+All take X (N, r, k), the gradients of the unlabeled pool, `fisher` and `iterates` (k, k), the mean
+Fisher matrices of all and of the labeled samples, as tensors on any device or as arrays, and
 return a list of K indices into X. What is computed stands in selection.py.
 
 Gradients are scaled by sqrt(K / (nLabeled + K)), as the papers' M has it and BAIT's code does; a
@@ -95,7 +95,7 @@ def bait_select(
         *positional: backwardSteps and nLabeled, both. One alone means backwardSteps in one of the
             signatures and nLabeled in the other, and is refused.
         backwardSteps: b: (1 + b) K samples are picked, then b K dropped.
-        nLabeled: how many samples are labelled.
+        nLabeled: how many samples are labeled.
 
     Raises:
         TypeError: six positional arguments, or more than seven; otherwise as fast_select.
@@ -128,7 +128,7 @@ def _select(
         gradients,
         n_select,
         _beside(gradients, as_tensor("fisher", fisher)),
-        # The published codes take a matrix of zeros, or any other, where nothing is labelled.
+        # The published codes take a matrix of zeros, or any other, where nothing is labeled.
         _beside(gradients, as_tensor("iterates", iterates)) if n_labeled else None,
         lamb=lamb,
         n_labeled=n_labeled,

@@ -27,8 +27,8 @@ from fishermask_fast.engine import (
     check_device,
     check_matrices,
     computable,
-    greedy,
     mean_fisher,
+    select_greedily,
 )
 from fishermask_fast.factors import GradientFactors, StoredFactors
 
@@ -94,16 +94,16 @@ def select_batch(
     whatever the options below; these change only time and memory.
 
     Args:
-        gradients: of the unlabelled pool: V as a (N, r, k) tensor of float16, bfloat16, float32 or
+        gradients: of the unlabeled pool: V as a (N, r, k) tensor of float16, bfloat16, float32 or
             float64, strided in any way, or an array that speaks `__dlpack__` or `__array__`, or
             GradientFactors, or StoredFactors, which are read from their file in chunks. On a GPU
             the selection runs there; where the ops were not built for it, on the CPU, from a copy.
         n_select: K, how many to select; 1..N.
         fisher: (k, k) F, of any floating dtype, a tensor or an array; None for the mean of
             V_x^T V_x over the pool.
-        labeled_fisher: (k, k) F_L, the mean over the labelled samples; None where there are none.
+        labeled_fisher: (k, k) F_L, the mean over the labeled samples; None where there are none.
         lamb: lambda of M, above 0.
-        n_labeled: n_L, how many samples are labelled.
+        n_labeled: n_L, how many samples are labeled.
         backward_steps: b; 1 is BAIT's. Where N < (1 + b) K all N are picked first, with a warning.
         chunk_size: samples at a time where a set-up needs working memory (on a GPU, or for a few
             masked entries of a large head); None for about 32 MiB of it, on a GPU 512 MiB.
@@ -149,4 +149,4 @@ def select_batch(
         factors = computable(source, where)
         problem = asked.problem(mean_fisher(factors) if f is None else f, f_labeled, where)
         pool = LocalCandidates(factors, problem.scale, 1, asked.chunk_size)
-        return greedy(pool, problem, asked, factors.dtype, progress)
+        return select_greedily(pool, problem, asked, factors.dtype, progress)

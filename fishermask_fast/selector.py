@@ -3,8 +3,8 @@
 One query chooses k parameters by the Fisher diagonal, takes V_x on them for every sample, and picks
 the batch that most reduces tr(M^-1 F), where
 
-    F   = (1/N)   sum over all samples, labelled and unlabelled, of V_x^T V_x
-    F_L = (1/n_L) sum over the labelled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
+    F   = (1/N)   sum over all samples, labeled and unlabeled, of V_x^T V_x
+    F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,15 +24,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fishermask_fast.checks import check_positive, is_integer
-from fishermask_fast.distributed import NOTHING, Part, Ranks, is_empty
+from fishermask_fast.distributed import (
+    NOTHING,
+    Part,
+    Ranks,
+    described,
+    described_device,
+    described_model,
+    is_empty,
+    packages,
+)
 from fishermask_fast.engine import runs_on
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
-from fishermask_fast.likelihoods import check_rows
+from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import METHODS, FisherMask, check_fraction
 from fishermask_fast.memory import check_memory
 from fishermask_fast.network import (
-    call,
     check_count,
     check_device,
     check_seed,
@@ -39,6 +48,7 @@ from fishermask_fast.network import (
     evaluating,
     find_head,
     input_dtype,
+    raw_outputs,
     to_model,
     trainable,
 )
@@ -51,23 +61,43 @@ logger = logging.getLogger(__name__)
 
 Data = Dataset[Any] | DataLoader[Any] | Tensor
 
+# Parameters that all ranks must have in common, besides the model and the device's type.
+_COMPARED = (
+    "fraction",
+    "mask",
+    "keep_head",
+    "likelihood",
+    "weighting",
+    "lamb",
+    "backward_steps",
+    "fisher_samples",
+    "rank",
+    "batch_size",
+    "seed",
+)
+
 MASKS = (*METHODS, "random", "head")
 
 
 class FisherMaskSelector:
-    """Picks batches for a classification model by FisherMask (Gul et al. 2024).
+    """Picks batches for a model by FisherMask (Gul et al. 2024).
 
     Parameters are stored as given and checked by ``query``. With ``mask="head"`` and
     ``backward_steps=1`` the batch is BAIT's (Ash et al. 2021).
 
     Args:
-        model: From a batch to logits (N, C), to an object with ``.logits``, or to a tuple whose
-            first item is logits. It is read in eval mode and left as it was.
+        model: From a batch to outputs, to an object with ``.logits``, or to a tuple whose first
+            item is outputs. It is read in eval mode and left as it was.
         fraction: Share of the parameters that the mask keeps, in (0, 1]; of each tensor for
             ``"per_layer"``. Of no account for ``"relative"`` and ``"head"``.
         mask: How parameters are chosen: ``"global"``, ``"per_layer"``, ``"relative"``,
             ``"random"``, ``"head"``, or a ``FisherMask`` made before.
         keep_head: Whether the first three of them keep the whole head.
+        likelihood: What the outputs are: ``"categorical"``: logits (N, C) of one of C classes;
+            ``"bernoulli"``: logits (N, C) or (N,) of several labels, each for itself, as trained
+            with BCEWithLogitsLoss; ``"gaussian"``: means (N, d) or (N,) of a regression; or a
+            function, as in ``masked_gradients``. The outputs of a multi-label model look like
+            logits of one class, so nothing can tell if this is left out.
         weighting: ``"fisher"``: rows sqrt(p_c) grad log p_c, as the paper's formula has it;
             ``"none"``: rows grad log p_c, as its published code has it.
         lamb: lambda > 0.
@@ -84,7 +114,7 @@ class FisherMaskSelector:
     Attributes:
         mask_: The mask of the last query.
         fisher_: F of the last query, (k, k) float64.
-        labeled_fisher_: F_L of the last query, (k, k) float64, or None without labelled samples.
+        labeled_fisher_: F_L of the last query, (k, k) float64, or None without labeled samples.
         seconds_: Seconds of the last query by step: mask, gradients, fisher, selection.
     """
 
@@ -100,6 +130,7 @@ class FisherMaskSelector:
         fraction: float = 0.002,
         mask: str | FisherMask = "global",
         keep_head: bool = True,
+        likelihood: LikelihoodLike = "categorical",
         weighting: str = "fisher",
         lamb: float = 1.0,
         backward_steps: int = 0,
@@ -114,6 +145,7 @@ class FisherMaskSelector:
         self.fraction = fraction
         self.mask = mask
         self.keep_head = keep_head
+        self.likelihood = likelihood
         self.weighting = weighting
         self.lamb = lamb
         self.backward_steps = backward_steps
@@ -145,9 +177,9 @@ class FisherMaskSelector:
                 DataLoader with a DistributedSampler each process reads its part, and all get the
                 picks of the whole; with ``group`` alone, the ranks' data sets follow one another.
             n_select: K, 1 <= K <= N_U.
-            labeled: The n_L samples that are labelled already; None or empty when there are none.
+            labeled: The n_L samples that are labeled already; None or empty when there are none.
             progress: Show a bar for each step, where tqdm is installed.
-            out: A new file for the unlabelled samples' gradients, which then need no memory, as in
+            out: A new file for the unlabeled samples' gradients, which then need no memory, as in
                 ``masked_gradients``; of several ranks each needs its own. A query that was stopped
                 goes on from what it holds.
 
@@ -158,8 +190,8 @@ class FisherMaskSelector:
             TypeError: A parameter or a data set is of the wrong type.
             ValueError: A parameter is out of range, the pool is empty or smaller than
                 ``n_select``, the mask cannot be made for this model, or the model does not take
-                the samples, or its outputs are not finite logits of at least two classes, or
-                ``out`` holds gradients of another model, mask or pool.
+                the samples, or its outputs are not finite, or not those of the likelihood, or
+                ``out`` holds gradients of another model, mask, likelihood or pool.
             OSError: ``out`` cannot be written.
         """
         if labeled is not None and is_empty(labeled) and self.group is None:
@@ -167,6 +199,8 @@ class FisherMaskSelector:
         ranks = Ranks.of(self.group, [unlabeled, labeled])
         ranks.attempt(self.check_parameters)
         ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
+        ranks.check_same(lambda: self._in_common(n_select, labeled))
+        ranks.check_apart("out", None if out is None else _place(out))
         pool = ranks.part(unlabeled, "unlabeled")
         if n_select > pool.n_total:
             raise ValueError(
@@ -175,7 +209,6 @@ class FisherMaskSelector:
         known = NOTHING
         if labeled is not None or self.group is not None:
             known = ranks.part(labeled, "labeled")
-        ranks.check_model(self.model)
         for part, name in ((pool, "unlabeled"), (known, "labeled")):
             ranks.attempt(partial(self._try_model, part, name))
         progress = progress and _has_tqdm()
@@ -183,6 +216,7 @@ class FisherMaskSelector:
 
         with self._timed("mask"):
             mask = self._make_mask(ranks, pool, known, progress)
+        ranks.check_same(lambda: {"the mask of the query": described(mask)})
         where = device_of(self.model) if self.device is None else torch.device(self.device)
         ranks.attempt(partial(check_memory, len(mask), where))
         labeled_fisher = None
@@ -238,7 +272,7 @@ class FisherMaskSelector:
             raise ValueError(
                 f"mask must be one of {', '.join(MASKS)} or a FisherMask; got {self.mask!r}"
             )
-        check_rows(self.weighting, self.rank)
+        likelihood_of(self.likelihood).check_options(self.weighting, self.rank)
         check_positive("lamb", self.lamb)
         if self.device is not None:
             check_device(self.device)
@@ -257,6 +291,20 @@ class FisherMaskSelector:
             keep_head = self.keep_head and self.mask in METHODS
             check_fraction(self.model, self.fraction, self.mask, keep_head)
 
+    def _in_common(self, n_select: int, labeled: Any) -> dict[str, str | None]:
+        """What all ranks of a query must have been called with, in words."""
+        known = None
+        if self.group is None:  # else a rank may have no samples of its own
+            known = "None" if labeled is None else "given"
+        return {
+            **packages(),
+            **{name: described(getattr(self, name)) for name in _COMPARED},
+            "device": described_device(self.device or device_of(self.model)),
+            "model": described_model(self.model),
+            "n_select": described(n_select),
+            "labeled": known,
+        }
+
     def _try_model(self, part: Part, name: str) -> None:
         """One sample through the model, so that a wrong width is found before any work."""
         if not len(part):
@@ -265,7 +313,7 @@ class FisherMaskSelector:
         with evaluating(self.model, self.device) as net, torch.no_grad():
             inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
             try:
-                call(net, inputs)
+                found = raw_outputs(net, inputs)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, IndexError) as error:
@@ -273,6 +321,7 @@ class FisherMaskSelector:
                 raise ValueError(
                     f"the model does not take {name} samples, here a batch of one, {shape}: {error}"
                 ) from error
+        likelihood_of(self.likelihood).check_shape(found.shape)
 
     def _make_mask(self, ranks: Ranks, pool: Part, known: Part, progress: bool) -> FisherMask:
         if isinstance(self.mask, FisherMask):
@@ -313,6 +362,7 @@ class FisherMaskSelector:
         found = fisher_diagonal(
             self.model,
             part.data,
+            likelihood=self.likelihood,
             n_samples=len(mine),
             seed=self.seed,
             batch_size=self.batch_size,
@@ -336,6 +386,7 @@ class FisherMaskSelector:
             self.model,
             part.data,
             mask,
+            likelihood=self.likelihood,
             weighting=self.weighting,
             rank=self.rank,
             batch_size=self.batch_size,
@@ -362,6 +413,11 @@ def _fisher(
         return ranks.total(torch.zeros(k, k, dtype=torch.float64))
     fisher = factors.fisher()
     return fisher if ranks.alone else ranks.total(fisher.mul_(len(part) / part.n_total))
+
+
+def _place(out: str | os.PathLike[str]) -> str:
+    """A file of this machine."""
+    return f"{platform.node()}:{os.path.realpath(out)}"
 
 
 def _has_tqdm() -> bool:

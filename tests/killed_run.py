@@ -14,12 +14,10 @@ import threading
 
 import torch
 
-from fishermask_fast.loop.data.pools import DataOptions, load_data
+from fishermask_fast.datasets.pools import load_data
+from fishermask_fast.loop.records import RunFolder
 from fishermask_fast.loop.run.experiment import Experiment
-from fishermask_fast.loop.run.records import RunFolder
-from fishermask_fast.loop.run.schedule import Schedule
-from fishermask_fast.loop.run.train import Recipe
-from fishermask_fast.loop.strategies.interface import QueryOptions
+from fishermask_fast.options import DataOptions, QueryOptions, Recipe, Schedule
 
 
 def experiment(warm_start: bool = False) -> Experiment:

@@ -25,7 +25,7 @@ TIE = 1e-9
 class Oracle:
     """Real gradients and the picks of the published formula from them; see data/README.md."""
 
-    pool: GradientFactors  # the unlabelled samples
+    pool: GradientFactors  # the unlabeled samples
     fisher: Tensor
     labeled_fisher: Tensor
     n_labeled: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,9 +13,10 @@ import pytest
 from PIL import Image
 
 import fishermask_fast
+from fishermask_fast import strategies
 from fishermask_fast.cli import main
-from fishermask_fast.loop.run.records import read_rounds
-from fishermask_fast.loop.strategies import fisher as strategies
+from fishermask_fast.loop.records import read_rounds
+from fishermask_fast.options import RunOptions
 
 
 def words(text: str) -> list[str]:
@@ -142,22 +144,30 @@ def test_mistakes_get_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("run --mask nosuch", "invalid choice: 'nosuch'"),
-        ("run --rounds many", "argument --rounds: invalid int value: 'many'"),
-        ("run --nosuch", "unrecognized arguments: --nosuch"),
-        ("walk", "invalid choice: 'walk'"),
-        ("", "the following arguments are required"),
+        (
+            "run --mask nosuch",
+            'Invalid value "nosuch" for --mask. Choose from: "global", "per_layer"',
+        ),
+        ("run --rounds many", 'Invalid value for --rounds: unable to convert "many" into int'),
+        ("run --class-counts", "--class-counts requires"),
+        ("run --lamb", "--lamb requires an argument. (see fishermask-fast run --help)"),
+        ("run --nosuch", "Unknown option: --nosuch"),
+        ("run --iniital 3", "Unknown option: --iniital. Did you mean --initial?"),
+        ("rum", 'Unknown command "rum". Did you mean "run"? Available commands: run, select, plot'),
+        ("walk", 'Unknown command "walk"'),
+        ("select -n 3", "--model is needed (see fishermask-fast select --help)"),
+        ("plot", "DIR is needed (see fishermask-fast plot --help)"),
+        ("", "a command is needed: run, select, plot or info"),
     ],
 )
 def test_bad_flags_get_one_line_and_exit_code_2(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments.split())
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert main(arguments.split()) == 2
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
 
 
 def test_a_run_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,17 +215,46 @@ def test_info_says_how_it_was_built(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cpu" in lines["devices"]
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--version"])
-    assert stopped.value.code == 0
-    assert capsys.readouterr().out.strip() == fishermask_fast.__version__
+@pytest.mark.parametrize("missing", [None, "cyclopts"])
+@pytest.mark.parametrize("command", ["--version", "info"])
+def test_an_installation_tells_of_itself_without_the_packages_of_the_loop(
+    command: str,
+    missing: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if missing is not None:
+        monkeypatch.setitem(sys.modules, missing, None)
+        monkeypatch.delitem(sys.modules, "fishermask_fast.commands", raising=False)
+        assert main(["plot", "runs"]) == 2
+        assert "pip install 'fishermask-fast[loop]'" in capsys.readouterr().err
+    assert main([command]) == 0
+    assert fishermask_fast.__version__ in capsys.readouterr().out
 
 
-def test_the_command_line_loads_without_the_packages_of_the_loop() -> None:
+@pytest.mark.parametrize("arguments", ["--help", "run --help", "select --help", "plot --help"])
+def test_help_and_version_need_no_torch(arguments: str) -> None:
     code = (
-        "import sys, fishermask_fast.cli\n"
-        "loaded = {'matplotlib', 'sklearn', 'torchvision', 'PIL'} & set(sys.modules)\n"
+        "import sys\n"
+        "from fishermask_fast.cli import main\n"
+        f"assert main({arguments.split()!r}) == main(['--version']) == 0\n"
+        "loaded = {'torch', 'numpy', 'matplotlib', 'sklearn', 'torchvision'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "Usage: fishermask-fast" in done.stdout
+    assert done.stdout.endswith(f"{fishermask_fast.__version__}\n")
+
+
+def test_help_says_every_option_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    for part in dataclasses.fields(RunOptions):
+        if not dataclasses.is_dataclass(part.default):
+            continue
+        for option in dataclasses.fields(part.default):
+            known = {"name": "data", "root": "data-root", "strategies": "strategy"}
+            name = known.get(option.name, option.name.replace("_", "-"))
+            assert (f"--{name} " in text) == (option.name not in ("progress",)), name
+    assert "[default: fishermask bait random]" in text
+    assert "--keep-head --no-keep-head" in text

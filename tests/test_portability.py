@@ -34,7 +34,7 @@ for name in names:
     delattr(os, name)
 
 import fishermask_fast as fast
-from fishermask_fast import tensor_file
+from fishermask_fast.factors import tensor_file
 
 torch.manual_seed(0)
 model, data = nn.Linear(6, 3), torch.randn(40, 6)

@@ -197,7 +197,7 @@ def test_fisher_is_by_default_the_pools(generator: torch.Generator) -> None:
 def literal_objective(
     factors: GradientFactors, fisher: Tensor, labeled: Tensor, included: Tensor, lamb: float
 ) -> float:
-    """tr(M^-1 F) with M summed up and inverted; 10 selected beside 6 labelled."""
+    """tr(M^-1 F) with M summed up and inverted; 10 selected beside 6 labeled."""
     v = factors.dense()[included] * (10 / 16) ** 0.5
     m = lamb * torch.eye(len(fisher), dtype=torch.float64) + labeled * 6 / 16
     m = m + torch.einsum("nrk,nrl->kl", v, v)

@@ -24,7 +24,7 @@ constexpr int64_t kTileInScatteredDots = 4;
 
 // Shapes and strides, before the type of the numbers is known.
 struct Layout {
-  std::vector<int64_t> k_offsets, l_offsets;
+  std::vector<int64_t> k_offsets, l_offsets, l_runs;
   int64_t input_step = 0, group_step = 0;
   int64_t delta_n = 0, delta_o = 0, delta_l = 0;
   int64_t n = 0, groups = 1, n_o = 0;
@@ -36,6 +36,7 @@ struct Layout {
             group_step,
             k_offsets.data(),
             l_offsets.data(),
+            l_runs.data(),
             static_cast<const T*>(delta.const_data_ptr()),
             delta_n,
             delta_o,
@@ -56,6 +57,15 @@ bool is_flat(const Tensor& delta) {
          delta.stride(2) == delta.size(3) * delta.stride(3);
 }
 
+// Of each position, how many from it on have inputs that are neighbours, every one of them.
+std::vector<int64_t> runs_of(const std::vector<int64_t>& offsets) {
+  std::vector<int64_t> runs(offsets.size(), 1);
+  for (size_t l = offsets.size(); l-- > 1;) {
+    if (offsets[l] - offsets[l - 1] == 1) runs[l - 1] += runs[l];
+  }
+  return runs;
+}
+
 Layout layout_of(const WeightGeometry& geometry) {
   Layout layout;
   for (int64_t k = 0; k < geometry.n_k(); ++k) {
@@ -64,6 +74,7 @@ Layout layout_of(const WeightGeometry& geometry) {
   if (geometry.n_l() > 0) {
     for (Positions l(geometry, 0, 1); l.more(); l.next()) layout.l_offsets.push_back(l.input());
   }
+  layout.l_runs = runs_of(layout.l_offsets);
   layout.input_step = geometry.input_n;
   layout.group_step = geometry.channels * geometry.input_c;
   layout.delta_n = geometry.delta_n;
@@ -100,8 +111,7 @@ void gather(const Layout& layout, const Tensor& input, const Tensor& delta, cons
   const WeightGradient<T> problem = layout.of<T>(input, delta);
   const int64_t* positions = static_cast<const int64_t*>(index.const_data_ptr());
   const int64_t n_index = index.numel();
-  const bool runs =
-      problem.delta_l == 1 && problem.n_l > 1 && problem.l_offsets[1] - problem.l_offsets[0] == 1;
+  const bool runs = problem.delta_l == 1 && problem.n_l > 1 && problem.l_runs[0] > 1;
   T* entries_out = static_cast<T*>(result.mutable_data_ptr());
   torch::stable::parallel_for(0, problem.n, 1, [&](int64_t begin, int64_t end) {
     FISHERMASK_DISPATCH(entries, problem, positions, n_index,

@@ -19,6 +19,7 @@ struct WeightGradient {
   int64_t group_step;        // from group to group
   const int64_t* k_offsets;  // (n_k,) of the first group
   const int64_t* l_offsets;  // (n_l,)
+  const int64_t* l_runs;     // (n_l,) how many positions from l on are neighbours, step by step
   const T* delta;
   int64_t delta_n, delta_o, delta_l;  // strides
   int64_t n, groups, n_o, n_k, n_l;   // n_o: output channels of one group

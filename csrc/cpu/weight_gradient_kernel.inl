@@ -158,7 +158,7 @@ T dot(const WeightGradient<T>& problem, const T* x, const T* delta) {
   int64_t l = 0;
   while (l < problem.n_l) {
     const int64_t at = problem.l_offsets[l];
-    if (l + kWide <= problem.n_l && problem.l_offsets[l + kWide - 1] == at + kWide - 1) {
+    if (problem.l_runs[l] >= kWide) {
       sums = multiply_add(load(x + at), load(delta + l), sums);
       l += kWide;
     } else {

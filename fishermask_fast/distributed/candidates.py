@@ -58,8 +58,8 @@ class Shard:
         here, slots = self._own(wanted)
         return Answer(None, (here, *_parts(self.local.rows(slots.tolist()))))
 
-    def set_up(self, lamb: float | None, traces: bool, inverse: Tensor, double: Tensor) -> Answer:
-        self.local.set_up(inverse, double, lamb, traces=traces)
+    def set_up(self, lamb: float | None, traces: bool, *matrices: Tensor) -> Answer:
+        self.local.set_up(*matrices, lamb=lamb, traces=traces)
         return Answer()
 
     def best(self, size: int, forced: list[int]) -> Answer:
@@ -137,8 +137,17 @@ class ShardedCandidates:
         wanted = torch.tensor(index, dtype=torch.int64, device=self._shard.places.device)
         return self._factors(*self._gathered("rows", wanted))
 
-    def set_up(self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool) -> None:
-        self._ask("set_up", (lamb, traces), inverse, double)
+    def set_up(
+        self,
+        first: Tensor,
+        second: Tensor,
+        signs: Tensor | None = None,
+        *,
+        lamb: float | None = None,
+        traces: bool,
+    ) -> None:
+        matrices = (first, second) if signs is None else (first, second, signs)
+        self._ask("set_up", (lamb, traces), *matrices)
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
         answers = self._ask("best", (size, sorted(forced)))

@@ -9,7 +9,7 @@ scores along a selection). May import: factors and below; no network.
 from __future__ import annotations
 
 from fishermask_fast.engine.candidates import Leaders, LocalCandidates, Report, State, Updates, best
-from fishermask_fast.engine.greedy import Selection, greedy
+from fishermask_fast.engine.greedy import Selection, select_greedily
 from fishermask_fast.engine.inputs import (
     Options,
     as_source,
@@ -34,7 +34,7 @@ __all__ = [
     "check_device",
     "check_matrices",
     "computable",
-    "greedy",
+    "select_greedily",
     "mean_fisher",
     "runs_on",
     "scores_along",

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.engine.candidates import Updates
+from fishermask_fast.engine.problem import SetUp
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
 
@@ -50,52 +51,64 @@ class Directions:
     Args:
         n_rows: rows r of each sample's V.
         scale: V = scale * factors.
-        inverse: (k, k) M^-1, changed in place.
-        double: (k, k) G, changed in place.
+        start: M^-1 and G, which are changed in place, or in the safe form their roots, which are
+            not: then all picks wait.
         sign: 1 for picks, -1 for removals.
         block: the most picks that are added between two calls of `begin`.
     """
 
-    def __init__(
-        self,
-        n_rows: int,
-        scale: float,
-        inverse: Tensor,
-        double: Tensor,
-        sign: int,
-        block: int,
-    ) -> None:
+    def __init__(self, n_rows: int, scale: float, start: SetUp, sign: int, block: int) -> None:
         self._scale = scale
-        self._inverse = inverse
-        self._double = double
+        self._inverse = start.inverse
+        self._double = start.double
+        self._roots = start.roots
         self._sign = sign
-        capacity = _MAX_WAITING + block * n_rows
-        self._u = inverse.new_empty(capacity, inverse.shape[0])
+        k = len(start.inverse)
+        self._most_waiting = _MAX_WAITING if self._roots is None else max(_MAX_WAITING, k)
+        self._u = start.inverse.new_empty(self._most_waiting + block * n_rows, k)
         self._w = torch.empty_like(self._u)
         self._ranks: list[int] = []
         self._begun = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether it is time for new roots, as so many picks wait."""
+        return self._roots is not None and sum(self._ranks) > self._most_waiting
+
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """M^-1 and G after all picks that were added."""
+        """M^-1 and G after all picks that were added, which must not be in the safe form."""
         self._fold()
         return mirror_lower(self._inverse), mirror_lower(self._double)
 
     def begin(self) -> None:
         """Begin a block; bring M^-1 and G up to date where enough has come together."""
-        if sum(self._ranks) > _MAX_WAITING:
+        if self._roots is None and sum(self._ranks) > self._most_waiting:
             self._fold()
         self._begun = len(self._ranks)
 
-    def updates(self, factors: GradientFactors, slots: Tensor, indices: list[int]) -> list[Update]:
-        """The updates of some samples after the picks added so far.
-
-        Args:
-            factors: of these samples and others.
-            slots: (n,) int64, places in `factors`.
-            indices: what the updates call each sample.
-        """
+    def products(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """V M^-1 and V G of rows V, (n, k) each, after the picks added so far."""
+        if self._roots is None:
+            # Whatever was folded into them is in the lower triangles.
+            y, z = rows @ mirror_lower(self._inverse), rows @ mirror_lower(self._double)
+        else:
+            x, s, signs = self._roots
+            y, z = rows @ x @ x.T, (rows @ s * signs) @ s.T
         waiting = sum(self._ranks)
-        products = ops.inverse_products(
+        u, w = self._u[:waiting], self._w[:waiting]
+        p, q = rows @ u.T * -self._sign, rows @ w.T * -self._sign
+        return y.addmm_(p, u), z.addmm_(q, u).addmm_(p, w)
+
+    def _products_of(
+        self, factors: GradientFactors, slots: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """V_x, V_x M^-1 and V_x G of some samples, (n, r, k) each."""
+        if self._roots is not None:
+            rows = factors[slots].to(dtype=torch.float64).dense() * self._scale
+            y, z = self.products(rows.flatten(0, 1))
+            return rows.contiguous(), y.view_as(rows), z.view_as(rows)
+        waiting = sum(self._ranks)
+        return ops.inverse_products(
             factors,
             slots,
             self._inverse,
@@ -105,6 +118,16 @@ class Directions:
             scale=self._scale,
             sign=self._sign,
         )
+
+    def updates(self, factors: GradientFactors, slots: Tensor, indices: list[int]) -> list[Update]:
+        """The updates of some samples after the picks added so far.
+
+        Args:
+            factors: of these samples and others.
+            slots: (n,) int64, places in `factors`.
+            indices: what the updates call each sample.
+        """
+        products = self._products_of(factors, slots)
         if products[0].device.type != "cpu":
             return [self._update(*parts) for parts in zip(indices, *products, strict=True)]
         u, w, scores = ops.pick_update(*products, sign=self._sign, negligible=_NEGLIGIBLE)

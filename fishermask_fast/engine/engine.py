@@ -93,6 +93,7 @@ class Engine:
         self._fixed_block = block_size
         self._block = block_size or _FIRST_BLOCK
         self._forced: set[int] = set()
+        self._safe = False
         self._empty_blocks = 0
         self.objective = self._set_up()
 
@@ -102,22 +103,26 @@ class Engine:
         if self._sign < 0:
             index = sorted(set(range(len(self._pool))).difference(index))
         included = self._pool.rows(index) if index else None
-        inverse, double = self._problem.inverses(included)
+        start = self._problem.set_up(included, self._safe)
+        self._safe = start.roots is not None
+        self._policy.always_float64 |= self._safe
         self._directions = Directions(
             self._pool.n_rows,
             self._problem.scale,
-            inverse,
-            double,
+            start,
             self._sign,
             self._fixed_block or self._pool.max_block,
         )
-        self._renew(self._problem.lamb if self._problem.trivial(included) else None, traces=True)
-        return float((inverse * self._problem.fisher).sum())
+        lamb = self._problem.lamb if self._problem.trivial(included) else None
+        self._renew(start.roots or (start.inverse, start.double), lamb, traces=True)
+        return start.objective
 
-    def _renew(self, lamb: float | None = None, *, traces: bool = False) -> None:
-        """Every A, B and score from M^-1 and G, in float64; `lamb` where M = lamb I."""
+    def _renew(
+        self, matrices: tuple[Tensor, ...], lamb: float | None = None, *, traces: bool = False
+    ) -> None:
+        """Every A, B and score from M^-1 and G or their roots, in float64; `lamb`: M = lamb I."""
         try:
-            self._pool.set_up(*self._directions.matrices(), lamb, traces=traces)
+            self._pool.set_up(*matrices, lamb=lamb, traces=traces)
         except OverflowError:
             raise self._overflow() from None
         self.setups += 1
@@ -139,7 +144,7 @@ class Engine:
                 if stale.remedy is Remedy.SETUP:
                     self._set_up()
                 elif stale.remedy is Remedy.RENEWAL:
-                    self._renew()
+                    self._renew(self._directions.matrices())
             except _Ambiguous:
                 _logger.info("near-ties within float32's margin: going on in float64 alone")
                 self._policy.always_float64 = True
@@ -150,6 +155,8 @@ class Engine:
 
     def _take_block(self, n_left: int) -> None:
         """Pick a block among the leaders, verify it against all others, and keep what holds."""
+        if self._directions.full:
+            self._set_up()
         n_free = len(self._pool) - len(self.taken)
         wanted = max(self._leader_count(n_left), len(self._forced))
         leaders = self._pool.begin(min(wanted, n_free), self._forced)

@@ -40,7 +40,7 @@ class Selection:
         return self.indices.numel()
 
 
-def greedy(
+def select_greedily(
     pool: Candidates, problem: Problem, options: Options, dtype: torch.dtype, progress: bool
 ) -> Selection:
     """Pick (1 + b) K candidates, or all there are, then drop until K are left.

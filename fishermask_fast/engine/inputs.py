@@ -25,9 +25,8 @@ from fishermask_fast.factors import (
     StreamedFactors,
     as_factors,
     check_finite,
-    sample_bytes,
 )
-from fishermask_fast.memory import check_memory
+from fishermask_fast.memory import available_memory, check_memory
 from fishermask_fast.ops import has_cuda_ops
 
 # Of a GPU's free memory: the rest is for the state and for work.
@@ -203,15 +202,9 @@ def computable(source: FactorSource, device: torch.device) -> FactorSource:
         half = source.dtype in (torch.float16, torch.bfloat16)
         room = math.inf
         if device.type == "cuda" and source.device.type == "cpu":
-            room = _free_memory(device) * _SHARE_OF_GPU
-        if len(source) * sample_bytes(source) * (2 if half else 1) <= room:
+            room = (available_memory(device) or 0) * _SHARE_OF_GPU
+        if len(source) * source.sample_bytes * (2 if half else 1) <= room:
             return source.to(device, torch.float32 if half else None)
     if device == source.device:
         return source
     return StreamedFactors(source, device)
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes of a GPU that are free, or that torch holds without using them."""
-    free: int = torch.cuda.mem_get_info(device)[0]
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

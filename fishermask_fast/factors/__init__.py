@@ -13,11 +13,10 @@ from fishermask_fast.factors.checks import check_finite
 from fishermask_fast.factors.embeddings import factors_from_embeddings
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
 from fishermask_fast.factors.storage import StoredFactors, save_factors
-from fishermask_fast.factors.streaming import FactorSource, StreamedFactors, sample_bytes
+from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
 from fishermask_fast.factors.tensor_file import (
     Layout,
     drop_pages,
-    open_file,
     plan_file,
     read_bytes,
     read_layout,
@@ -35,13 +34,11 @@ __all__ = [
     "check_finite",
     "drop_pages",
     "factors_from_embeddings",
-    "open_file",
     "save_factors",
     "plan_file",
     "read_bytes",
     "read_layout",
     "same_columns",
-    "sample_bytes",
     "write_rows",
     "write_start",
 ]

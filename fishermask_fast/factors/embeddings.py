@@ -1,9 +1,9 @@
 """Factors of a linear head from what it reads and what it says, without any network.
 
-For logits z = W h of an embedding h, p = softmax(z) and the rows L_x^T of rows.py with
-L L^T = diag(p) - p p^T, the gradients of the head's entries (c, j) in the mask are
+For outputs z = W h of an embedding h and the rows R_x of their likelihood, which for the softmax
+p of z has R^T R = diag(p) - p p^T, the gradients of the head's entries (c, j) in the mask are
 
-    V_x = (L_x^T kron h_x)[mask],     f_cj = (1/N) sum_x p_c (1 - p_c) h_j^2
+    V_x = (R_x kron h_x)[mask],     f_cj = (1/N) sum_x (R_x^T R_x)_cc h_j^2
 
 f being the Fisher diagonal that the mask keeps the largest entries of (method: FISH mask). A frozen
 foundation model or a vector store is all it takes; N x C x d numbers are never held.
@@ -11,7 +11,8 @@ foundation model or a vector store is all it takes; N x C x d numbers are never 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from fishermask_fast.arrays import Array, as_tensor
 from fishermask_fast.checks import check_integer, tensor_kind
 from fishermask_fast.factors.gradient_factors import GradientFactors
-from fishermask_fast.likelihoods import check_rows, make_rows
+from fishermask_fast.likelihoods import LIKELIHOODS, Likelihood, LikelihoodLike, likelihood_of
 from fishermask_fast.memory import check_memory
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -33,27 +34,35 @@ _SUM_TOLERANCE = 1e-2
 @torch.no_grad()
 def factors_from_embeddings(
     embeddings: Tensor | Array,
-    probabilities: Tensor | Array,
+    probabilities: Tensor | Array | None = None,
     *,
+    likelihood: LikelihoodLike = "categorical",
     mask: int | Tensor | Array | None = None,
     rank: int | None = None,
     bias: bool = False,
     weighting: str = "fisher",
 ) -> GradientFactors:
-    """The factor V_x of a linear softmax head for every sample.
+    """The factor V_x of a linear head for every sample.
 
     Args:
         embeddings: (N, d) inputs of the head; a tensor, or an array that speaks `__dlpack__` or
             `__array__`; float16, bfloat16, float32 or float64.
-        probabilities: (N, C) class probabilities of the same samples, likewise.
+        probabilities: What the head says of the same samples, likewise. For "categorical" class
+            probabilities (N, C); for "bernoulli" (N, C), or (N,), of each label for itself; for
+            "gaussian" None, as nothing depends on predictions and any number of targets has the
+            picks of one; for a function the outputs W h themselves, (N, outputs) or (N,).
+        likelihood: as for `masked_gradients`. With "gaussian" no label and no model is needed:
+            a batch that lowers tr(M^-1 F) is then V-optimal design (of I-optimal design the form
+            for a finite pool), the one that least-squares regression on the embeddings predicts
+            the pool best after.
         mask: None: all C * d entries of the head (C * (d + 1) with a bias); an int k: the k
             entries with the largest Fisher diagonal over these samples, ties by lowest position;
-            positions c * d + j, as `head_index` of factors made before: those. Labelled samples
+            positions c * d + j, as `head_index` of factors made before: those. Labeled samples
             need the pool's own: `mask=pool.head_index`.
-        rank: rows r a sample; None: C - 1, which is exact; fewer: the largest eigenvectors of
-            diag(p) - p p^T, an approximation.
+        rank: rows r a sample, as for `masked_gradients`; None is exact.
         bias: whether the head has a bias; an input that is always 1 is added as the last.
-        weighting: "fisher", or "none" for the rows grad log p_c that FisherMask's code has.
+        weighting: "fisher", or "none" for the rows grad log p_c that FisherMask's code has, as for
+            `masked_gradients`.
 
     Returns:
         GradientFactors with nothing outside the head, in the embeddings' dtype (float32 for
@@ -65,73 +74,125 @@ def factors_from_embeddings(
         ValueError: shapes that do not fit, NaN or Inf, rows that are no probabilities, a mask or
             a rank out of range, or matrices M and F of the masked entries that no memory holds.
     """
-    check_rows(weighting, rank)
+    assumed = likelihood_of(likelihood)
+    assumed.check_options(weighting, rank)
     rank = None if rank is None else int(rank)
     if not isinstance(bias, bool):
         raise TypeError(f"bias must be a bool; got {bias!r}")
     h = _check_array("embeddings", "(N, d)", as_tensor("embeddings", embeddings))
-    p = _check_array("probabilities", "(N, C)", as_tensor("probabilities", probabilities))
-    _check_fit(h, p)
-    (n, width), n_classes = h.shape, p.shape[1]
-    if rank is not None and rank > n_classes:
-        raise ValueError(f"rank must be at most the number of classes {n_classes}; got {rank}")
-    size = n_classes * (width + bias)
+    if len(h) == 0:
+        raise ValueError("embeddings hold no samples; expected at least one")
+    if h.shape[1] == 0:
+        raise ValueError("embeddings must have at least one dimension; got shape (N, 0)")
+    said = _Said.of(assumed, h, as_tensor("probabilities", probabilities))
+    (n, width), n_outputs = h.shape, said.values.shape[1]
+    size = n_outputs * (width + bias)
     wanted = _check_mask(mask, size, h.device)
     _check_size(wanted, size, h.device)
-    _check_probabilities(p)
     hidden = h.detach().to(torch.float64 if h.dtype == torch.float64 else torch.float32)
     if bias:
         hidden = torch.cat([hidden, hidden.new_ones(n, 1)], dim=1)
+    coupling = said.coupling(weighting, rank, hidden.dtype)
     if isinstance(wanted, int):
-        wanted = _largest(hidden, p, wanted) if wanted < size else None
+        wanted = said.largest(hidden, wanted) if wanted < size else None
     return GradientFactors(
-        hidden.new_empty(n, _n_rows(n_classes, weighting, rank), 0),
-        _coupling(p, weighting, rank, hidden.dtype),
+        hidden.new_empty(n, coupling.shape[1], 0),
+        coupling,
         hidden,
         wanted,
     )
 
 
-def _coupling(p: Tensor, weighting: str, rank: int | None, dtype: torch.dtype) -> Tensor:
-    """The rows L_x^T of every sample, (N, r, C)."""
-    n, n_classes = p.shape
-    r = _n_rows(n_classes, weighting, rank)
-    coupling = torch.empty(n, r, n_classes, dtype=dtype, device=p.device)
-    size = max(1, _CHUNK_NUMBERS // (r * n_classes))
-    for rows, chunk in zip(coupling.split(size), p.split(size), strict=True):
-        rows.copy_(make_rows(chunk.double().log(), weighting, rank))
-    return coupling
+@dataclass(frozen=True)
+class _Said:
+    """What a head says of the samples, and the rows that follow from it."""
+
+    likelihood: Likelihood
+    values: Tensor  # (N, outputs) probabilities, or outputs for a user's function
+    to_outputs: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of(cls, likelihood: Likelihood, h: Tensor, given: Any) -> _Said:
+        """Checks what was given beside embeddings h (N, d)."""
+        if likelihood.name == "gaussian":
+            if given is not None:
+                raise ValueError(
+                    'probabilities must be None with likelihood "gaussian", whose information '
+                    f"depends on no prediction; got {type(given).__name__}"
+                )
+            return cls(likelihood, h.new_zeros(len(h), 1), torch.clone)
+        named = likelihood.name in LIKELIHOODS
+        shape = "(N, C)" if named else "(N, outputs)"
+        p = _check_array("probabilities", shape, given, vectors=likelihood.name != "categorical")
+        _check_fit(h, p)
+        if likelihood.name == "categorical":
+            if p.shape[1] < 2:
+                raise ValueError(f"probabilities must be of two classes or more; got {p.shape[1]}")
+            _check_probabilities(p)
+            return cls(likelihood, p, torch.log)
+        if likelihood.name == "bernoulli":
+            _check_each(p)
+            return cls(likelihood, p, torch.logit)
+        return cls(likelihood, p, torch.clone)
+
+    def chunks(self, width: int) -> Iterator[tuple[slice, Tensor]]:
+        """Samples, and their outputs (n, outputs) in float64, for `width` numbers a sample."""
+        size = max(1, _CHUNK_NUMBERS // width)
+        for start in range(0, len(self.values), size):
+            part = slice(start, start + size)
+            yield part, self.to_outputs(self.values[part].double())
+
+    def coupling(self, weighting: str, rank: int | None, dtype: torch.dtype) -> Tensor:
+        """The rows R_x of every sample, (N, r, outputs)."""
+        n, n_outputs = self.values.shape
+        found: Tensor | None = None
+        for part, outputs in self.chunks((rank or n_outputs) * n_outputs):
+            rows = self.likelihood.make_rows(outputs, weighting, rank)
+            if found is None:
+                found = torch.empty(n, *rows.shape[1:], dtype=dtype, device=rows.device)
+            if rows.shape[1] != found.shape[1]:
+                raise ValueError(
+                    f"every sample must have as many rows; some have {rows.shape[1]} and others "
+                    f"{found.shape[1]}"
+                )
+            found[part] = rows
+        assert found is not None
+        return found
+
+    def largest(self, hidden: Tensor, k: int) -> Tensor:
+        """Sorted positions of the k largest entries of the head's Fisher diagonal."""
+        n, d = hidden.shape
+        n_outputs = self.values.shape[1]
+        diagonal = torch.zeros(n_outputs, d, dtype=torch.float64, device=hidden.device)
+        for part, outputs in self.chunks(max(d, n_outputs)):
+            weights = self._diagonal(self.values[part].double(), outputs)
+            diagonal.addmm_(weights.T, hidden[part].double().square(), alpha=1 / n)
+        order = diagonal.flatten().argsort(descending=True, stable=True)
+        return order[:k].sort().values
+
+    def _diagonal(self, p: Tensor, outputs: Tensor) -> Tensor:
+        """The diagonal of R_x^T R_x, (n, outputs)."""
+        if self.likelihood.name in ("categorical", "bernoulli"):
+            return p * (1 - p)
+        return self.likelihood.make_rows(outputs).square().sum(1)
 
 
-def _n_rows(n_classes: int, weighting: str, rank: int | None) -> int:
-    if rank is not None:
-        return rank
-    return n_classes - 1 if weighting == "fisher" else n_classes
-
-
-def _largest(hidden: Tensor, p: Tensor, k: int) -> Tensor:
-    """Sorted positions of the k largest entries of the head's Fisher diagonal."""
-    (n, d), n_classes = hidden.shape, p.shape[1]
-    diagonal = torch.zeros(n_classes, d, dtype=torch.float64, device=hidden.device)
-    size = max(1, _CHUNK_NUMBERS // max(d, n_classes))
-    for h, q in zip(hidden.split(size), p.split(size), strict=True):
-        q = q.double()
-        diagonal.addmm_((q * (1 - q)).T, h.double().square(), alpha=1 / n)
-    order = diagonal.flatten().argsort(descending=True, stable=True)
-    return order[:k].sort().values
-
-
-def _check_array(name: str, shape: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor):
+def _check_array(name: str, shape: str, given: Any, vectors: bool = False) -> Tensor:
+    """`given` as a matrix of numbers; with `vectors` also (N,), as (N, 1)."""
+    if not isinstance(given, Tensor):
         raise TypeError(
-            f"{name} must be a Tensor or an array of shape {shape}; got {type(value).__name__}"
+            f"{name} must be a Tensor or an array of shape {shape}; got {type(given).__name__}"
         )
+    value: Tensor = given
     if value.layout != torch.strided or value.is_nested or value.is_meta:
         raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(value)}")
     if value.dtype not in _FLOATING:
         raise TypeError(f"{name} must have a floating dtype; got {value.dtype}")
+    if vectors and value.ndim == 1:
+        value = value[:, None]
     if value.ndim != 2:
-        raise ValueError(f"{name} must have shape {shape}; got {tuple(value.shape)}")
+        also = " or (N,)" if vectors else ""
+        raise ValueError(f"{name} must have shape {shape}{also}; got {tuple(value.shape)}")
     if value.numel() and not bool(value.sum(dtype=torch.float64).isfinite()):
         bad = (~value.isfinite()).any(1).nonzero()
         if len(bad):
@@ -147,12 +208,8 @@ def _check_fit(h: Tensor, p: Tensor) -> None:
         raise ValueError(
             f"embeddings and probabilities must be of the same samples; got {len(h)} and {len(p)}"
         )
-    if len(h) == 0:
-        raise ValueError("embeddings hold no samples; expected at least one")
-    if h.shape[1] == 0:
-        raise ValueError("embeddings must have at least one dimension; got shape (N, 0)")
-    if p.shape[1] < 2:
-        raise ValueError(f"probabilities must be of two classes or more; got {p.shape[1]}")
+    if p.shape[1] == 0:
+        raise ValueError("probabilities must be of one output or more; got none")
     if h.device != p.device:
         raise ValueError(f"probabilities are on {p.device}; expected the embeddings' {h.device}")
 
@@ -166,6 +223,17 @@ def _check_probabilities(p: Tensor) -> None:
             "probabilities must be 0 or more and sum to 1 for each sample (take the softmax of "
             f"logits); {int(bad.sum())} of {len(p)} samples do not, the first at index {first}: "
             f"smallest {float(p[first].min()):.3g}, sum {float(sums[first]):.3g}"
+        )
+
+
+def _check_each(p: Tensor) -> None:
+    bad = ((p < 0) | (p > 1)).any(1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise ValueError(
+            "probabilities must lie in [0, 1] (take the sigmoid of logits); those of "
+            f"{int(bad.sum())} of {len(p)} samples do not, the first at index {first}: "
+            f"{float(p[first].min()):.3g} to {float(p[first].max()):.3g}"
         )
 
 

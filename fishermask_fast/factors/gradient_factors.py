@@ -98,6 +98,14 @@ class GradientFactors:
         return self.middle.device
 
     @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample."""
+        numbers = self.n_rows * self.middle.shape[2]
+        if self.coupling is not None and self.hidden is not None:
+            numbers += self.n_rows * self.coupling.shape[2] + self.hidden.shape[1]
+        return self.dtype.itemsize * numbers
+
+    @property
     def _head_size(self) -> int:
         if self.coupling is None or self.hidden is None:
             return 0
@@ -247,27 +255,21 @@ class GradientFactors:
         for start in range(0, len(self), chunk_size or max(len(self), 1)):
             yield start, self if chunk_size is None else self[start : start + chunk_size]
 
-    @torch.no_grad()
     def fisher(self, chunk_size: int | None = None) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
 
         Raises:
             ValueError: there are no samples.
         """
-        if len(self) == 0:
-            raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
-        k = self.n_columns
-        total = torch.zeros(k, k, dtype=torch.float64, device=self.device)
-        self.add_gram(total, chunk_size)
-        return grams.mean_gram(total, len(self))
+        return grams.mean_gram(self, chunk_size)
 
     @torch.no_grad()
-    def add_gram(self, total: Tensor, chunk_size: int | None = None) -> None:
+    def add_gram(self, total: Tensor) -> None:
         """Adds sum_x V_x^T V_x to the lower triangle of `total` (k, k) float64."""
         if self._masked_head is not None:
             masked_head.add_gram(total, *self._masked_head)
         else:
-            for _, chunk in self.chunks(chunk_size or self.default_chunk_size()):
+            for _, chunk in self.chunks(self.default_chunk_size()):
                 grams.add_gram(total, chunk._compact().to(dtype=torch.float64))
 
     @torch.no_grad()

@@ -23,7 +23,6 @@ from fishermask_fast.factors.grams import mean_gram
 from fishermask_fast.factors.tensor_file import (
     drop_pages,
     empty_rows,
-    open_file,
     outline,
     plan_file,
     read_layout,
@@ -32,6 +31,7 @@ from fishermask_fast.factors.tensor_file import (
     write_rows,
     write_start,
 )
+from fishermask_fast.files import open_file, written_whole
 
 _CHUNK_BYTES = 64 * 2**20
 
@@ -47,18 +47,20 @@ class StoredFactors:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no safetensors file, one that is cut short, or parts that are missing, of no
-            floating dtype, or do not fit together.
+        ValueError: no safetensors file, one that is cut short or damaged, or parts that are
+            missing, of no floating dtype, or do not fit together; where it is read, one that has
+            changed since it was opened.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._descriptor = open_file(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
+        self._opened_as = self._version()
         try:
             self._layout = read_layout(self._descriptor)
             self._outline = outline(self._descriptor, self._layout)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
             raise ValueError(f"{self.path} does not hold gradient factors: {error}") from error
 
     def __len__(self) -> int:
@@ -104,7 +106,7 @@ class StoredFactors:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample."""
-        return sum(part.row_bytes for part in self._layout.rows().values())
+        return self._outline.sample_bytes
 
     def default_chunk_size(self) -> int:
         """Samples in 64 MiB of the file."""
@@ -154,9 +156,23 @@ class StoredFactors:
             rows["middle"], rows.get("coupling"), rows.get("hidden"), self.head_index
         )
 
+    def _version(self) -> tuple[int, int]:
+        """Size and time stamp of the file."""
+        status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
+
+    def _check_unchanged(self) -> None:
+        """Raise where somebody has written to the file since it was opened.
+
+        What was read may then be a mixture that never stood there.
+        """
+        if self._version() != self._opened_as:
+            raise ValueError(f"{self.path} was changed while in use; expected a file that stays")
+
     def _range(self, start: int, stop: int) -> GradientFactors:
         rows = empty_rows(self._layout, stop - start)
         self._read(start, rows)
+        self._check_unchanged()
         return self._factors(rows)
 
     def _read(self, start: int, rows: dict[str, Tensor]) -> None:
@@ -170,6 +186,7 @@ class StoredFactors:
             read_samples(
                 self._descriptor, self._layout, index[places].tolist(), places.tolist(), rows
             )
+        self._check_unchanged()
         return self._factors(rows)
 
     @contextmanager
@@ -226,6 +243,7 @@ class StoredFactors:
                 if number + 1 < len(starts):
                     reading = read(number + 1)
                 yield start, chunk
+        self._check_unchanged()
 
     def _read_chunk(self, buffer: dict[str, Tensor], start: int, stop: int) -> GradientFactors:
         n = min(len(buffer["middle"]), stop - start)
@@ -235,7 +253,6 @@ class StoredFactors:
             drop_pages(self._descriptor, self._layout, start, n)
         return self._factors(rows)
 
-    @torch.no_grad()
     def fisher(self, chunk_size: int | None = None) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
 
@@ -245,12 +262,7 @@ class StoredFactors:
         Raises:
             ValueError: there are no samples.
         """
-        if len(self) == 0:
-            raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
-        total = torch.zeros(self.n_columns, self.n_columns, dtype=torch.float64)
-        for _, chunk in self.chunks(chunk_size):
-            chunk.add_gram(total)
-        return mean_gram(total, len(self))
+        return mean_gram(self, chunk_size)
 
 
 def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> StoredFactors:
@@ -259,18 +271,10 @@ def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> Stor
     Raises:
         OSError: the file cannot be written.
     """
-    target = Path(path)
     header, layout = plan_file(factors, len(factors), {})
-    # Beside the target, since only within one file system is replacing atomic.
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            write_start(file.fileno(), header, layout, factors.head_index)
-            size = max(1, _CHUNK_BYTES * len(factors) // layout.size)
-            for start, chunk in factors.chunks(size):
-                write_rows(file.fileno(), layout, start, chunk)
-            os.fsync(file.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return StoredFactors(target)
+    with written_whole(path) as file:
+        write_start(file.fileno(), header, layout, factors.head_index)
+        size = max(1, _CHUNK_BYTES * len(factors) // layout.size)
+        for start, chunk in factors.chunks(size):
+            write_rows(file.fileno(), layout, start, chunk)
+    return StoredFactors(path)

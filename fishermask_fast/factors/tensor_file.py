@@ -4,7 +4,8 @@
 
 The length takes 8 bytes and the header is padded to 8; numbers are little-endian. The samples of a
 part lie one after the other, so that a range of samples is one range of bytes in each part. Any
-reader of safetensors reads the file.
+reader of safetensors reads the file. A checksum in its metadata covers header and head_index; that
+nobody writes to the samples while they are read is seen by the file's time stamp.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import os
 import struct
 import threading
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fishermask_fast.factors.gradient_factors import GradientFactors
+from fishermask_fast.files import checksum, parse_json
+from fishermask_fast.memory import available_memory
 
 _DTYPES = {
     "F64": torch.float64,
@@ -32,6 +35,8 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PARTS = ("head_index", "hidden", "coupling", "middle")
+_CHECKSUM = "checksum"
+_LARGEST = 2**62
 _MAX_HEADER = 100 * 10**6  # safetensors' own limit
 _ALIGNMENT = 64
 # macOS does without advice, Windows also without reading at a place: a lock then keeps seek and
@@ -67,7 +72,7 @@ class Layout:
     metadata: dict[str, str]
     size: int
 
-    @property
+    @cached_property
     def outgrows_memory(self) -> bool:
         """Whether a pass over the file would evict what the next pass begins with.
 
@@ -75,8 +80,8 @@ class Layout:
         """
         if not _CAN_ADVISE:
             return False
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return 2 * self.size > memory
+        memory = available_memory("cpu")
+        return memory is not None and 2 * self.size > memory
 
     def rows(self) -> dict[str, Part]:
         """The parts whose rows are samples."""
@@ -91,7 +96,7 @@ def plan_file(factors: GradientFactors, n: int, metadata: dict[str, str]) -> tup
         shapes["hidden"] = (n, *factors.hidden.shape[1:])
     if factors.head_index is not None:
         shapes["head_index"] = tuple(factors.head_index.shape)
-    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    entries: dict[str, Any] = {}
     parts, at = {}, 0
     for name in _PARTS:
         if name not in shapes:
@@ -105,7 +110,9 @@ def plan_file(factors: GradientFactors, n: int, metadata: dict[str, str]) -> tup
             "shape": list(part.shape),
             "data_offsets": [part.offset, at],
         }
-    text = json.dumps(entries).encode()
+    index = b"" if factors.head_index is None else _index_bytes(factors.head_index)
+    stated = {**metadata, _CHECKSUM: _checksum(metadata, entries, index)}
+    text = json.dumps({"__metadata__": stated, **entries}).encode()
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
     parts = {
@@ -127,14 +134,11 @@ def read_layout(descriptor: int) -> Layout:
     if not 2 <= length <= min(_MAX_HEADER, max(size - 8, 0)):
         raise ValueError(f"no safetensors file (its {size} bytes do not begin with a header)")
     try:
-        entries = json.loads(read_bytes(descriptor, length, 8))
-        metadata = {str(k): str(v) for k, v in entries.pop("__metadata__", {}).items()}
-        stated = {name: _read_entry(entry, 8 + length) for name, entry in entries.items()}
+        entries = parse_json(read_bytes(descriptor, length, 8))
+        metadata = _read_metadata(entries.pop("__metadata__", {}))
+        stated = {name: _read_entry(name, entry, 8 + length) for name, entry in entries.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"no safetensors file (unreadable header: {error!r})") from error
-    end = max((stop for _, _, _, stop in stated.values()), default=8 + length)
-    if size < end:
-        raise ValueError(f"truncated: its header states {end} bytes; it has {size}")
+        raise ValueError(f"no safetensors file (unreadable header: {error})") from error
     parts = {}
     for name in _PARTS:
         if name not in stated:
@@ -143,7 +147,7 @@ def read_layout(descriptor: int) -> Layout:
         if dtype not in _DTYPES:
             raise ValueError(f"{name} is {dtype}; expected F64, F32, BF16 or F16")
         part = Part(_DTYPES[dtype], shape, begin)
-        if begin < 8 + length or min(shape, default=0) < 0 or part.n_bytes != stop - begin:
+        if part.n_bytes != stop - begin:
             raise ValueError(
                 f"{name} is {dtype} {shape}, {part.n_bytes} bytes; its header gives it "
                 f"{stop - begin}"
@@ -152,13 +156,56 @@ def read_layout(descriptor: int) -> Layout:
     if "middle" not in parts:
         found = ", ".join(sorted(stated)) or "none"
         raise ValueError(f"expected the part middle (N, r, k_mid); its parts: {found}")
+    _check_places(stated, 8 + length, size)
+    known = metadata.pop(_CHECKSUM, None)
+    if known is not None:  # which other writers of such files do not state
+        index = b""
+        if "head_index" in parts:
+            index = read_bytes(descriptor, parts["head_index"].n_bytes, parts["head_index"].offset)
+        if _checksum(metadata, entries, index) != known:
+            raise ValueError("damaged: its header does not have the checksum that it states")
     return Layout(parts, metadata, size)
 
 
-def _read_entry(entry: Any, start: int) -> tuple[str, tuple[int, ...], int, int]:
+def _checksum(metadata: dict[str, str], entries: dict[str, Any], index: bytes) -> str:
+    return checksum({"__metadata__": metadata, **entries}, index)
+
+
+def _read_metadata(stated: Any) -> dict[str, str]:
+    if not all(isinstance(value, str) for value in stated.values()):
+        raise TypeError("its metadata must be texts")
+    return dict(stated)
+
+
+def _read_entry(name: str, entry: Any, start: int) -> tuple[str, tuple[int, ...], int, int]:
     """dtype, shape, and first and last byte of a tensor in a file whose data begin at `start`."""
-    begin, stop = map(int, entry["data_offsets"])
-    return str(entry["dtype"]), tuple(map(int, entry["shape"])), start + begin, start + stop
+    dtype, shape, (begin, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or not isinstance(shape, list):
+        raise TypeError(f"dtype and shape of {name} must be a text and a list")
+    if any(type(size) is not int or not 0 <= size <= _LARGEST for size in (*shape, begin, stop)):
+        raise ValueError(
+            f"sizes of {name} must be whole numbers from 0; its header gives it {shape}, bytes "
+            f"{begin} to {stop}"
+        )
+    return dtype, tuple(shape), start + begin, start + stop
+
+
+def _check_places(
+    stated: dict[str, tuple[str, tuple[int, ...], int, int]], start: int, size: int
+) -> None:
+    """Raise unless the tensors follow one another from the header to the end of the file."""
+    at = start
+    for _, _, begin, stop in sorted(stated.values(), key=lambda entry: entry[2:]):
+        if begin != at or stop < begin:
+            raise ValueError(
+                f"its tensors must follow one another; at byte {at - start} its header gives one "
+                f"{begin - start} to {stop - start}"
+            )
+        at = stop
+    if size < at:
+        raise ValueError(f"truncated: its header states {at} bytes; it has {size}")
+    if size > at:
+        raise ValueError(f"its header states {at} bytes; it has {size}")
 
 
 def outline(descriptor: int, layout: Layout) -> GradientFactors:
@@ -222,9 +269,7 @@ def write_start(descriptor: int, header: bytes, layout: Layout, index: Tensor | 
     """Writes the header and head_index."""
     write_from(descriptor, memoryview(header), 0)
     if index is not None:
-        write_from(
-            descriptor, bytes_of(index.cpu().contiguous()), layout.parts["head_index"].offset
-        )
+        write_from(descriptor, memoryview(_index_bytes(index)), layout.parts["head_index"].offset)
 
 
 def write_rows(descriptor: int, layout: Layout, start: int, factors: GradientFactors) -> None:
@@ -247,16 +292,13 @@ def advise(descriptor: int, part: Part, start: int, n: int, advice: int) -> None
         os.posix_fadvise(descriptor, part.offset + start * part.row_bytes, size, advice)
 
 
+def _index_bytes(index: Tensor) -> bytes:
+    return bytes(bytes_of(index.detach().cpu().contiguous()))
+
+
 def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def open_file(path: Path, flags: int) -> int:
-    """A descriptor of a file of bytes, which child processes do not inherit."""
-    # On Windows a file is text, and line ends are translated, unless O_BINARY says otherwise.
-    kept = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags | kept, 0o666)
 
 
 def read_bytes(descriptor: int, n: int, offset: int) -> bytes:

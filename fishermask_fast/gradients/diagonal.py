@@ -1,8 +1,8 @@
 """The Fisher diagonal: how much each parameter alone tells of the model's predictions.
 
-With the rows L_x^T of `rows` and the Jacobian J_x of the logits, over N_f samples,
+With the rows R_x of a likelihood and the Jacobian J_x of the outputs, over N_f samples,
 
-    f = (1/N_f) sum_x sum_rows (L_x^T J_x)^2
+    f = (1/N_f) sum_x sum_rows (R_x J_x)^2
 
 squared and summed layer by layer, so that no array of samples times parameters is ever made.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.fallback import per_sample_rows
 from fishermask_fast.gradients.passes import batches
-from fishermask_fast.likelihoods import make_rows, sampled_rows
+from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.network import (
     Pool,
     check_count,
@@ -27,6 +27,7 @@ from fishermask_fast.network import (
     compute_dtype,
     evaluating,
     trainable,
+    unflattening,
     unwrap,
 )
 
@@ -37,6 +38,7 @@ def fisher_diagonal(
     model: nn.Module,
     data: object,
     *,
+    likelihood: LikelihoodLike = "categorical",
     n_samples: int = 1024,
     expectation: str = "exact",
     seed: int = 0,
@@ -53,9 +55,12 @@ def fisher_diagonal(
     Args:
         model: as for `masked_gradients`.
         data: as for `masked_gradients`; give it without augmentation.
+        likelihood: as for `masked_gradients`.
         n_samples: N_f; all samples where the data hold fewer.
-        expectation: "exact": over all classes, by C-1 backward passes a batch; "sampled": one class
-            a sample, drawn from the model's own prediction, by one.
+        expectation: "exact": over all labels, by a backward pass a batch and row, as many as
+            `masked_gradients` has without a rank (C-1 for one of C classes); "sampled": one
+            label a sample, drawn from the model's own prediction, by one pass (for a function as
+            likelihood one sum of its rows with random signs, whose square is right on average).
         seed: of both draws; the global random state plays no part.
         batch_size: samples a batch; by default the DataLoader's, or chosen here.
         device: where to compute; by default where the model is.
@@ -68,21 +73,21 @@ def fisher_diagonal(
     Raises:
         TypeError: a model, data or argument of the wrong type.
         ValueError: no trainable parameters, n_samples below 1, a negative seed, an unknown
-            expectation, an empty pool, a BatchNorm without running statistics, or NaN or Inf in
-            logits or gradients.
+            expectation or likelihood, outputs that are not the likelihood's, an empty pool, a
+            BatchNorm without running statistics, or NaN or Inf in outputs or gradients.
     """
     check_count("n_samples", n_samples, optional=False)
     check_count("batch_size", batch_size)
     seed = check_seed(seed)
     if expectation not in EXPECTATIONS:
         raise ValueError(f'expectation must be "exact" or "sampled"; got {expectation!r}')
+    assumed = likelihood_of(likelihood)
     parameters = trainable(unwrap(model))
     pool = Pool.of(data)
     if indices is not None:
         pool = pool.subset(check_indices(indices, len(pool)))
     generator = torch.Generator().manual_seed(seed)
     drawn = draw(len(pool), n_samples, generator)
-    uniform = torch.rand(len(drawn), generator=generator, dtype=torch.float64)
     pool = pool.subset(drawn.tolist())
     dtype = compute_dtype(parameters)
     with evaluating(model, device) as net:
@@ -90,14 +95,21 @@ def fisher_diagonal(
             name: torch.zeros(p.shape, dtype=dtype, device=p.device)
             for name, p in parameters.items()
         }
+        uniform: Tensor | None = None
         for start, inputs, plan in batches(net, pool, list(total), batch_size, progress):
-            tape = forward(net, plan, inputs, dtype)
-            logits = tape.logits.detach()
-            check_finite("the model's logits", logits, start, len(pool))
+            with unflattening(net) as unflatten:
+                tape = forward(net, plan, inputs, dtype)
+                outputs = unflatten(tape.logits.detach())
+            check_finite("the model's logits", outputs, start, len(pool))
+            assumed.check_shape(outputs.shape)
             if expectation == "exact":
-                rows = make_rows(logits, "fisher", logits.shape[1] - 1)
+                rows = assumed.make_rows(outputs)
             else:
-                rows = sampled_rows(logits, uniform[start : start + len(logits)])
+                if uniform is None:
+                    # Of all samples at once, so that the draw depends on no batch size.
+                    shape = len(pool), assumed.n_uniform(outputs)
+                    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+                rows = assumed.sampled_rows(outputs, uniform[start : start + len(outputs)])
             rows = rows.to(dtype)
             for deltas in backward(tape, rows):
                 for name in tape.uses:

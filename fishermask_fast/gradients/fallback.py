@@ -77,7 +77,8 @@ def _device_of(inputs: Inputs) -> torch.device:
     return next(v.device for v in values if isinstance(v, Tensor))
 
 
-def _call(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+def call_with(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Inputs) -> Tensor:
+    """The logits of a batch under other values of all parameters, by first name."""
     args, kwargs = ((), inputs) if isinstance(inputs, dict) else ((inputs,), None)
     # Ties are resolved here: functional_call replaces those of a module with two names twice, and
     # puts the replacement back instead of the parameter.
@@ -117,7 +118,7 @@ def _together(
         single: Inputs = alone[""] if isinstance(inputs, Tensor) else {**fixed, **alone}
 
         def logits(p: dict[str, Tensor]) -> Tensor:
-            return _call(model, rest | p, single)[0]
+            return call_with(model, rest | p, single)[0]
 
         z, pull, *_ = vjp(logits, parameters)
         pulled: dict[str, Tensor] = vmap(pull)(cotangents.to(z.dtype))[0]
@@ -142,7 +143,7 @@ def _one_by_one(
     leaves = {name: p.clone().requires_grad_() for name, p in parameters.items()}
     index = torch.arange(n, device=_device_of(inputs))
     for i in range(n):
-        logits = _call(model, rest | leaves, take(inputs, index[i : i + 1]))[0]
+        logits = call_with(model, rest | leaves, take(inputs, index[i : i + 1]))[0]
         if not logits.requires_grad:
             continue
         for j in range(r):

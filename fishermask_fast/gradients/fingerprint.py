@@ -6,14 +6,15 @@ its samples, since reading all of it may take as long as the gradients.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.arrays import digest
+from fishermask_fast.likelihoods import Likelihood, different_likelihoods
 from fishermask_fast.masks import FisherMask
-from fishermask_fast.network import Inputs, Pool
+from fishermask_fast.network import Inputs, Pool, device_of, input_dtype, raw_outputs, to_model
 from fishermask_fast.version import __version__
 
 _SAMPLES = 8
@@ -26,6 +27,7 @@ def fingerprint(
     mask: FisherMask,
     *,
     indices: Sequence[int] | None,
+    likelihood: Likelihood,
     weighting: str,
     rank: int | None,
     dtype: torch.dtype,
@@ -37,23 +39,26 @@ def fingerprint(
         pool: the samples, those at `indices` where these are given.
         mask: of which parameters.
         indices: which samples of the data; None for all.
+        likelihood: that of `masked_gradients`.
         weighting: as in `masked_gradients`.
         rank: as in `masked_gradients`.
         dtype: of the gradients.
     """
-    spread = {round(i * (len(pool) - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)}
+    spread = sorted({round(i * (len(pool) - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+    samples = [pool.subset([i]).first(1) for i in spread]
     positions = [] if indices is None else [("", torch.tensor(indices))]
     return {
         "fishermask_fast": __version__,
         "samples": str(len(pool)),
-        "data": _hash(item for i in sorted(spread) for item in _tensors(pool.subset([i]).first(1))),
-        "indices": "all" if indices is None else _hash(positions),
-        "mask": _hash(mask.indices.items(), str((mask.shapes, mask.head_names))),
-        "model": _hash(
+        "data": digest(item for sample in samples for item in _tensors(sample)),
+        "indices": "all" if indices is None else digest(positions),
+        "mask": digest(mask.indices.items(), str((mask.shapes, mask.head_names))),
+        "model": digest(
             (*model.named_parameters(), *model.named_buffers()),
             # Not the repr, which may hold addresses.
             str([(name, type(module).__qualname__) for name, module in model.named_modules()]),
         ),
+        "likelihood": likelihood.identity(_outputs(model, sample) for sample in samples),
         "weighting": weighting,
         "rank": "exact" if rank is None else str(int(rank)),
         "dtype": str(dtype).removeprefix("torch."),
@@ -65,22 +70,21 @@ def differences(there: dict[str, str], here: dict[str, str]) -> str:
     found = []
     for name, value in here.items():
         other = there.get(name)
-        if other != value:
+        if name == "likelihood" and other is not None:
+            if difference := different_likelihoods(other, value):
+                found.append(f"{name} ({difference})")
+        elif other != value:
             known = f" ({other} there, {value} here)" if name not in _HASHED else ""
             found.append(name + (" (not stated there)" if other is None else known))
     return ", ".join(found)
+
+
+def _outputs(model: nn.Module, sample: Inputs) -> Tensor:
+    with torch.no_grad():
+        return raw_outputs(model, to_model(sample, device_of(model), input_dtype(model, sample)))
 
 
 def _tensors(inputs: Inputs) -> list[tuple[str, Tensor]]:
     if isinstance(inputs, Tensor):
         return [("", inputs)]
     return [(name, value) for name, value in inputs.items() if isinstance(value, Tensor)]
-
-
-def _hash(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
-    found = hashlib.sha256(text.encode())
-    for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(flat.view(torch.uint8).numpy().data)
-    return found.hexdigest()[:32]

@@ -1,8 +1,8 @@
 """Masked gradients of every sample of a pool.
 
-With the rows L_x^T of `rows` and the Jacobian J_x of the logits, (N, r, k) as GradientFactors:
+With the rows R_x of a likelihood and the Jacobian J_x of the outputs, (N, r, k) as GradientFactors:
 
-    V_x = L_x^T J_x[:, mask]
+    V_x = R_x J_x[:, mask]
 
 The head's part of V_x is coupling_x kron hidden_x: its output gradients and its input, unexpanded.
 """
@@ -26,7 +26,7 @@ from fishermask_fast.gradients.order import check_order
 from fishermask_fast.gradients.passes import batches
 from fishermask_fast.gradients.resumable import ResumableFile, find_finished
 from fishermask_fast.gradients.terms import Product
-from fishermask_fast.likelihoods import check_rows, make_rows
+from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import (
     Inputs,
@@ -38,6 +38,7 @@ from fishermask_fast.network import (
     device_of,
     evaluating,
     trainable,
+    unflattening,
     unwrap,
 )
 
@@ -48,6 +49,7 @@ def masked_gradients(
     data: object,
     mask: FisherMask,
     *,
+    likelihood: LikelihoodLike = ...,
     weighting: str = ...,
     rank: int | None = ...,
     batch_size: int | None = ...,
@@ -62,6 +64,7 @@ def masked_gradients(
     data: object,
     mask: FisherMask,
     *,
+    likelihood: LikelihoodLike = ...,
     weighting: str = ...,
     rank: int | None = ...,
     batch_size: int | None = ...,
@@ -75,6 +78,7 @@ def masked_gradients(
     data: object,
     mask: FisherMask,
     *,
+    likelihood: LikelihoodLike = "categorical",
     weighting: str = "fisher",
     rank: int | None = None,
     batch_size: int | None = None,
@@ -91,15 +95,26 @@ def masked_gradients(
     a sample; otherwise its entries are columns like all others.
 
     Args:
-        model: any nn.Module from a batch to logits (N, C), an object with `.logits`, or a tuple
-            whose first item is logits. Run in eval mode; given back as it was.
+        model: any nn.Module from a batch to outputs, an object with `.logits`, or a tuple whose
+            first item is outputs. Run in eval mode; given back as it was.
         data: Tensor, Dataset or DataLoader; sample i of it is sample i of the result.
         mask: which parameters.
-        weighting: "fisher": rows sqrt(p_c) grad log p_c, so that V_x^T V_x is the sample's Fisher
-            information; "none": rows grad log p_c, as the published code has them.
+        likelihood: what the outputs z are of a sample's labels, and so its rows R_x, R_x^T R_x the
+            Fisher matrix of the outputs' distribution: "categorical": logits (N, C) of one of C
+            classes; "bernoulli": logits (N, C), or (N,), of labels each for itself, as trained
+            with BCEWithLogitsLoss; "gaussian": means (N, d), or (N,), as in regression, of noise
+            of variance 1 (another variance s^2 is lamb * s^2 in the selection); or a function
+            from outputs (n, ...) in float64 to rows R (n, r, outputs), outputs flattened, which
+            looks at each sample for itself. A multi-label model's outputs look like logits of
+            one class: nothing tells them apart but this argument.
+        weighting: "fisher": rows that carry the root of their outcome's probability, sqrt(p_c) grad
+            log p_c, so that V_x^T V_x is the sample's Fisher information; "none": rows without
+            it, grad log p_c, as the published code has them; for "bernoulli" both outcomes of
+            each label in one row; not for "gaussian" or a function.
         rank: rows r a sample, each costing one backward pass a batch; None: the fewest that are
-            exact, C-1 by a Cholesky factor with weighting "fisher" and C with "none"; C: one a
-            class, as published; fewer than C-1: the largest eigenvectors, an approximation.
+            exact: for "categorical" C-1 by a Cholesky factor with weighting "fisher" and C with
+            "none" (C: one a class, as published), else one an output, or the function's;
+            fewer: the largest eigenvectors of R_x^T R_x, an approximation; not for "gaussian".
         batch_size: samples a batch; by default the DataLoader's, or chosen here.
         device: where to compute; by default where the model is.
         progress: whether to show a bar.
@@ -115,12 +130,14 @@ def masked_gradients(
 
     Raises:
         TypeError: a model, data or argument of the wrong type.
-        ValueError: a mask made for another model, an unknown weighting or impossible rank, an empty
-            pool, a BatchNorm without running statistics, NaN or Inf in logits or gradients, or
-            a file `out` of another model, mask, pool or the like, which is never overwritten.
+        ValueError: a mask made for another model, an unknown likelihood or weighting or an
+            impossible rank, outputs that are not the likelihood's, an empty pool, a BatchNorm
+            without running statistics, NaN or Inf in outputs or gradients, or a file `out` of
+            another model, mask, pool, likelihood or the like, which is never overwritten.
         OSError: `out` cannot be written: another process writes it, or the disk is full.
     """
-    check_rows(weighting, rank)
+    assumed = likelihood_of(likelihood)
+    assumed.check_options(weighting, rank)
     check_count("batch_size", batch_size)
     if not isinstance(mask, FisherMask):
         raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
@@ -133,8 +150,9 @@ def masked_gradients(
     mask.check(model)
     dtype = compute_dtype(trainable(unwrap(model)))
 
-    def rows_of(logits: Tensor) -> Tensor:  # (n, C) to (n, r, C)
-        return make_rows(logits.detach(), weighting, rank).to(dtype)
+    def rows_of(outputs: Tensor) -> Tensor:  # (n, ...) to (n, r, outputs)
+        assumed.check_shape(outputs.shape)
+        return assumed.make_rows(outputs.detach(), weighting, rank).to(dtype)
 
     with evaluating(model, device) as net:
         if path is None:
@@ -142,7 +160,14 @@ def masked_gradients(
             *_, columns = _filled(net, mask, rows_of, steps, len(pool), dtype, whole=True)
             return columns.factors()
         made_from = fingerprint(
-            net, pool, mask, indices=chosen, weighting=weighting, rank=rank, dtype=dtype
+            net,
+            pool,
+            mask,
+            indices=chosen,
+            likelihood=assumed,
+            weighting=weighting,
+            rank=rank,
+            dtype=dtype,
         )
         stored = find_finished(path, made_from)
         if stored is not None:
@@ -168,11 +193,20 @@ def _filled(
 ) -> Iterator[_Columns]:
     """Columns after each batch: those of all samples, or (not `whole`) of the batch alone."""
     columns: _Columns | None = None
+    n_rows: int | None = None
     for start, inputs, plan in steps:
-        tape = forward(net, plan, inputs, dtype)
+        with unflattening(net) as unflatten:
+            tape = forward(net, plan, inputs, dtype)
+            outputs = unflatten(tape.logits)
         check_finite("the model's logits", tape.logits, start, total)
-        rows = rows_of(tape.logits)
-        n = rows.shape[0]
+        rows = rows_of(outputs)
+        n, r = rows.shape[:2]
+        if r != (n_rows or r):
+            raise ValueError(
+                f"every sample must have as many rows; samples {start} to {start + n - 1} have {r} "
+                f"after {n_rows}: pad them to one length, or their rows with zeros"
+            )
+        n_rows = r
         if plan.reorders:
             check_order(tape)
         if columns is None or not whole:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.gradients.capture import Plan
+from fishermask_fast.gradients.kept import pass_by_kept_tensors
 from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network import (
     Inputs,
@@ -42,6 +43,7 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
+    pass_by_kept_tensors(net, trial, names)
     plan = make_plan(net, trial, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
     held = plan.bytes_per_sample * min(size, len(pool))

@@ -1,7 +1,8 @@
 """A file of gradient factors that is written batch by batch, and goes on where it was stopped.
 
     PATH.part        the file, at its final size from the first batch on
-    PATH.part.json   the fingerprint of what is written, and how many of its samples are whole
+    PATH.part.json   the fingerprint of what is written, how many of its samples are whole, and a
+                     checksum of both
 
 Samples are counted once they are on the disk. When all are, PATH.part becomes PATH.
 """
@@ -13,23 +14,33 @@ import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
 
 from fishermask_fast.factors import (
     GradientFactors,
     Layout,
     StoredFactors,
     drop_pages,
-    open_file,
     plan_file,
     read_bytes,
     read_layout,
     write_rows,
     write_start,
+)
+from fishermask_fast.files import (
+    FULL,
+    NO_LINKS,
+    checksum,
+    open_file,
+    parse_json,
+    replace_file,
+    sync_folder,
 )
 from fishermask_fast.gradients.fingerprint import differences
 
@@ -41,7 +52,10 @@ except ImportError:  # Windows
 
 _logger = logging.getLogger(__name__)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A process that closes any descriptor of a file gives up all its locks on it, so that a second
+# writer in this process must not even open it.
+_opened: set[str] = set()
+_opening = threading.Lock()
 
 
 def find_finished(path: Path, fingerprint: dict[str, str]) -> StoredFactors | None:
@@ -75,7 +89,7 @@ class ResumableFile:
         batch_size: of the run that began the file; None where this one does.
 
     Raises:
-        BlockingIOError: another process is writing the file.
+        BlockingIOError: another process or thread is writing the file.
         OSError: the file cannot be written.
         ValueError: what has been written is of another fingerprint or of unknown origin.
     """
@@ -88,12 +102,17 @@ class ResumableFile:
         self._part, self._record = _part_of(path), _record_of(path)
         self._layout: Layout | None = None
         self._recording: Future[None] | None = None
-        self._descriptor = open_file(self._part, os.O_RDWR | os.O_CREAT)
+        self._opened_as = _claim(self._part)
         try:
-            self._lock()
-            self.n_done, self.batch_size = self._read_record()
+            self._descriptor = _open_part(self._part)
+            try:
+                self._lock()
+                self.n_done, self.batch_size = self._read_record()
+            except BaseException:
+                os.close(self._descriptor)
+                raise
         except BaseException:
-            os.close(self._descriptor)
+            _opened.discard(self._opened_as)
             raise
         self._recorder = ThreadPoolExecutor(1, thread_name_prefix="fishermask_fast recorder")
         if self.n_done:
@@ -115,6 +134,7 @@ class ResumableFile:
                 self._record.unlink(missing_ok=True)
         finally:
             os.close(self._descriptor)
+            _opened.discard(self._opened_as)
 
     def append(self, factors: GradientFactors) -> None:
         """Writes the next samples.
@@ -148,11 +168,13 @@ class ResumableFile:
         with self._saying_what_a_full_disk_keeps():
             self._wait()
             os.fsync(self._descriptor)
-        read_layout(self._descriptor)  # which sees whether all of the file is there
+        # Whether all of the file is there, and is what was to be written.
+        if differences(read_layout(self._descriptor).metadata, self._fingerprint):
+            raise ValueError(self._has_been_changed())
         if self._path.exists():
             raise ValueError(f"{self._path} has come to be while {self._part} was written")
         self._part.rename(self._path)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
         self._record.unlink(missing_ok=True)
         return StoredFactors(self._path)
 
@@ -176,20 +198,27 @@ class ResumableFile:
         if os.fstat(self._descriptor).st_size == 0:
             return 0, None
         try:
-            record = json.loads(self._record.read_bytes())
-            n_done, batch_size = int(record["samples"]), int(record["batch_size"])
-            different = differences(record["fingerprint"], self._fingerprint)
-        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError) as error:
+            n_done, batch_size, known = _checked(parse_json(self._record.read_bytes()))
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._part} cannot be gone on with, since {self._record.name} does not say what "
                 f"it holds ({error!r}); delete both or give another path"
             ) from error
+        different = differences(known, self._fingerprint)
         if different:
             raise ValueError(
                 f"{self._part} was begun for other gradients, which differ in {different}; delete "
                 f"it and {self._record.name}, or give another path"
             )
+        if n_done > self._n:
+            raise ValueError(self._has_been_changed())
         return n_done, batch_size
+
+    def _has_been_changed(self) -> str:
+        return (
+            f"{self._part} has been changed since it was begun; delete it and "
+            f"{self._record.name}, or give another path"
+        )
 
     def _begin(self, factors: GradientFactors) -> Layout:
         """Makes room for all samples, or finds it made."""
@@ -197,10 +226,7 @@ class ResumableFile:
         if self.n_done:
             size = os.fstat(self._descriptor).st_size
             if read_bytes(self._descriptor, len(header), 0) != header or size != layout.size:
-                raise ValueError(
-                    f"{self._part} has been changed since it was begun; delete it and "
-                    f"{self._record.name}, or give another path"
-                )
+                raise ValueError(self._has_been_changed())
             return layout
         self.batch_size = len(factors)
         # Before the file has any content, so that none is of unknown origin.
@@ -208,7 +234,7 @@ class ResumableFile:
         try:
             _reserve(self._descriptor, layout.size)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 os.ftruncate(self._descriptor, 0)
                 free = shutil.disk_usage(self._part.parent).free
                 raise OSError(
@@ -229,17 +255,14 @@ class ResumableFile:
             drop_pages(self._descriptor, layout, start, n)
 
     def _write_record(self, n_done: int) -> None:
-        record = {
+        record: dict[str, Any] = {
             "samples": n_done,
             "batch_size": self.batch_size,
             "fingerprint": self._fingerprint,
+            "checksum": None,
         }
-        draft = self._record.with_name(f".{self._record.name}")
-        with draft.open("w") as file:
-            json.dump(record, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._record)
+        record["checksum"] = checksum(record)
+        replace_file(self._record, json.dumps(record).encode())
 
     def _wait(self) -> None:
         """Until what was appended is counted."""
@@ -251,7 +274,7 @@ class ResumableFile:
         try:
             yield
         except OSError as error:
-            if error.errno not in _FULL or error.filename is not None:
+            if error.errno not in FULL or error.filename is not None:
                 raise
             raise OSError(
                 error.errno,
@@ -266,6 +289,43 @@ def _part_of(path: Path) -> Path:
 
 def _record_of(path: Path) -> Path:
     return path.with_name(path.name + ".part.json")
+
+
+def _claim(part: Path) -> str:
+    """A name for the file by which no other thread has it open now."""
+    name = os.path.realpath(part)
+    with _opening:
+        if name in _opened:
+            raise BlockingIOError(errno.EAGAIN, "another thread is writing this file", str(part))
+        _opened.add(name)
+    return name
+
+
+def _open_part(part: Path) -> int:
+    try:
+        return open_file(part, os.O_RDWR | os.O_CREAT | NO_LINKS)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(error.errno, "it is a link, which is not followed", str(part)) from error
+
+
+def _checked(record: Any) -> tuple[int, int, dict[str, str]]:
+    """Samples whole, batch size and fingerprint of a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not as it was written.
+    """
+    if not isinstance(record, dict):
+        raise TypeError("it must be an object")
+    if checksum({**record, "checksum": None}) != record["checksum"]:
+        raise ValueError("its checksum is another")
+    n_done, batch_size, known = record["samples"], record["batch_size"], record["fingerprint"]
+    if type(n_done) is not int or type(batch_size) is not int or not isinstance(known, dict):
+        raise TypeError("samples and batch_size must be integers, and fingerprint an object")
+    if n_done < 0 or batch_size < 1:
+        raise ValueError(f"samples {n_done} and batch_size {batch_size} are out of range")
+    return n_done, batch_size, known
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -283,13 +343,3 @@ def _reserve(descriptor: int, size: int) -> None:
 
 def _sync_data(descriptor: int) -> None:
     getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS and Windows have fsync alone
-
-
-def _sync_folder(folder: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

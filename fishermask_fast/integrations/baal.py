@@ -2,7 +2,7 @@
 
 A model that returns (logits, embeddings) gives baal's loop predictions [(N, C, ...), (N, d, ...)];
 from these come V_x = L_x^T kron h_x (see embeddings.py), and the batch that most lowers tr(M^-1 F).
-What is known of the labelled samples comes through the constructor as F_L, which
+What is known of the labeled samples comes through the constructor as F_L, which
 `labeled_fisher` makes from predictions on them.
 """
 
@@ -40,8 +40,8 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
 
     Args:
         query_size: K, the loop's own query size: M depends on it.
-        labeled_fisher: (k, k) F_L; None while nothing is labelled.
-        n_labeled: n_L, how many samples are labelled.
+        labeled_fisher: (k, k) F_L; None while nothing is labeled.
+        n_labeled: n_L, how many samples are labeled.
         mask: None for the whole head; or positions in it, or how many entries to keep, as in
             `factors_from_embeddings`. With a `labeled_fisher` give the positions it was made with.
         lamb: lambda > 0.
@@ -69,7 +69,7 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         if (labeled_fisher is None) != (self.n_labeled == 0):
             raise ValueError(
                 "labeled_fisher and n_labeled belong together: give both, or neither while "
-                f"nothing is labelled; got n_labeled={n_labeled}"
+                f"nothing is labeled; got n_labeled={n_labeled}"
             )
         if labeled_fisher is not None and mask is not None and np.ndim(mask) == 0:
             raise ValueError(
@@ -158,7 +158,7 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
 def labeled_fisher(
     predictions: Any, *, mask: Tensor | Array | None = None, rank: int | None = None
 ) -> Tensor:
-    """F_L, (k, k) float64, from predictions on the labelled samples.
+    """F_L, (k, k) float64, from predictions on the labeled samples.
 
     Args:
         predictions: as baal gives them: [logits or probabilities (N, C, ...), embeddings

@@ -40,7 +40,7 @@ def query(
         unlabeled: a datasets.Dataset, or any sequence of dicts; columns that the model's forward
             does not take, and labels, are left out.
         n_select: how many to pick.
-        labeled: the labelled samples likewise; None or empty where there are none.
+        labeled: the labeled samples likewise; None or empty where there are none.
         tokenizer: pads each batch to its longest sample; without one, and without `collate`, all
             samples must be equally long.
         collate: makes a batch of a list of items, instead.

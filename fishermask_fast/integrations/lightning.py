@@ -1,7 +1,7 @@
 """Queries from a LightningModule and a LightningDataModule, FisherMask's or BAIT's.
 
 The module's `forward` gives the logits, its parameters the gradients V_x; the pool is what the
-data module would predict on, the labelled samples what it trains on. See selector.py.
+data module would predict on, the labeled samples what it trains on. See selector.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def query(
 
     Both are read in the order of their dataset, shuffled or not, so that the picks are indices into
     the dataset of `predict_dataloader`. Give both without random augmentation. Where nothing is
-    labelled yet, `train_dataloader` gives None or an empty list.
+    labeled yet, `train_dataloader` gives None or an empty list.
 
     Args:
         module: a LightningModule, whose forward takes the first item of a batch (or a dict's items

@@ -1,7 +1,7 @@
 """Query strategies for scikit-activeml (1.0): FisherMask and BAIT.
 
 Both pick the batch that most lowers tr(M^-1 F) (see selection.py). F is the mean of V_x^T V_x over
-the labelled samples and those without a label, F_L over the labelled. V_x comes from a
+the labeled samples and those without a label, F_L over the labeled. V_x comes from a
 skorch-wrapped module's own gradients, or from embeddings h and probabilities p as those of a linear
 head, V_x = L_x^T kron h_x (see embeddings.py).
 """
@@ -64,7 +64,7 @@ class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         """Picks the batch of candidates that most lowers tr(M^-1 F).
 
         Args:
-            X: (n_samples, ...) all samples, labelled or not.
+            X: (n_samples, ...) all samples, labeled or not.
             y: (n_samples,) their labels, `missing_label` where there is none.
             clf: a SkactivemlClassifier. Where it wraps a skorch module, and
                 `clf_embedding_flag_name` is None, the gradients are the module's; otherwise those

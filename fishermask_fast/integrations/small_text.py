@@ -3,7 +3,7 @@
 For a PyTorch classifier (KimCNN, transformers) V_x are the network's own masked gradients; for any
 other, and where `embeddings` asks for it, those of a linear head on the features that the
 classifier embeds or reads, V_x = L_x^T kron h_x (see embeddings.py). F_L is the mean over the
-labelled samples, and the batch most lowers tr(M^-1 F).
+labeled samples, and the batch most lowers tr(M^-1 F).
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         y: Array,
         n: int = 10,
     ) -> Array:
-        """Picks n samples of the unlabelled pool.
+        """Picks n samples of the unlabeled pool.
 
         Args:
             clf: a fitted classifier.
             dataset: all samples.
             indices_unlabeled: of the samples to pick from.
-            indices_labeled: of the labelled samples.
+            indices_labeled: of the labeled samples.
             y: their labels, which are not read.
             n: how many to pick.
 
@@ -101,7 +101,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             (n,) indices into `dataset`, in the order picked.
 
         Raises:
-            EmptyPoolException, PoolExhaustedException: fewer than n unlabelled samples.
+            EmptyPoolException, PoolExhaustedException: fewer than n unlabeled samples.
             ValueError: a classifier that was not fitted, or one without features.
         """
         self._validate_query_input(indices_unlabeled, n)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.loop.run.models import build_model
+from fishermask_fast.models import build_model
 from fishermask_fast.network import find_head
 
 NESTED = ("state_dict", "model_state_dict", "model")

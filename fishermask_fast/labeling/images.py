@@ -1,21 +1,16 @@
-"""Images of one's own: which are labelled, which are not, and which cannot be read."""
+"""Images of one's own: which are labeled, which are not, and which cannot be read."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from fishermask_fast.loop.data import samples
-from fishermask_fast.loop.data.samples import FolderImages, Source
+from fishermask_fast.datasets import FolderImages, Source
 
 
 @dataclass(frozen=True)
@@ -23,46 +18,46 @@ class OwnImages:
     """Paths of images, before any is read.
 
     Attributes:
-        unlabelled: Images to pick from.
-        labelled: Images that have a label.
-        classes: Names of the labels, sorted; empty where nothing is labelled.
+        unlabeled: Images to pick from.
+        labeled: Images that have a label.
+        classes: Names of the labels, sorted; empty where nothing is labeled.
         root: A folder that all of them lie below.
     """
 
-    unlabelled: tuple[Path, ...]
-    labelled: tuple[Path, ...]
+    unlabeled: tuple[Path, ...]
+    labeled: tuple[Path, ...]
     classes: tuple[str, ...]
     root: Path
 
 
-def from_folders(unlabelled: Path, labelled: Path | None) -> OwnImages:
+def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
     """All images in and below a folder, less those of a folder of class folders.
 
     Raises:
         ValueError: A folder is missing or holds no images.
     """
-    pool = _images_below(unlabelled)
+    pool = _images_below(unlabeled)
     known: list[Path] = []
     classes: list[str] = []
-    if labelled is not None:
-        if not labelled.is_dir():
-            raise ValueError(f"labeled must be a folder of class folders; got {labelled}")
-        for folder in sorted(path for path in labelled.iterdir() if path.is_dir()):
+    if labeled is not None:
+        if not labeled.is_dir():
+            raise ValueError(f"labeled must be a folder of class folders; got {labeled}")
+        for folder in sorted(path for path in labeled.iterdir() if path.is_dir()):
             members = _images_below(folder)
             known += members
             if members:
                 classes.append(folder.name)
         if not known:
-            raise ValueError(f"{labelled} must hold one folder of images per class; found none")
+            raise ValueError(f"{labeled} must hold one folder of images per class; found none")
     taken = {path.resolve() for path in known}
     free = tuple(path for path in pool if path.resolve() not in taken)
     if not free:
-        raise ValueError(f"{unlabelled} holds no images that are not labelled")
-    return OwnImages(free, tuple(known), tuple(classes), unlabelled)
+        raise ValueError(f"{unlabeled} holds no images that are not labeled")
+    return OwnImages(free, tuple(known), tuple(classes), unlabeled)
 
 
 def from_csv(file: Path) -> OwnImages:
-    """Rows of a CSV with a column ``path`` and, where some are labelled, a column ``label``.
+    """Rows of a CSV with a column ``path`` and, where some are labeled, a column ``label``.
 
     Paths are relative to the file's folder; a row without a label is one to pick from.
 
@@ -141,30 +136,15 @@ def read_images(paths: Sequence[Path], size: int, label: str, progress: bool) ->
     """
     tqdm: Any = import_module("tqdm").tqdm
     images = FolderImages([str(path) for path in paths], size)
-    keep = len(paths) * 3 * size**2 <= samples.LARGEST_DECODED
-
-    def read(index: int) -> Tensor | str | None:
-        try:
-            image = images[index]
-        except ValueError as error:
-            return str(error.__cause__ or error)
-        return image if keep else None
-
-    with ThreadPoolExecutor() as threads:
-        reading = threads.map(read, range(len(paths)))
-        bar = tqdm(reading, total=len(paths), desc=label, leave=False, disable=not progress)
-        found = list(bar)
-    skipped = tuple(
-        (path, reason) for path, reason in zip(paths, found, strict=True) if isinstance(reason, str)
+    source, errors = images.read(
+        lambda reading: tqdm(
+            reading, total=len(paths), desc=label, leave=False, disable=not progress
+        )
     )
-    readable = [i for i, each in enumerate(found) if not isinstance(each, str)]
-    if not readable:
+    skipped = tuple((paths[i], str(error.__cause__ or error)) for i, error in errors.items())
+    if len(errors) == len(paths):
         raise ValueError(
             f"none of the {len(paths)} {label} can be read; {skipped[0][0]}: {skipped[0][1]}"
         )
-    source: Source
-    if keep:
-        source = torch.stack([each for each in found if isinstance(each, Tensor)])
-    else:
-        source = FolderImages([images.paths[i] for i in readable], size)
-    return ReadImages(tuple(paths[i] for i in readable), source, skipped)
+    readable = tuple(path for i, path in enumerate(paths) if i not in errors)
+    return ReadImages(readable, source, skipped)

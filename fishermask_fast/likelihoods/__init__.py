@@ -1,14 +1,21 @@
 """Rows R_x of the outputs' Fisher matrix: V_x = R_x J_x, J_x the Jacobian of the outputs.
 
-Rooms: categorical (softmax: R^T R = diag(p) - p p^T). May import: checks.
+Rooms in reading order: likelihood (what each must say), categorical (softmax: R^T R = diag(p) - p
+p^T), bernoulli (R = diag(sqrt(p (1 - p)))), gaussian (R = I), custom (a function of the user's),
+names (which of them an argument stands for). May import: checks.
 """
 
 from __future__ import annotations
 
-from fishermask_fast.likelihoods.categorical import check_rows, make_rows, sampled_rows
+from fishermask_fast.likelihoods.custom import RowsFunction, different_likelihoods
+from fishermask_fast.likelihoods.likelihood import Likelihood
+from fishermask_fast.likelihoods.names import LIKELIHOODS, LikelihoodLike, likelihood_of
 
 __all__ = [
-    "check_rows",
-    "make_rows",
-    "sampled_rows",
+    "LIKELIHOODS",
+    "Likelihood",
+    "LikelihoodLike",
+    "RowsFunction",
+    "different_likelihoods",
+    "likelihood_of",
 ]

@@ -1,6 +1,6 @@
-"""Factors of a softmax's Fisher information in its logits.
+"""One of C classes: factors of a softmax's Fisher information in its logits.
 
-For p = softmax(z), the r rows L^T of each sample satisfy
+For p = softmax(z), the r rows R = L^T of each sample satisfy
 
     L L^T = diag(p) - p p^T            (weighting "fisher")
     L L^T = (I - p 1^T)(I - 1 p^T)     (weighting "none": the rows are grad_z log p_c)
@@ -11,37 +11,52 @@ as written, C-1 rows of the Cholesky factor, or fewer of the largest eigenvector
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from fishermask_fast.checks import is_integer
+from fishermask_fast.likelihoods.likelihood import OTHER_SHAPES, check_options
 
-WEIGHTINGS = ("fisher", "none")
 _BISECTIONS = 10
 _NEWTON_STEPS = 7
 
 
-def check_rows(weighting: str, rank: int | None) -> None:
-    """Raises for a weighting or a rank that cannot be, before anything is computed.
+@dataclass(frozen=True)
+class Categorical:
+    """Logits (N, C) of C >= 2 classes that exclude each other."""
 
-    Raises:
-        TypeError: rank is not an int.
-        ValueError: an unknown weighting, rank below 1, or a rank with weighting "none".
-    """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f'weighting must be "fisher" or "none"; got {weighting!r}')
-    if rank is None:
-        return
-    if not is_integer(rank):
-        raise TypeError(f"rank must be an int or None; got {rank!r}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1; got {rank}")
-    if weighting == "none":
-        # All but two eigenvalues of (I - p 1^T)(I - 1 p^T) are 1: nothing to leave out.
-        raise ValueError(
-            f'rank is for weighting "fisher" only, whose rows differ in size; got rank={rank} '
-            'with weighting "none"'
-        )
+    name: str = "categorical"
+
+    def check_options(self, weighting: str, rank: int | None) -> None:
+        check_options(weighting, rank)
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        if len(shape) == 1 or (len(shape) == 2 and shape[1] < 2):
+            raise ValueError(
+                "the model must tell at least two classes apart; its logits are "
+                f'{tuple(shape)}. A single output takes likelihood="bernoulli" where a sigmoid '
+                'follows, and "gaussian" in regression'
+            )
+        if len(shape) != 2:
+            raise ValueError(
+                f"the model's logits must have shape (N, C); got {tuple(shape)}. {OTHER_SHAPES}"
+            )
+
+    def make_rows(
+        self, outputs: Tensor, weighting: str = "fisher", rank: int | None = None
+    ) -> Tensor:
+        return make_rows(outputs, weighting, rank)
+
+    def n_uniform(self, outputs: Tensor) -> int:
+        return 1
+
+    def sampled_rows(self, outputs: Tensor, uniform: Tensor) -> Tensor:
+        return sampled_rows(outputs, uniform[:, 0])
+
+    def identity(self, samples: Iterable[Tensor]) -> str:
+        return self.name
 
 
 def make_rows(logits: Tensor, weighting: str = "fisher", rank: int | None = None) -> Tensor:

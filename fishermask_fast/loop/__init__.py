@@ -1,5 +1,17 @@
 """A thin active-learning loop: train, query, label, train again, evaluate.
 
-It shows what a batch of ``FisherMaskSelector`` buys over others on real images, and is what the
-``fishermask-fast run`` command drives.
+It shows what a batch of FisherMask buys over others. Rooms in reading order: run/ (one experiment:
+first labels, training, rounds), records (what each round leaves on disk), report/ (what runs of
+several seeds come to: A = sum_i (n_i - n_{i-1}) (a_i + a_{i-1}) / 2 / (n_R - n_0)), runner (the
+command). May import: strategies, models, datasets, options, plotting; not labeling.
 """
+
+from __future__ import annotations
+
+from fishermask_fast.loop.report import plot_runs
+from fishermask_fast.loop.runner import run_experiments
+
+__all__ = [
+    "plot_runs",
+    "run_experiments",
+]

@@ -1,6 +1,6 @@
 """Which k of a network's P parameters count, by their scores f_i.
 
-Rooms: mask (FisherMask), checks (what a mask must be). May import: network and below.
+Rooms: mask (FisherMask), checks (what a mask must be), mask_file. May import: network and below.
 """
 
 from __future__ import annotations

@@ -13,11 +13,29 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import is_integer
+
+_MOST = 2**62  # elements, of which torch counts no more
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def check_masked(shapes: Shapes, indices: Mapping[str, Tensor], head_names: Sequence[str]) -> None:
-    """Raises unless `indices` are ascending positions (m,) int64 within tensors of `shapes`."""
+    """Raises unless `indices` are ascending positions (m,) int64 within tensors of `shapes`.
+
+    Raises:
+        TypeError: names that are no texts, shapes that are no integers, or positions of another
+            type.
+        ValueError: positions out of place, or shapes that no tensor can have.
+    """
+    if not isinstance(shapes, Mapping) or not isinstance(indices, Mapping):
+        raise TypeError("a mask's shapes and indices must be mappings from names of parameters")
+    if isinstance(head_names, str) or not isinstance(head_names, Sequence):
+        raise TypeError(f"head_names must be a sequence of names; got {head_names!r}")
+    if not all(isinstance(name, str) for name in (*shapes, *indices, *head_names)):
+        raise TypeError("a mask's names must be texts")
+    for name, shape in shapes.items():
+        _check_shape(name, shape)
     unknown = [name for name in (*indices, *head_names) if name not in shapes]
     if unknown:
         raise ValueError(f"a mask's names must be among its shapes; {unknown[0]} is not")
@@ -35,6 +53,13 @@ def check_masked(shapes: Shapes, indices: Mapping[str, Tensor], head_names: Sequ
             )
     if not any(index.numel() for index in indices.values()):
         raise ValueError("a mask must hold at least one parameter; got none")
+
+
+def _check_shape(name: str, shape: object) -> None:
+    if not isinstance(shape, Sequence) or not all(map(is_integer, shape)):
+        raise TypeError(f"the shape of {name} must be a tuple of integers; got {shape!r}")
+    if any(size < 0 for size in shape) or math.prod(shape) > _MOST:
+        raise ValueError(f"{name} cannot have shape {tuple(shape)}")
 
 
 def check_share(fraction: float) -> None:

@@ -13,16 +13,12 @@ A head is a module, weight and bias; keeping it whole is a choice. Ties go to th
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +29,7 @@ from fishermask_fast.masks.checks import (
     check_scores,
     check_share,
 )
+from fishermask_fast.masks.mask_file import MaskContent, read_mask, write_mask
 from fishermask_fast.network import check_seed, find_head, trainable, unwrap
 
 __all__ = [
@@ -45,7 +42,6 @@ __all__ = [
 METHODS = ("global", "per_layer", "relative")
 _RELATIVE_ABOVE = 2.0
 _RELATIVE_MOST = 0.025
-_FORMAT = 1
 
 
 class TensorShare(NamedTuple):
@@ -248,24 +244,13 @@ class FisherMask:
         check_same_shapes(self.shapes, _shapes_of(model), "the model", "the mask")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the mask to one file (numpy's npz), whole or not at all."""
-        target = Path(path)
-        header = {
-            "format": _FORMAT,
-            "method": self.method,
-            "head_names": self.head_names,
-            "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
-            "masked": list(self.indices),
-        }
-        arrays = {f"index{i}": index.numpy() for i, index in enumerate(self.indices.values())}
-        # Beside the target, since only within one file system is replacing atomic.
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, header=json.dumps(header), **arrays)
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        """Writes the mask to one file (numpy's npz), whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        content = MaskContent(self.shapes, self.indices, self.method, self.head_names)
+        write_mask(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FisherMask:
@@ -273,22 +258,12 @@ class FisherMask:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file holds no mask, or one of a newer format.
+            ValueError: the file holds no mask, is damaged, or is of a newer format.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                if header["format"] > _FORMAT:
-                    raise ValueError(f"its format {header['format']} is newer than {_FORMAT}")
-                names = header["masked"]
-                indices = {
-                    name: torch.from_numpy(file[f"index{i}"]) for i, name in enumerate(names)
-                }
-                shapes = {name: tuple(shape) for name, shape in header["shapes"]}
-                mask = cls(shapes, indices, header["method"], tuple(header["head_names"]))
-        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return cls(*read_mask(path))
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} is not a saved FisherMask: {error}") from error
-        return mask
 
 
 def check_fraction(

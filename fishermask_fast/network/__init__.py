@@ -1,23 +1,23 @@
-"""What a model and its data are: logits z_x = f(x; theta), sample by sample.
+"""What a model and its data are: outputs z_x = f(x; theta), sample by sample.
 
-Rooms: evaluation (eval mode and what is restored after it), batches (samples by index), graph
-(which operation consumes which parameter), head (which layer gives the logits). May import:
-factors and below, and no gradients.
+Rooms: evaluation (eval mode and what is restored after it), attributes (tensors that modules keep),
+batches (samples by index), collating (batches that hold what was asked for), graph (which operation
+consumes which parameter), head (which layer gives the logits). May import: factors and below, and
+no gradients.
 """
 
 from __future__ import annotations
 
+from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.batches import (
-    Inputs,
     Pool,
     check_count,
     check_indices,
     check_seed,
-    count_samples,
-    is_batched,
     take,
     to_model,
 )
+from fishermask_fast.network.collating import Inputs, count_samples, is_batched
 from fishermask_fast.network.evaluation import (
     CONVOLUTIONS,
     call,
@@ -25,10 +25,14 @@ from fishermask_fast.network.evaluation import (
     check_finite,
     compute_dtype,
     device_of,
+    drop_kept_tensors,
     evaluating,
     input_dtype,
     logits_of,
+    outputs_of,
+    raw_outputs,
     trainable,
+    unflattening,
     unwrap,
 )
 from fishermask_fast.network.graph import (
@@ -65,6 +69,7 @@ __all__ = [
     "trial_samples",
     "CONVOLUTIONS",
     "Inputs",
+    "KeptTensors",
     "Pool",
     "call",
     "check_count",
@@ -75,14 +80,18 @@ __all__ = [
     "compute_dtype",
     "count_samples",
     "device_of",
+    "drop_kept_tensors",
     "evaluating",
     "find_head",
     "input_dtype",
     "is_batched",
     "logits_of",
+    "outputs_of",
+    "raw_outputs",
     "take",
     "to_model",
     "trainable",
     "uncached",
+    "unflattening",
     "unwrap",
 ]

@@ -2,7 +2,8 @@
 
 Row i of every result belongs to sample i of the data, so a pool is always read by index:
     sample i -> inputs x_i, and a batch is (x_i) for consecutive indices i.
-Labels are dropped here, and nowhere else.
+Labels are dropped here, and nowhere else. A batch that holds other samples than were asked for, or
+in another order, would give all later rows to the wrong samples: it is refused (see `collating`).
 """
 
 from __future__ import annotations
@@ -26,11 +27,19 @@ from torch.utils.data import (
 )
 
 from fishermask_fast.checks import check_integer, is_integer
+from fishermask_fast.network.collating import (
+    Collated,
+    Collating,
+    Inputs,
+    count_samples,
+    is_batched,
+    model_inputs,
+)
 
-Inputs = Tensor | dict[str, Any]
-"""What a model is called with: one tensor, or keyword arguments."""
-
-_LABEL_KEYS = ("labels", "label", "target", "targets")
+_ADVICE = (
+    "Leave broken samples out beforehand: sample i of torch.utils.data.Subset(data, good) is "
+    "sample good[i] of the data"
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,14 @@ class Pool:
         collate: makes one batch of a list of the dataset's items.
         loader: further DataLoader options (workers and the like).
         batch_size: the DataLoader's own, or None.
+        indices: of the samples in the user's data; None for all of them.
     """
 
     source: Tensor | Dataset[Any]
     collate: Callable[[list[Any]], Any]
     loader: dict[str, Any]
     batch_size: int | None
+    indices: Sequence[int] | None = None
 
     @classmethod
     def of(cls, data: object, name: str = "data") -> Pool:
@@ -116,7 +127,11 @@ class Pool:
         return len(self.source)  # type: ignore[arg-type]
 
     def batches(self, batch_size: int, start: int = 0) -> Iterator[Inputs]:
-        """Model inputs of all samples from `start` on in order; the last batch may be smaller."""
+        """Model inputs of all samples from `start` on in order; the last batch may be smaller.
+
+        Raises:
+            ValueError: a batch that does not hold the samples asked for in their order.
+        """
         batch_size = int(batch_size)  # a numpy integer would not do for torch
         if isinstance(self.source, Tensor):
             if start < len(self):
@@ -126,59 +141,63 @@ class Pool:
             self.source,
             batch_size=batch_size,
             sampler=range(start, len(self)),
-            collate_fn=self.collate,
+            collate_fn=Collating(self.collate),
             # The seed of the workers comes from here and not from the global random state.
             generator=torch.Generator().manual_seed(0),
             **self.loader,
         )
         for batch in loader:
-            yield model_inputs(batch)
+            stop = min(start + batch_size, len(self))
+            yield self._checked(batch, start, stop)
+            start = stop
 
     def first(self, count: int) -> Inputs:
-        """Model inputs of the first `count` samples, or of all where there are fewer."""
+        """Model inputs of the first `count` samples, or of all where there are fewer.
+
+        Raises:
+            ValueError: as `batches`.
+        """
         if isinstance(self.source, Tensor):
             return self.source[:count]
-        items = [self.source[i] for i in range(min(count, len(self)))]
-        return model_inputs(self.collate(items))
+        stop = min(count, len(self))
+        items = [self.source[i] for i in range(stop)]
+        return self._checked(Collating(self.collate)(items), 0, stop)
+
+    def _checked(self, found: Collated, start: int, stop: int) -> Inputs:
+        """What goes into the model of the batch that was asked for samples start .. stop - 1."""
+        which = f"the batch of samples {start} to {stop - 1} (of {len(self)})"
+        if found.missing:
+            places = [start + i for i in found.missing]
+            named = places if self.indices is None else [self.indices[i] for i in places]
+            raise ValueError(
+                f"{which} has {len(named)} without data: the dataset gives None at "
+                f"{', '.join(map(str, named[:10]))}{', ...' if len(named) > 10 else ''}. {_ADVICE}"
+            )
+        inputs = model_inputs(found.batch)
+        for what, n in (("the dataset", found.n_items), ("collate_fn", count_samples(inputs))):
+            if n != stop - start:
+                raise ValueError(
+                    f"{which} must hold {stop - start} samples; {what} gave {n}. Rows would belong "
+                    f"to other samples. {_ADVICE}"
+                )
+        if not found.in_order:
+            raise ValueError(
+                f"{which} must hold its samples in the order asked for; collate_fn changes it, so "
+                "that rows would belong to other samples. Give data whose collate_fn keeps the "
+                "order (nn.utils.rnn.pack_padded_sequence takes enforce_sorted=False)"
+            )
+        return inputs
 
     def subset(self, indices: Sequence[int]) -> Pool:
         """A pool of the samples at `indices`."""
         if isinstance(self.source, Tensor):
-            rows = self.source[torch.as_tensor(indices, device=self.source.device)]
-            return Pool(rows, self.collate, self.loader, self.batch_size)
-        return Pool(Subset(self.source, list(indices)), self.collate, self.loader, self.batch_size)
-
-
-def model_inputs(batch: object) -> Inputs:
-    """The part of a batch that goes into the model.
-
-    Raises:
-        TypeError: a batch that is no tensor, no tuple or list, and no dict.
-    """
-    if isinstance(batch, (tuple, list)) and batch:
-        batch = batch[0]
-    if isinstance(batch, Tensor):
-        return batch
-    if isinstance(batch, Mapping):
-        return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
-    raise TypeError(
-        "a batch must be a Tensor, a tuple or list whose first item is the input, or a dict of "
-        f"keyword arguments; got {type(batch).__name__}"
-    )
-
-
-def count_samples(inputs: Inputs) -> int:
-    """Samples in a batch: the length of its first tensor.
-
-    Raises:
-        TypeError: a dict without tensors.
-    """
-    if isinstance(inputs, Tensor):
-        return inputs.shape[0]
-    for value in inputs.values():
-        if isinstance(value, Tensor) and value.ndim:
-            return value.shape[0]
-    raise TypeError(f"a dict batch must hold a tensor; got keys {sorted(inputs)}")
+            rows: Tensor | Dataset[Any] = self.source[
+                torch.as_tensor(indices, device=self.source.device)
+            ]
+        else:
+            rows = Subset(self.source, list(indices))
+        places = list(indices) if self.indices is None else [self.indices[i] for i in indices]
+        return Pool(rows, self.collate, self.loader, self.batch_size, places)
 
 
 def take(inputs: Inputs, rows: Tensor) -> Inputs:
@@ -191,11 +210,6 @@ def take(inputs: Inputs, rows: Tensor) -> Inputs:
     if isinstance(inputs, Tensor):
         return inputs[rows]
     return {key: pick(value) for key, value in inputs.items()}
-
-
-def is_batched(value: object, n: int) -> bool:
-    """Whether `value` is a tensor with a first dimension of n samples."""
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == n
 
 
 def to_model(inputs: Inputs, device: torch.device, dtype: torch.dtype | None) -> Inputs:

@@ -1,6 +1,6 @@
 """A model made ready for per-sample gradients, and given back as it was.
 
-Per-sample gradients exist where samples do not interact: logits z_x = f(x; theta) of each sample
+Per-sample gradients exist where samples do not interact: outputs z_x = f(x; theta) of each sample
 alone. So models run in eval mode, with running statistics, outside torch.compile, and with no
 parameter asking for gradients unless a caller says so.
 """
@@ -8,13 +8,15 @@ parameter asking for gradients unless a caller says so.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from fishermask_fast.network.batches import Inputs
+from fishermask_fast.network.attributes import KeptTensors
+from fishermask_fast.network.collating import Inputs, count_samples
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -128,32 +130,68 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
     fast_attention = torch.backends.mha.get_fastpath_enabled()
+    kept = None
     with ExitStack() as stack:
         cuda = [d.index or 0 for d in {home, target} if d.type == "cuda"]
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_parametrizations_computed_anew())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
-            model.eval()
-            for name, module in model.named_modules():
-                _check_batch_norm(name, module)
             for p, _ in flags:
                 p.requires_grad_(False)
-            # The fused attention of inference would pass the layers' own forwards by.
-            torch.backends.mha.set_fastpath_enabled(False)
             if target != home:
                 model.to(target)
+            drop_kept_tensors(model)
+            model.eval()
+            kept = KeptTensors(model)
+            for name, module in model.named_modules():
+                _check_batch_norm(name, module)
+            # The fused attention of inference would pass the layers' own forwards by.
+            torch.backends.mha.set_fastpath_enabled(False)
             yield model
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_attention)
-            for p, flag in flags:
-                p.requires_grad_(flag)
-            for module, mode in modes:
-                module.training = mode
+            if kept is not None:
+                kept.restore()
             if target != home:
                 model.to(home)
+            for p, flag in flags:
+                p.requires_grad_(flag)
+            drop_kept_tensors(model)
+            for module, mode in modes:
+                if _switches(module):
+                    module.train(mode)
+            for module, mode in modes:
+                module.training = mode
+
+
+def drop_kept_tensors(model: nn.Module) -> None:
+    """Puts modules with a `train` of their own into train mode.
+
+    Some keep tensors made from their parameters while in eval mode, such as tables of attention
+    biases or merged weights, and drop them here: they are of other values, or of a graph that is
+    gone.
+    """
+    for module in model.modules():
+        if _switches(module):
+            module.train()
+
+
+def _switches(module: nn.Module) -> bool:
+    return type(module).train is not nn.Module.train
+
+
+@contextmanager
+def _parametrizations_computed_anew() -> Iterator[None]:
+    """Inside parametrize.cached() a weight would be one made before, apart from its parameter."""
+    enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = enabled
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -188,25 +226,50 @@ def _check_batch_norm(name: str, module: nn.Module) -> None:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Tensor:
-    """Logits (N, C) of a batch.
+    """Outputs of a batch, flattened to (n, outputs).
 
     Raises:
-        TypeError: an output in which no logits can be found.
-        ValueError: logits that are not (N, C) with at least two classes.
+        TypeError: an output in which none can be found.
+        ValueError: other than one row a sample.
+    """
+    return _flat(raw_outputs(model, inputs))
+
+
+def raw_outputs(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Outputs (n, ...) of a batch.
+
+    Raises:
+        TypeError, ValueError: as `call`.
     """
     # A copy, since models may overwrite their input; it is no inference tensor where that was one.
     if isinstance(inputs, Tensor):
-        return logits_of(model(inputs.clone()))
-    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    return logits_of(model(**copies))
+        found = outputs_of(model(inputs.clone()))
+    else:
+        copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        found = outputs_of(model(**copies))
+    n = count_samples(inputs)
+    if found.shape[0] != n:
+        raise ValueError(
+            f"the model's outputs must have shape (N, ...), one row a sample; got "
+            f"{tuple(found.shape)} for {n} samples"
+        )
+    return found
 
 
 def logits_of(output: object) -> Tensor:
-    """The logits in a model's output: itself, its `.logits`, or its first item.
+    """The outputs in what a model returns, flattened to (n, outputs).
+
+    Raises:
+        TypeError: as `outputs_of`.
+    """
+    return _flat(outputs_of(output))
+
+
+def outputs_of(output: object) -> Tensor:
+    """The outputs (n, ...) in what a model returns: itself, its `.logits`, or its first item.
 
     Raises:
         TypeError: none of these is a floating-point tensor.
-        ValueError: not (N, C) with at least two classes.
     """
     logits = output
     if not isinstance(output, Tensor):
@@ -221,13 +284,27 @@ def logits_of(output: object) -> Tensor:
             "the model must return logits: a floating-point Tensor, an object with .logits, or a "
             f"tuple whose first item is one; got {type(output).__name__}"
         )
-    if logits.ndim != 2:
-        raise ValueError(f"the model's logits must have shape (N, C); got {tuple(logits.shape)}")
-    if logits.shape[1] < 2:
-        raise ValueError(
-            f"the model must tell at least two classes apart; its logits are {tuple(logits.shape)}"
-        )
-    return logits
+    # Of a batch of one, .squeeze() leaves no dimension at all.
+    return logits.reshape(1) if logits.ndim == 0 else logits
+
+
+def _flat(outputs: Tensor) -> Tensor:
+    return outputs[:, None] if outputs.ndim == 1 else outputs.flatten(1)
+
+
+@contextmanager
+def unflattening(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function that gives what `call` flattened the shape (n, ...) it had from the model."""
+    last: list[torch.Size] = []
+
+    def note(module: nn.Module, args: object, output: object) -> None:
+        last[:] = [outputs_of(output).shape]
+
+    handle = model.register_forward_hook(note)
+    try:
+        yield lambda flat: flat.reshape(last[0])
+    finally:
+        handle.remove()
 
 
 def check_finite(what: str, values: Tensor, start: int, total: int) -> None:

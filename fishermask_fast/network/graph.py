@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
-from fishermask_fast.network.batches import Inputs, count_samples, take
+from fishermask_fast.network.batches import take
+from fishermask_fast.network.collating import Inputs, count_samples
 from fishermask_fast.network.evaluation import call
 
 # Operations that give back numbers of their input, each at most once, in another shape or dtype.

@@ -50,8 +50,16 @@ def masked_head_gram(coupling: Tensor, hidden: Tensor, starts: Tensor, total: Te
         hidden: (k, n) float64, the input of each masked entry.
         starts: (C + 1,) int64, where each class starts among the entries.
         total: (k, k) float64, changed in place.
+
+    Raises:
+        ValueError: samples that are no multiple of 16, or a `total` that is not contiguous.
     """
-    torch.ops.fishermask_fast.masked_head_gram(coupling, hidden, starts, total)
+    _check_samples_last(hidden)
+    if not total.is_contiguous():
+        raise ValueError("total must be contiguous, as it is changed in place")
+    torch.ops.fishermask_fast.masked_head_gram(
+        coupling.contiguous(), hidden.contiguous(), starts.contiguous(), total
+    )
 
 
 @torch.library.register_fake("fishermask_fast::masked_head_gram")  # type: ignore[untyped-decorator]
@@ -69,8 +77,14 @@ def masked_head_forms(hidden: Tensor, starts: Tensor, matrix: Tensor) -> Tensor:
 
     Returns:
         (C, C, n) float64.
+
+    Raises:
+        ValueError: samples that are no multiple of 16.
     """
-    result: Tensor = torch.ops.fishermask_fast.masked_head_forms(hidden, starts, matrix)
+    _check_samples_last(hidden)
+    result: Tensor = torch.ops.fishermask_fast.masked_head_forms(
+        hidden.contiguous(), starts.contiguous(), matrix.contiguous()
+    )
     return result
 
 
@@ -78,3 +92,10 @@ def masked_head_forms(hidden: Tensor, starts: Tensor, matrix: Tensor) -> Tensor:
 def _forms_fake(hidden: Tensor, starts: Tensor, matrix: Tensor) -> Tensor:
     classes = starts.shape[0] - 1
     return hidden.new_empty(classes, classes, hidden.shape[1])
+
+
+def _check_samples_last(hidden: Tensor) -> None:
+    if hidden.shape[1] % 16:
+        raise ValueError(
+            f"samples must be padded to a multiple of 16; hidden has shape {tuple(hidden.shape)}"
+        )

@@ -97,7 +97,7 @@ def score_update(
             w,
             list(ranks),
             scale,
-            thresholds,
+            thresholds.contiguous(),
             float64_products or (on_gpu and _tf32_is_on()),
             a,
             b,

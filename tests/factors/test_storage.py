@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 import threading
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from damage import damaged_bytes
 from pools import HEADS, assert_same, parts_of, random_factors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, StoredFactors, save_factors
-from fishermask_fast.factors import storage
+from fishermask_fast.factors import storage, tensor_file
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -250,9 +252,8 @@ def test_pages_of_a_file_that_memory_cannot_keep_are_given_back(
     monkeypatch.setattr(storage, "drop_pages", watch)
     list(stored.chunks(20))
     assert dropped == []
-    known = {"SC_PHYS_PAGES": stored._layout.size // 4096 + 1, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(storage.os, "sysconf", lambda name: known[name])
-    for start, chunk in stored.chunks(20):
+    monkeypatch.setattr(tensor_file, "available_memory", lambda device: stored._layout.size + 1)
+    for start, chunk in StoredFactors(stored.path).chunks(20):
         assert_same(chunk, factors[start : start + 20])
     assert dropped == [(0, 20), (20, 20), (40, 1)]
 
@@ -341,6 +342,110 @@ def test_other_files_are_refused(content: bytes, message: str, tmp_path: Path) -
     path = tmp_path / "other.file"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"(?s)other.file does not hold .*{message}"):
+        StoredFactors(path)
+
+
+HEADERS_OF_OTHER_TYPES = [
+    *((b"[4, 2, 3]", shape) for shape in (b"[4, 2, 3.0]", b"[4,2,-3]", b"4", b'"423"', b"null",
+      b"[4, 2, true]", b"[4, 2, \"3\"]", b"[4, 2, 1e0]", b"[[4]]", b"{}", b"[4, 2, 10000000000]",
+      b"[0, 4611686018427387904, 9223372036854775808]", b"[" * 100_000)),
+    *((b"[0, 96]", places) for places in (b"[0, 96.0]", b"[0]", b"0", b"[96, 0]", b"[0, 96, 96]",
+      b"[8, 104]", b"[-1, 95]", b'["0", "96"]', b"null", b"[false, 96]")),
+    *((b'"F32"', dtype) for dtype in (b"3", b"null", b'["F32"]', b'"f32"', b'"F8"')),
+    (b'{"middle"', b'{"__metadata__": [], "middle"'),
+    (b'{"middle"', b'{"__metadata__": {"a": 3}, "middle"'),
+    (b'{"middle"', b'{"__metadata__": {"checksum": "0"}, "middle"'),
+    (b'{"middle"', b'{"middle": 3, "middle"'),
+    (b'"middle": {', b'"middle": {"dtype": "F64", '),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new"), HEADERS_OF_OTHER_TYPES)
+def test_headers_of_other_types_and_ranges(old: bytes, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.file"
+    path.write_bytes(WHOLE)
+    assert len(StoredFactors(path)) == 4
+    length = struct.unpack("<Q", WHOLE[:8])[0]
+    header, data = WHOLE[8 : 8 + length], WHOLE[8 + length :]
+    assert old in header
+    header = header.replace(old, new, 1)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    with pytest.raises(ValueError, match="other.file does not hold gradient factors"):
+        StoredFactors(path)
+
+
+def test_no_damage_of_a_header_gives_another_record(
+    saved: tuple[GradientFactors, StoredFactors], tmp_path: Path
+) -> None:
+    factors, stored = saved
+    whole = stored.path.read_bytes()
+    path = tmp_path / "damaged"
+    start = min(part.offset for part in stored._layout.rows().values())
+    refused = 0
+    for content in damaged_bytes(whole, 60, stop=start):
+        path.write_bytes(content)
+        try:
+            found = StoredFactors(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            assert_same(found[:], factors)
+    assert refused > 200
+
+
+def test_files_of_other_writers_state_no_checksum(
+    saved: tuple[GradientFactors, StoredFactors], tmp_path: Path
+) -> None:
+    factors, stored = saved
+    assert stored.metadata == {}
+    save_file(load_file(stored.path), tmp_path / "theirs")
+    assert_same(StoredFactors(tmp_path / "theirs")[:], factors)
+
+
+@pytest.mark.parametrize("read", ["pass", "samples", "range", "fisher"])
+def test_files_that_are_written_to_while_in_use(
+    read: str, saved: tuple[GradientFactors, StoredFactors]
+) -> None:
+    _, stored = saved
+    readers = {
+        "pass": lambda: list(stored.chunks(10)),
+        "samples": lambda: stored[torch.tensor([3, 1])],
+        "range": lambda: stored[2:5],
+        "fisher": stored.fisher,
+    }
+    readers[read]()
+    with stored.path.open("r+b") as file:
+        file.seek(-8, 2)
+        file.write(b"12345678")
+    with pytest.raises(ValueError, match="factors.safetensors was changed while in use"):
+        readers[read]()
+
+
+def test_files_that_change_within_a_pass(saved: tuple[GradientFactors, StoredFactors]) -> None:
+    _, stored = saved
+    chunks = stored.chunks(10)
+    next(chunks)
+    with stored.path.open("r+b") as file:
+        file.seek(-8, 2)
+        file.write(b"12345678")
+    with pytest.raises(ValueError, match="factors.safetensors was changed while in use"):
+        list(chunks)
+
+
+def test_files_that_are_replaced_while_in_use(
+    saved: tuple[GradientFactors, StoredFactors],
+) -> None:
+    factors, stored = saved
+    save_factors(factors[:3], stored.path)
+    assert_same(stored[:], factors)
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe"])
+def test_what_is_no_file(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    path.mkdir() if what == "folder" else os.mkfifo(path)
+    with pytest.raises(ValueError, match="it must be a file"):
         StoredFactors(path)
 
 

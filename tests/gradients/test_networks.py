@@ -15,8 +15,8 @@ from fishermask_fast import reference
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
 from fishermask_fast.gradients.planning import make_plan
-from fishermask_fast.loop.run.models import resnet18_small
 from fishermask_fast.masks.mask import FisherMask
+from fishermask_fast.models.networks import resnet18_small
 from fishermask_fast.network.evaluation import evaluating
 
 torchvision = pytest.importorskip("torchvision")

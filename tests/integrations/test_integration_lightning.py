@@ -87,7 +87,7 @@ def test_after_training() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, [], ()], ids=["None", "list", "tuple"])
-def test_nothing_is_labelled_yet(nothing: Any) -> None:
+def test_nothing_is_labeled_yet(nothing: Any) -> None:
     module, data = Module(), Data()
     data.train_dataloader = lambda: nothing  # type: ignore[method-assign]
     found = query(module, data, 4, mask="head")

@@ -168,7 +168,7 @@ def test_transformers_see_the_attention_mask(generator: torch.Generator) -> None
         {"input_ids": t[0], "attention_mask": m[0]} for t, m in zip(tokens, masks, strict=True)
     ]
     selector = FisherMaskSelector(clf.model, fraction=0.1)
-    # The strategy draws the mask's samples from pool and labelled together.
+    # The strategy draws the mask's samples from pool and labeled together.
     selector.mask = selector.make_mask([items[i] for i in (*unlabeled, *labeled)])  # type: ignore[arg-type]
     selection = selector.query(
         [items[i] for i in unlabeled],  # type: ignore[arg-type]

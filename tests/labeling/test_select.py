@@ -13,11 +13,11 @@ from PIL import Image
 
 from fishermask_fast import FisherMaskSelector
 from fishermask_fast.cli import main
+from fishermask_fast.datasets import samples
 from fishermask_fast.labeling import select as select_room
 from fishermask_fast.labeling.checkpoints import load_model
-from fishermask_fast.loop.data import samples
-from fishermask_fast.loop.data.images import PHOTO_MEAN, PHOTO_STD
-from fishermask_fast.loop.run.models import build_model
+from fishermask_fast.models.networks import build_model
+from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
 
 
 def write_image(path: Path, number: int) -> None:
@@ -29,7 +29,7 @@ def write_image(path: Path, number: int) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twelve images to pick from, six labelled ones of two classes, and a checkpoint."""
+    """Twelve images to pick from, six labeled ones of two classes, and a checkpoint."""
     monkeypatch.chdir(tmp_path)
     for number in range(12):
         write_image(Path("new") / f"shelf {number % 2}" / f"{number:02}.png", number)
@@ -79,9 +79,9 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
         return (torch.stack(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
     model = load_model("cnn_small", Path("net.pt"), 12)
-    pool, labelled = read(paths), read(sorted(Path("old").rglob("*.png")))
+    pool, labeled = read(paths), read(sorted(Path("old").rglob("*.png")))
     selector = FisherMaskSelector(model, fraction=0.05, fisher_samples=8)
-    expected = selector.query(pool, 4, labelled, progress=False)
+    expected = selector.query(pool, 4, labeled, progress=False)
     assert [row["path"] for row in found] == [str(paths[i]) for i in expected.indices]
     assert [float(row["score"]) for row in found] == pytest.approx(expected.scores, rel=1e-4)
     best = model(pool[expected.indices]).softmax(1).max(1)
@@ -126,11 +126,11 @@ def test_images_that_cannot_be_read_are_skipped_and_listed(
     assert [row["path"] for row in skipped] == ["new/aaa.jpg", "old/cat/zzz.png"]
     assert "skipped  new/aaa.jpg" in capsys.readouterr().err
     assert main([*BASE[:-1], "more", "-n", "13"]) == 2
-    assert "n must be at most the 12 unlabelled images; got 13" in capsys.readouterr().err
+    assert "n must be at most the 12 unlabeled images; got 13" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("strategy", ["random", "coreset", "fishermask_entropy"])
-def test_other_strategies_without_labelled_images(here: Path, strategy: str) -> None:
+def test_other_strategies_without_labeled_images(here: Path, strategy: str) -> None:
     arguments = [*BASE[:3], *BASE[5:], "-n", "3", "--strategy", strategy, "--classes", "a", "b"]
     assert main(arguments) == 0
     found = rows(here / "out" / "picks" / "picks.csv")
@@ -143,11 +143,11 @@ def test_other_strategies_without_labelled_images(here: Path, strategy: str) -> 
     ("flags", "message"),
     [
         ("-n 0", "n must be at least 1; got 0"),
-        ("-n 14", "n must be at most the 12 unlabelled images; got 14"),
+        ("-n 14", "n must be at most the 12 unlabeled images; got 14"),
         ("-n 2 --unlabeled nosuch", "nosuch must be a folder of images; it is not there"),
         ("-n 2 --labeled net.pt", "labeled must be a folder of class folders; got net.pt"),
         ("-n 2 --labeled new/nothing", "labeled must be a folder"),
-        ("-n 2 --unlabeled old", "old holds no images that are not labelled"),
+        ("-n 2 --unlabeled old", "old holds no images that are not labeled"),
         ("-n 2 --csv net.pt", "one of the two"),
         ("-n 2 --checkpoint nosuch.pt", "cannot read nosuch.pt as a checkpoint"),
         ("-n 2 --checkpoint new/shelf&0/00.png", "cannot read new/shelf"),

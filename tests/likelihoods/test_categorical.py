@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fishermask_fast.likelihoods.categorical import check_rows, make_rows, sampled_rows
+from fishermask_fast.likelihoods.categorical import Categorical, make_rows, sampled_rows
 
 EXTREMES = {
     "ordinary": lambda: torch.randn(20, 7),
@@ -86,7 +86,7 @@ def test_sampled_rows_are_drawn_from_the_prediction() -> None:
 )
 def test_bad_choices(weighting: str, rank: int, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        check_rows(weighting, rank)
+        Categorical().check_options(weighting, rank)
 
 
 def test_rank_above_the_classes() -> None:

@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
+from fishermask_fast import strategies
+from fishermask_fast.datasets.pools import LoopData, load_data
+from fishermask_fast.loop import records
+from fishermask_fast.loop.records import Round, RunFolder, read_rounds
 from fishermask_fast.loop.report import tables
-from fishermask_fast.loop.run import records
 from fishermask_fast.loop.run.experiment import Experiment
-from fishermask_fast.loop.run.records import Round, RunFolder, read_rounds
-from fishermask_fast.loop.run.schedule import Schedule
-from fishermask_fast.loop.run.train import Recipe
-from fishermask_fast.loop.strategies import fisher as strategies
-from fishermask_fast.loop.strategies.interface import Picks, QueryOptions
+from fishermask_fast.options import DataOptions, QueryOptions, Recipe, Schedule
+from fishermask_fast.strategies.interface import Picks
 
 QUICK = Recipe(epochs=2, min_steps=4)
 QUERY = QueryOptions(fraction=0.03, fisher_samples=32)
@@ -90,22 +89,6 @@ def test_fresh_folders(tmp_path: Path) -> None:
         path.mkdir()
         names.append(path.name)
     assert names == ["run", "run-2", "run-3"]
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    records.replace_file(path, b"before")
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(records.os, "replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        records.replace_file(path, b"after")
-    assert path.read_bytes() == b"before"
-    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_tables_say_what_was_gained() -> None:

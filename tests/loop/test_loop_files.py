@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fishermask_fast.cli import _with_file, main
-from fishermask_fast.loop.data import images as sources
-from fishermask_fast.loop.data.samples import LabelledSamples
-from fishermask_fast.loop.run.arguments import Request
-from fishermask_fast.loop.run.records import Round, read_config, read_rounds
+from fishermask_fast.cli import main
+from fishermask_fast.commands import parse
+from fishermask_fast.datasets import images as sources
+from fishermask_fast.datasets.samples import LabeledSamples
+from fishermask_fast.loop.records import Round, read_config, read_rounds
+from fishermask_fast.loop.runner import make_experiment
 
 SMALL = """
 data = "digits"
@@ -163,7 +164,7 @@ def test_a_warm_start_goes_on_from_the_last_network(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("per-rounds = 3", "per-rounds is no key of a file; keys are data, "),
-        ("per_round = 3", "per_round is no key of a file"),
+        ("per_round = 3", r"per_round is no key of a file.*; did you mean per-round\?"),
         ('rounds = "3"', "rounds must be of type int; got '3'"),
         ("rounds = 2.5", "rounds must be of type int; got 2.5"),
         ("rounds = true", "rounds must be of type int; got True"),
@@ -202,7 +203,7 @@ def test_the_documentations_file_is_ready(tmp_path: Path) -> None:
     assert text is not None
     file = tmp_path / "file.toml"
     file.write_text(text[1])
-    experiment = Request.of(_with_file(str(file), ["run", str(file)])).experiment(0)
+    experiment = make_experiment(parse(["run", str(file)]).keywords["options"], 0)
     assert experiment.config()["pool_counts"] == [30, 120, 30]
     assert experiment.arms["narrow"][1].fraction == 0.03
 
@@ -213,7 +214,7 @@ def test_ready_experiments_are_ready(path: Path, monkeypatch: pytest.MonkeyPatch
         shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
         transform = sources.evaluation_transform([0.5] * shape[0], [0.5] * shape[0])
         pool, test = (
-            LabelledSamples(
+            LabeledSamples(
                 torch.zeros(10 * n, *shape, dtype=torch.uint8),
                 torch.arange(10).repeat(n),
                 transform,
@@ -225,7 +226,6 @@ def test_ready_experiments_are_ready(path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sources, "load_torchvision", load)
     arguments = ["run", str(path), "--device", "cpu", "--seed", "1"]
-    request = Request.of(_with_file(str(path), arguments))
-    experiment = request.experiment(1)
+    experiment = make_experiment(parse(arguments).keywords["options"], 1)
     assert len(experiment.arms) > 1
     assert f"run benchmarks/experiments/{path.name} " in path.read_text()

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fishermask_fast import plotting
 from fishermask_fast.cli import main
-from fishermask_fast.loop.report import plots, tables
+from fishermask_fast.loop.records import Round, RunFolder
+from fishermask_fast.loop.report import curves, tables
 from fishermask_fast.loop.report.analysis import Curve, Interval, compare, read_study
-from fishermask_fast.loop.run.records import Round, RunFolder
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -143,7 +144,7 @@ def test_seeds_that_a_strategy_lacks_are_counted(tmp_path: Path) -> None:
     lines = tables.comparison(study, compare(study)).splitlines()
     assert lines[6].startswith("| bait | 50.0 (1 of 3 seeds) | +20.0 | one seed |")
     assert next(line for line in lines if "margin" in line).count("no seed in common") == 1
-    plots.gains(study, compare(study), tmp_path / "gains")
+    curves.gains(study, compare(study), tmp_path / "gains")
 
 
 def test_runs_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
@@ -236,10 +237,10 @@ def test_picks_are_drawn_from_the_data_of_the_run(tmp_path: Path) -> None:
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), plots.figure_to(tmp_path / "a.b", (2, 2)) as figure:
+    with pytest.raises(RuntimeError), plotting.figure_to(tmp_path / "a.b", (2, 2)) as figure:
         figure.add_subplot()
         raise RuntimeError
     assert not list(tmp_path.iterdir())
-    with plots.figure_to(tmp_path / "a.b", (2, 2)) as figure:
+    with plotting.figure_to(tmp_path / "a.b", (2, 2)) as figure:
         figure.add_subplot()
     assert {path.name for path in tmp_path.iterdir()} == {"a.b.png", "a.b.svg"}

@@ -14,9 +14,9 @@ import killed_run
 import pytest
 import torch
 
-from fishermask_fast.loop.run import records
+from fishermask_fast.loop import records
+from fishermask_fast.loop.records import Round, RunFolder, read_rounds
 from fishermask_fast.loop.run.experiment import Experiment
-from fishermask_fast.loop.run.records import Round, RunFolder, read_rounds
 
 
 @pytest.fixture

@@ -13,17 +13,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.loop.data import samples
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
-from fishermask_fast.loop.data.samples import IDENTITY, LabelledSamples
-from fishermask_fast.loop.run.models import build_model, default_fraction, resnet18_small
-from fishermask_fast.loop.run.train import (
-    Recipe,
-    evaluate,
-    settle_batch_norm,
-    train_model,
-    try_training,
-)
+from fishermask_fast.datasets import samples
+from fishermask_fast.datasets.pools import LoopData, load_data
+from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples
+from fishermask_fast.loop.run.train import evaluate, settle_batch_norm, train_model, try_training
+from fishermask_fast.models.networks import build_model, default_fraction, resnet18_small
+from fishermask_fast.options import DataOptions, Recipe
 
 QUICK = Recipe(epochs=2, min_steps=4)
 
@@ -246,7 +241,7 @@ def test_training_reaches_its_accuracy_and_is_evaluated(digits: LoopData) -> Non
         assert accuracy == pytest.approx(mine.double().mean().item())
 
 
-def test_batch_statistics_are_those_of_the_labelled_set(
+def test_batch_statistics_are_those_of_the_labeled_set(
     digits: LoopData, assert_close: Callable[..., None]
 ) -> None:
     model = trained(digits, QUICK)
@@ -284,7 +279,7 @@ def test_bad_recipes_are_named(digits: LoopData) -> None:
         with pytest.raises(ValueError, match=message):
             Recipe(**options)  # type: ignore[arg-type]
     one = digits.training_set(torch.tensor([0]))
-    with pytest.raises(ValueError, match="at least 2 labelled samples; got 1"):
+    with pytest.raises(ValueError, match="at least 2 labeled samples; got 1"):
         train_model(build_model("cnn_small", 10, digits.shape), one, one, QUICK)
 
 
@@ -296,7 +291,7 @@ class TwoOutputs(nn.Linear):
 
 
 def test_networks_that_cannot_be_trained_are_named() -> None:
-    four = LabelledSamples(torch.rand(4, 3), torch.tensor([0, 1, 0, 1]), IDENTITY)
+    four = LabeledSamples(torch.rand(4, 3), torch.tensor([0, 1, 0, 1]), IDENTITY)
     for model, message in (
         (nn.Linear(2, 2), r"cannot be trained on a batch \(2, 3\): "),
         (nn.Linear(3, 5), r"must give logits \(2, 2\) in train mode; got \(2, 5\)"),

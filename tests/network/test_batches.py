@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     SequentialSampler,
+    Subset,
     SubsetRandomSampler,
     TensorDataset,
 )
+from transformers import BatchEncoding
 
+from fishermask_fast import FisherMaskSelector
 from fishermask_fast.gradients.masked import masked_gradients
 from fishermask_fast.network.batches import Pool
 
@@ -96,3 +100,135 @@ def test_tokens_and_pixels_whatever_is_registered_first() -> None:
     image, mask = torch.randint(0, 9, (5, 1, 5, 5), dtype=torch.uint8), some_of_each(model)
     found = masked_gradients(model, image, mask).dense()
     assert torch.equal(found, masked_gradients(model, image.float(), mask).dense())
+
+
+class Broken(Dataset[Any]):
+    """Samples (x_i, label), x_i = i, of which some are None."""
+
+    def __init__(self, n: int, missing: set[int]) -> None:
+        self.n, self.missing = n, missing
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Any:
+        return None if i in self.missing else (torch.full((3,), float(i)), i % 2)
+
+
+# A batch of inputs (n, 3) as each kind of batch that a model can be given.
+KINDS: dict[str, Callable[[Tensor], Any]] = {
+    "tensor": lambda x: x,
+    "tuple": lambda x: (x, torch.zeros(len(x))),
+    "list": lambda x: [x, {"label": torch.zeros(len(x))}],
+    "dict": lambda x: {"input": x, "labels": torch.zeros(99)},
+    "nested": lambda x: ({"input": x, "other": {"deep": x}}, torch.zeros(len(x))),
+    "BatchEncoding": lambda x: BatchEncoding({"input": x}),
+}
+
+
+def inputs_of(items: list[Any]) -> Tensor:
+    return torch.stack([item[0] for item in items])
+
+
+def skip(items: list[Any]) -> list[Any]:
+    return [item for item in items if item is not None]
+
+
+# What a collate function may do to a batch's samples; none of it can be told from the batch alone.
+WRONG: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "left out": lambda items: items[1:] if any(item[1] == 0 for item in items) else items,
+    "added": lambda items: [*items, items[0]],
+    "all but one left out": lambda items: items[:1],
+    "sorted": lambda items: sorted(items, key=lambda item: -float(item[0][0])),
+    "sorted in place": lambda items: items.sort(key=lambda item: -float(item[0][0])) or items,
+    "replaced": lambda items: [items[1 % len(items)] if i == 0 else x for i, x in enumerate(items)],
+    "rotated": lambda items: items[1:] + items[:1],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "workers"),
+    [
+        *((kind, wrong, 0) for kind in KINDS for wrong in WRONG),
+        ("dict", "left out", 1),
+        ("tuple", "sorted", 1),
+    ],
+)
+def test_batches_of_other_samples_are_refused(kind: str, wrong: str, workers: int) -> None:
+    loader = DataLoader(
+        Broken(11, set()),
+        batch_size=4,
+        collate_fn=lambda items: KINDS[kind](inputs_of(WRONG[wrong](items))),
+        num_workers=workers,
+    )
+    pool = Pool.of(loader)
+    with pytest.raises(ValueError, match=r"the batch of samples 0 to 3 \(of 11\) must hold"):
+        list(pool.batches(4))
+    with pytest.raises(ValueError, match=r"the batch of samples 0 to 2 \(of 11\) must hold"):
+        pool.first(3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_in_order_are_read(kind: str) -> None:
+    calls = []
+
+    def collate(items: list[Any]) -> Any:
+        calls.append(len(items))
+        return KINDS[kind](inputs_of(items))
+
+    pool = Pool.of(DataLoader(Broken(11, set()), batch_size=4, collate_fn=collate))
+    read = [b if isinstance(b, Tensor) else b["input"] for b in pool.batches(4, start=4)]
+    assert torch.equal(torch.cat(read)[:, 0], torch.arange(4.0, 11.0))
+
+
+def test_collate_functions_that_cannot_be_asked_twice() -> None:
+    def draws(items: list[Any]) -> Tensor:
+        return inputs_of(items) + torch.rand(len(items), 3)
+
+    def pops(items: list[Any]) -> dict[str, Tensor]:
+        return {"input": torch.stack([item.pop("x") for item in items])}
+
+    dicts: Any = [{"x": torch.full((3,), float(i))} for i in range(8)]
+    assert len(list(Pool.of(DataLoader(Broken(8, set()), 4, collate_fn=draws)).batches(4))) == 2
+    read: Any = list(Pool.of(DataLoader(dicts, 4, collate_fn=pops)).batches(4))
+    assert torch.equal(torch.cat([b["input"] for b in read])[:, 0], torch.arange(8.0))
+
+
+@pytest.mark.parametrize("collate", [None, lambda items: inputs_of(skip(items))])
+def test_samples_without_data_are_named_by_their_index_in_the_data(collate: Any) -> None:
+    model = nn.Linear(3, 2)
+    loader = DataLoader(Broken(20, {9, 13}), batch_size=4, collate_fn=collate)
+    with pytest.raises(ValueError, match=r"8 to 11 \(of 20\) has 1 .* None at 9\. .*Subset"):
+        masked_gradients(model, loader, some_of_each(model))
+    with pytest.raises(ValueError, match=r"0 to 2 \(of 3\) has 2 .* None at 13, 9\."):
+        masked_gradients(model, loader, some_of_each(model), indices=[13, 2, 9])
+
+
+def test_broken_samples_left_out_beforehand() -> None:
+    model, data = nn.Linear(3, 2), Broken(20, {0, 9, 13})
+    good = [i for i in range(20) if i not in data.missing]
+    selection = FisherMaskSelector(model, mask="head").query(Subset(data, good), 4, progress=False)
+    picked = [good[i] for i in selection.indices.tolist()]
+    alone = FisherMaskSelector(model, mask="head").query(
+        torch.stack([data[i][0] for i in good]), 4, progress=False
+    )
+    assert picked == [good[i] for i in alone.indices.tolist()]
+
+
+def test_a_dataset_that_fetches_fewer_items_than_asked_for() -> None:
+    class Fetching(Broken):
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return [self[i] for i in indices if i != 5]
+
+    with pytest.raises(ValueError, match=r"samples 4 to 7 .* 4 samples; the dataset gave 3"):
+        list(Pool.of(Fetching(11, set())).batches(4))
+
+
+def test_logits_of_more_rows_than_samples() -> None:
+    class Twice(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).repeat(2, 1)
+
+    model = Twice(3, 2)
+    with pytest.raises(ValueError, match=r"one row a sample; got \(4, 2\) of 2 samples"):
+        masked_gradients(model, torch.randn(5, 3), some_of_each(model))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishermask_fast.loop.run.records import (
+from fishermask_fast.loop.records import (
     ROUNDS_FILE,
     WHEREABOUTS,
     Round,

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from fishermask_fast.loop.data.pools import DataOptions, LoopData, load_data
+from fishermask_fast.datasets import LoopData, load_data
 from fishermask_fast.loop.report.analysis import Study
-from fishermask_fast.loop.report.plots import figure_to
+from fishermask_fast.options import DataOptions
+from fishermask_fast.plotting import figure_to, pixels_of
 
 PER_ROW = 12
-MOST_SHOWN = 96
 
 
 def reload_data(study: Study, seed: int, root: str | None) -> LoopData:
@@ -47,7 +42,7 @@ def picks_by_round(study: Study, strategy: str, data: LoopData, seed: int, path:
             picks = entry.picks[:columns]
             images = data.pool.stored(picks)
             for axes, image, pick in zip(row, images, picks, strict=False):
-                axes.imshow(**_shown(image))
+                axes.imshow(**pixels_of(image))
                 axes.set_title(study.classes[int(data.pool.targets[pick])], fontsize=7, pad=2)
             for axes in row:
                 axes.set_xticks([])
@@ -57,25 +52,3 @@ def picks_by_round(study: Study, strategy: str, data: LoopData, seed: int, path:
         figure.suptitle(
             f"{strategy}, seed {seed}: the first {columns} of each round's picks", fontsize=10
         )
-
-
-def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str, path: Path) -> None:
-    """Images (3 or 1, height, width) uint8 in rows, each over its caption; the first 96 of them."""
-    shown = list(images)[:MOST_SHOWN]
-    columns = min(8, len(shown))
-    rows = math.ceil(len(shown) / columns)
-    with figure_to(path, (1.5 * columns, 1.72 * rows + 0.5)) as figure:
-        panels = figure.subplots(rows, columns, squeeze=False)
-        for number, axes in enumerate(panels.flat):
-            axes.axis("off")
-            if number < len(shown):
-                axes.imshow(**_shown(shown[number]))
-                axes.set_title(captions[number], fontsize=7, pad=3)
-        figure.suptitle(title, fontsize=10)
-
-
-def _shown(image: Tensor) -> dict[str, object]:
-    pixels = image.to(torch.uint8).permute(1, 2, 0)
-    if pixels.shape[2] == 1:
-        return {"X": pixels[:, :, 0].numpy(), "cmap": "gray", "vmin": 0, "vmax": 255}
-    return {"X": pixels.numpy()}

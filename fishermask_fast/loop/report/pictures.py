@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fishermask_fast.loop.records import Round
 from fishermask_fast.loop.report.analysis import Study
-from fishermask_fast.loop.report.plots import COLOURS, figure_to, look, mean_of, plain
-from fishermask_fast.loop.run.records import Round
+from fishermask_fast.plotting import COLOURS, figure_to, look, plain
 
 MOST_LAYERS = 40
 # Kept apart by lightness as well as by hue.
@@ -165,7 +166,7 @@ def mask_overlap(study: Study, path: Path) -> bool:
         axes = figure.add_subplot()
         for number, (name, by_round) in enumerate(overlaps.items()):
             rounds = sorted(by_round)
-            values = [100 * mean_of(by_round[each]) for each in rounds]
+            values = [100 * _mean(by_round[each]) for each in rounds]
             axes.plot(rounds, values, label=name, markersize=6, **look(number))  # type: ignore[arg-type]
             low = [100 * min(by_round[each]) for each in rounds]
             high = [100 * max(by_round[each]) for each in rounds]
@@ -215,8 +216,13 @@ def time_by_step(study: Study, path: Path) -> None:
 
 def _seconds(rounds: list[Round]) -> dict[str, float]:
     queried = [entry.seconds for entry in rounds if "query" in entry.seconds]
-    found = {step: mean_of([each.get(step, 0.0) for each in queried]) for step in STEPS if queried}
+    found = {step: _mean([each.get(step, 0.0) for each in queried]) for step in STEPS if queried}
     if found:
         inside = sum(value for step, value in found.items() if step.startswith("query/"))
         found["query"] = max(found["query"] - inside, 0.0)
     return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean, or NaN of nothing."""
+    return float(np.mean(values)) if values else math.nan

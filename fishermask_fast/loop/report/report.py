@@ -2,63 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fishermask_fast.loop.report import grids, pictures, plots, tables
+from fishermask_fast.files import replace_file
+from fishermask_fast.loop.report import curves, grids, pictures, tables
 from fishermask_fast.loop.report.analysis import Study, compare, read_study
-from fishermask_fast.loop.run.records import replace_file
+from fishermask_fast.options import PlotOptions
 
 logger = logging.getLogger(__name__)
 
 TABLE_FILE = "comparison.md"
 
 
-def add_plot_options(parser: argparse.ArgumentParser) -> None:
-    """All flags of ``fishermask-fast plot``."""
-    parser.add_argument(
-        "folders", nargs="+", metavar="DIR", help="runs of one experiment, or folders of them"
-    )
-    parser.add_argument("--out", help="folder of the pictures (default: DIR/pictures)")
-    parser.add_argument(
-        "--target",
-        type=float,
-        help="accuracy whose labels are counted (default: where the baseline ends)",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="STRATEGY",
-        help="what the others are compared with (default: random, or the last strategy)",
-    )
-    parser.add_argument("--data-root", help="where the data of the runs are now")
-
-
-def plot(arguments: argparse.Namespace) -> None:
-    """Draw what the arguments ask for, and print the table.
+def plot_runs(folders: Sequence[Path], options: PlotOptions) -> None:
+    """Draw what the options ask for, and print the table.
 
     Raises:
         ValueError: There are no runs, or not of one experiment.
     """
     import_module("matplotlib")
-    if arguments.target is not None and not 0 < arguments.target <= 1:
-        raise ValueError(f"target must be in (0, 1]; got {arguments.target}")
-    study = read_study(arguments.folders, arguments.baseline)
-    out = Path(arguments.out or Path(arguments.folders[0]) / "pictures")
+    study = read_study(folders, options.baseline)
+    out = options.out or folders[0] / "pictures"
     out.mkdir(parents=True, exist_ok=True)
-    compared = compare(study, arguments.target)
-    table = tables.comparison(study, compared, arguments.target)
+    compared = compare(study, options.target)
+    table = tables.comparison(study, compared, options.target)
     replace_file(out / TABLE_FILE, table.encode())
-    plots.learning_curves(study, out / "learning_curves")
-    plots.learning_curves_apart(study, out / "learning_curves_apart")
+    curves.learning_curves(study, out / "learning_curves")
+    curves.learning_curves_apart(study, out / "learning_curves_apart")
     if len(compared) > 1:
-        plots.gains(study, compared, out / "gains")
+        curves.gains(study, compared, out / "gains")
     pictures.label_distribution(study, out / "label_distribution")
     pictures.mask_profile(study, out / "mask_profile")
     pictures.mask_overlap(study, out / "mask_overlap")
     pictures.time_by_step(study, out / "time_by_step")
-    _draw_picks(study, out, arguments.data_root)
+    _draw_picks(study, out, options.data_root)
     print(table)
     for path in sorted(out.glob("*.png")):
         print(f"picture  {path}")

@@ -15,7 +15,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,38 +23,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.loop.data.pools import LoopData
-from fishermask_fast.loop.run.models import TINY_MODELS, build_model
-from fishermask_fast.loop.run.records import Round, RunFolder
-from fishermask_fast.loop.run.schedule import Schedule, initial_set
+from fishermask_fast.datasets import LoopData
+from fishermask_fast.loop.records import Round, RunFolder
+from fishermask_fast.loop.run.schedule import initial_set
 from fishermask_fast.loop.run.train import (
     Evaluation,
-    Recipe,
     Training,
     evaluate,
     limited_threads,
     train_model,
     try_training,
 )
-from fishermask_fast.loop.strategies.fisher import STRATEGIES, check
-from fishermask_fast.loop.strategies.interface import Picks, QueryOptions
 from fishermask_fast.masks import FisherMask
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A strategy under a name of its own, with options of its own."""
-
-    strategy: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+from fishermask_fast.models import TINY_MODELS, build_model
+from fishermask_fast.options import QueryOptions, Recipe, Schedule, Variant
+from fishermask_fast.strategies import STRATEGIES, Picks, check
 
 
 @dataclass
 class _State:
-    """Where one strategy stands: its network, the pool indices it has labelled, its last mask."""
+    """Where one strategy stands: its network, the pool indices it has labeled, its last mask."""
 
     model: nn.Module
-    labelled: list[int]
+    labeled: list[int]
     round: int = 0
     accuracy: float = 0.0
     mask: FisherMask | None = None
@@ -177,10 +168,10 @@ class Experiment:
                         first = self._first()
                     start, outcome = first
                     states[name] = state = copy.deepcopy(start)
-                    yield self._record(folder, name, start.labelled, state, outcome, {})
+                    yield self._record(folder, name, start.labeled, state, outcome, {})
                 elif state is not None and state.round < number and not self._is_done(state):
                     picks, info = self._pick(name, state, number)
-                    state.labelled += picks
+                    state.labeled += picks
                     state.round = number
                     if not self.recipe.warm_start:
                         state.model = self._build(number)
@@ -208,7 +199,7 @@ class Experiment:
         return state
 
     def _is_done(self, state: _State) -> bool:
-        return self.schedule.is_done(len(state.labelled), state.accuracy)
+        return self.schedule.is_done(len(state.labeled), state.accuracy)
 
     def _build(self, number: int) -> nn.Module:
         model = build_model(
@@ -228,15 +219,15 @@ class Experiment:
 
     def _pick(self, name: str, state: _State, number: int) -> tuple[list[int], dict[str, Any]]:
         taken = torch.zeros(len(self.data.pool), dtype=torch.bool)
-        taken[state.labelled] = True
-        unlabelled = (~taken).nonzero().flatten()
-        n_picks = self.schedule.batch(len(state.labelled))
+        taken[state.labeled] = True
+        unlabeled = (~taken).nonzero().flatten()
+        n_picks = self.schedule.batch(len(state.labeled))
         strategy, options = self.arms[name]
         start = time.perf_counter()
         picks: Picks = STRATEGIES[strategy](
             state.model,
-            Subset(self.data.pool, unlabelled.tolist()),
-            Subset(self.data.pool, state.labelled),
+            Subset(self.data.pool, unlabeled.tolist()),
+            Subset(self.data.pool, state.labeled),
             n_picks,
             self._seed(number, "query"),
             options,
@@ -247,7 +238,7 @@ class Experiment:
         if picks.mask is not None and state.mask is not None:
             info["mask_overlap"] = picks.mask.overlap(state.mask)
         state.mask = picks.mask
-        indices = unlabelled[picks.indices]
+        indices = unlabeled[picks.indices]
         if len(indices.unique()) != n_picks:
             raise RuntimeError(
                 f"{name} must return {n_picks} different indices; "
@@ -261,8 +252,8 @@ class Experiment:
         with limited_threads(1 if self.model in TINY_MODELS else torch.get_num_threads()):
             training = train_model(
                 state.model,
-                self.data.training_set(torch.tensor(state.labelled)),
-                Subset(self.data.pool, state.labelled),
+                self.data.training_set(torch.tensor(state.labeled)),
+                Subset(self.data.pool, state.labeled),
                 self.recipe,
                 seed=self._seed(state.round, "training"),
             )
@@ -287,7 +278,7 @@ class Experiment:
             seed=self.schedule.seed,
             round=state.round,
             picks=list(picks),
-            n_labeled=len(state.labelled),
+            n_labeled=len(state.labeled),
             accuracy=evaluation.accuracy,
             class_accuracy=[None if math.isnan(a) else a for a in evaluation.class_accuracy],
             label_counts=_count(self.data.pool.targets[picks], len(self.data.classes)),

@@ -3,7 +3,7 @@
 On 50 to 200 labels a network reaches 99% training accuracy long before the running statistics of
 its BatchNorm layers have settled; evaluated with them it guesses, and its gradients, taken in
 eval mode, are as wrong. So training takes at least ``min_steps`` steps, and the running mean and
-variance are estimated again afterwards, as averages over the labelled set read through the
+variance are estimated again afterwards, as averages over the labeled set read through the
 evaluation transform.
 """
 
@@ -18,41 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-Labelled = Dataset[tuple[Tensor, int]]
+from fishermask_fast.options import Recipe
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how fast to train.
-
-    Attributes:
-        learning_rate: Of Adam.
-        train_batch_size: Samples of an optimiser step.
-        target_accuracy: Training accuracy, over an epoch in train mode, that ends training.
-        epochs: Epochs that end training whatever the accuracy.
-        min_steps: Optimiser steps before either of them may end it.
-        warm_start: Go on from the last round's network instead of a new one.
-    """
-
-    learning_rate: float = 1e-3
-    train_batch_size: int = 64
-    target_accuracy: float = 0.99
-    epochs: int = 200
-    min_steps: int = 200
-    warm_start: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be a finite number above 0; got {self.learning_rate}"
-            )
-        if not 0 < self.target_accuracy <= 1:
-            raise ValueError(f"target_accuracy must be in (0, 1]; got {self.target_accuracy}")
-        for name in ("train_batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.min_steps < 0:
-            raise ValueError(f"min_steps must not be negative; got {self.min_steps}")
+Labeled = Dataset[tuple[Tensor, int]]
 
 
 @dataclass(frozen=True)
@@ -76,8 +44,8 @@ class Evaluation:
 
 def train_model(
     model: nn.Module,
-    training_set: Labelled,
-    settling_set: Labelled,
+    training_set: Labeled,
+    settling_set: Labeled,
     recipe: Recipe,
     *,
     seed: int = 0,
@@ -86,7 +54,7 @@ def train_model(
 
     Args:
         model: From a batch of images to logits (N, C).
-        training_set: Labelled images through the training transform.
+        training_set: Labeled images through the training transform.
         settling_set: The same images through the evaluation transform.
         recipe: When to stop.
         seed: Of the order of samples, augmentation and dropout; the global random state is
@@ -100,7 +68,7 @@ def train_model(
     """
     n_samples = len(training_set)  # type: ignore[arg-type]
     if n_samples < 2:
-        raise ValueError(f"training needs at least 2 labelled samples; got {n_samples}")
+        raise ValueError(f"training needs at least 2 labeled samples; got {n_samples}")
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     epochs = steps = 0
@@ -130,12 +98,12 @@ def train_model(
     return Training(epochs, steps, accuracy, loss)
 
 
-def try_training(model: nn.Module, training_set: Labelled, n_classes: int, size: int) -> None:
+def try_training(model: nn.Module, training_set: Labeled, n_classes: int, size: int) -> None:
     """One step's forward and backward pass, so that what cannot be trained is found before it is.
 
     Args:
         model: From a batch of samples to logits (N, C); a fresh one, of no use afterwards.
-        training_set: Labelled samples through the training transform.
+        training_set: Labeled samples through the training transform.
         n_classes: C.
         size: Samples of the smallest batch that training takes.
 
@@ -161,7 +129,7 @@ def try_training(model: nn.Module, training_set: Labelled, n_classes: int, size:
         nn.functional.cross_entropy(logits, labels).backward()
 
 
-def settle_batch_norm(model: nn.Module, data: Labelled, batch_size: int = 256) -> None:
+def settle_batch_norm(model: nn.Module, data: Labeled, batch_size: int = 256) -> None:
     """Estimate the running statistics of BatchNorm again, as averages over ``data``.
 
     Batches are as even as they can be, since the averages give each batch the same weight.
@@ -180,13 +148,13 @@ def settle_batch_norm(model: nn.Module, data: Labelled, batch_size: int = 256) -
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: Labelled, n_classes: int, *, batch_size: int = 256
+    model: nn.Module, data: Labeled, n_classes: int, *, batch_size: int = 256
 ) -> Evaluation:
     """Accuracy of a model in eval mode, over all samples and for each class.
 
     Args:
         model: From a batch of images to logits (N, n_classes); its mode is restored.
-        data: Labelled images through the evaluation transform.
+        data: Labeled images through the evaluation transform.
         n_classes: Number of classes.
         batch_size: Images read at once.
 
@@ -247,7 +215,7 @@ def _batches(order: Tensor, size: int) -> list[Tensor]:
     return batches
 
 
-def _read(data: Labelled, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _read(data: Labeled, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     many = getattr(data, "__getitems__", None)
     items = many(indices.tolist()) if many else [data[i] for i in indices.tolist()]
     images, labels = zip(*items, strict=True)

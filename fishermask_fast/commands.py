@@ -1,0 +1,122 @@
+"""The commands: what each takes, as ``options`` declares it, and which wing does the work.
+
+A wing is imported when its command runs, so that ``--help`` needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from fishermask_fast.options import OptionsFile, PlotOptions, RunOptions, SelectOptions
+from fishermask_fast.version import __version__
+
+Verbose = Annotated[bool, Parameter(negative=())]
+RUN, PLOT = RunOptions(), PlotOptions()
+
+
+def parse(argv: Sequence[str]) -> partial[None]:
+    """The command that is asked for, ready to be called.
+
+    Raises:
+        CycloptsError: The command line, or what an option says of its value, is wrong.
+        ValueError: The same of a file.
+    """
+    file = OptionsFile()
+    command, bound, _ = _app(file).parse_args(list(argv), print_error=False, exit_on_error=False)
+    bound.apply_defaults()
+    if file.variants:
+        bound.arguments["options"] = replace(bound.arguments["options"], variants=file.variants)
+    return partial(command, *bound.args, **bound.kwargs)
+
+
+def _app(file: OptionsFile) -> App:
+    app = App(
+        name="fishermask-fast",
+        help="Active learning by Fisher masks: pick the batch that most reduces tr(M^-1 F).",
+        version=__version__,
+        config=file,
+        # Of a flag that is given twice the last counts; a list grows.
+        default_parameter=Parameter(
+            consume_multiple=(1, None), negative_iterable=(), allow_repeating=True
+        ),
+    )
+    for command in (run, select, plot):
+        app.command(command)
+    app.command(_info, name="info")
+    return app
+
+
+def run(
+    config: Annotated[Path | None, Parameter(name="FILE.toml")] = None,
+    /,
+    *,
+    options: RunOptions = RUN,
+    verbose: Verbose = False,
+) -> None:
+    """Train, query, label, train again; compare strategies.
+
+    Without options: scikit-learn's digits and three strategies, in under two minutes.
+
+    Args:
+        config: Keys are flags without dashes (per-round = 50); flags given override them.
+        options: What to run.
+        verbose: Log, and trace errors.
+    """
+    from fishermask_fast.loop import run_experiments
+
+    run_experiments(options)
+
+
+def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
+    """Pick images of your own to label next.
+
+    Picks the images of a folder that a trained model should learn from next; writes picks.csv, a
+    picture of the picks, and tasks that Label Studio imports.
+
+    Args:
+        options: What to pick from.
+        verbose: Log, and trace errors.
+    """
+    from fishermask_fast.labeling import select_images
+
+    select_images(options)
+
+
+def plot(
+    folders: Annotated[tuple[Path, ...], Parameter(name="DIR")],
+    /,
+    *,
+    options: PlotOptions = PLOT,
+    verbose: Verbose = False,
+) -> None:
+    """Draw pictures and a table of runs.
+
+    All seeds of one experiment together, as PNG and SVG: learning curves, gains over random picks,
+    label distribution, mask profile and overlap, picks, time by step; and a table of areas and of
+    labels needed, with intervals.
+
+    Args:
+        folders: Runs of one experiment, or folders of them.
+        options: How to draw them.
+        verbose: Log, and trace errors.
+    """
+    from fishermask_fast.loop import plot_runs
+
+    plot_runs(folders, options)
+
+
+def _info(*, verbose: Verbose = False) -> None:
+    """Show versions, devices and how this copy was built.
+
+    Args:
+        verbose: Log, and trace errors.
+    """
+    from fishermask_fast.installation import print_info
+
+    print_info()

@@ -1,0 +1,132 @@
+"""Pools and test sets for the loop: which data, how many, and how balanced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.datasets import images as sources
+from fishermask_fast.datasets import tables as other_sources
+from fishermask_fast.datasets.images import Loaded
+from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
+from fishermask_fast.datasets.samples import LabeledSamples, Transform
+from fishermask_fast.options import DataOptions
+
+NAMED = ("digits", *sources.TORCHVISION_SETS, *other_sources.TABLES, *other_sources.TEXTS)
+"""Data sets that are known by name."""
+
+
+@dataclass(frozen=True)
+class LoopData:
+    """A pool to label from and a test set, both read through the evaluation transform.
+
+    Attributes:
+        name: For people.
+        options: What was asked for.
+        kind: ``"images"``, ``"tabular"`` or ``"text"``.
+        classes: Names of the classes.
+        pool: Samples to label from.
+        test: Samples to test on.
+        training_transform: What training reads the pool through.
+        vocabulary: Word ids of a text, 0 for other kinds.
+    """
+
+    name: str
+    options: DataOptions
+    kind: str
+    classes: tuple[str, ...]
+    pool: LabeledSamples
+    test: LabeledSamples
+    training_transform: Transform
+    vocabulary: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: (channels, height, width), (features,) or (words,)."""
+        source = self.pool.source
+        if isinstance(source, Tensor):
+            return tuple(source.shape[1:])
+        return (3, source.size, source.size)
+
+    def training_set(self, indices: Tensor) -> LabeledSamples:
+        """The pool's samples at ``indices``, decoded once, seen through the training transform."""
+        stored = self.pool.stored(indices.tolist())
+        return LabeledSamples(stored, self.pool.targets[indices], self.training_transform)
+
+
+def load_data(options: DataOptions) -> LoopData:
+    """Load a pool and a test set.
+
+    Raises:
+        ValueError: The name is unknown, the data are missing or unreadable, a class is missing
+            from the test set, or a size does not fit.
+        ModuleNotFoundError: scikit-learn (for its sets) or torchvision is not installed.
+    """
+    _check_exclusive(options)
+    loaded = _load(options)
+    pool, test, classes = loaded.pool, loaded.test, loaded.classes
+    if options.class_counts is not None:
+        n_classes = len(options.class_counts)
+        if not 2 <= n_classes <= len(classes):
+            raise ValueError(
+                f"class_counts must name 2 to {len(classes)} classes; got {n_classes} counts"
+            )
+        pool = pool.take(draw_counts(pool.targets, options.class_counts, classes, options.seed))
+        test = test.take((test.targets < n_classes).nonzero().flatten())
+        classes = classes[:n_classes]
+    elif options.imbalance_ratio is not None:
+        available = torch.bincount(pool.targets, minlength=len(classes)).tolist()
+        counts = ratio_counts(available, options.imbalance_ratio, options.pool_size)
+        pool = pool.take(draw_counts(pool.targets, counts, classes, options.seed))
+    if options.imbalance_ratio is None:
+        pool = _draw(pool, options.pool_size, "pool_size", options.seed)
+    test = _draw(test, options.test_size, "test_size", options.seed)
+    return LoopData(
+        loaded.name,
+        options,
+        loaded.kind,
+        classes,
+        pool.decoded(),
+        test.decoded(),
+        loaded.training_transform,
+        loaded.vocabulary,
+    )
+
+
+def _check_exclusive(options: DataOptions) -> None:
+    if options.class_counts is not None and options.imbalance_ratio is not None:
+        raise ValueError("give class_counts or imbalance_ratio, not both")
+    if options.name in NAMED and options.image_size is not None:
+        raise ValueError(f"image_size is for folders of images; {options.name} has its own size")
+
+
+def _load(options: DataOptions) -> Loaded:
+    name, path = options.name, Path(options.name)
+    if name == "digits":
+        return sources.load_digits(options.seed)
+    if name in sources.TORCHVISION_SETS:
+        return sources.load_torchvision(name, options.root, options.download, options.augment)
+    if name in other_sources.TABLES:
+        return other_sources.load_table(name, options.seed)
+    if name in other_sources.TEXTS:
+        return other_sources.load_newsgroups(options.root, options.download)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return other_sources.load_csv(path, options.seed)
+    if path.is_dir():
+        size = 32 if options.image_size is None else options.image_size
+        return sources.load_folder(path, size, options.augment, options.seed)
+    raise ValueError(
+        f"data must be one of {', '.join(NAMED)} or an existing folder or .csv file; got {name!r}"
+    )
+
+
+def _draw(samples: LabeledSamples, size: int | None, label: str, seed: int) -> LabeledSamples:
+    if size is None:
+        return samples
+    if not 0 < size <= len(samples):
+        raise ValueError(f"{label} must be between 1 and {len(samples)}; got {size}")
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    return samples.take(order[:size])

@@ -1,0 +1,164 @@
+"""Labeled samples as they are stored, and how they are read.
+
+Images are kept as uint8 and transformed when read. Gradients, masks and accuracies read through
+the evaluation transform; only training sees the training transform. Numbers and word ids are
+stored as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Apply = Callable[[Tensor], Tensor]
+Watch = Callable[[Iterable[Any]], Iterable[Any]]
+LARGEST_DECODED = 2**31
+"""Bytes of images that are kept decoded; beyond it they are decoded each time they are read."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From stored samples to what the network reads.
+
+    Attributes:
+        apply: The function.
+        random: Whether it draws; then each sample goes through it alone.
+    """
+
+    apply: Apply
+    random: bool = False
+
+    def __call__(self, stored: Tensor) -> Tensor:
+        """Transformed samples (n, ...) of stored ones (n, ...)."""
+        if self.random:
+            return torch.stack([self.apply(each) for each in stored])
+        return self.apply(stored)
+
+
+IDENTITY = Transform(lambda stored: stored)
+
+
+class FolderImages:
+    """Images of a folder, decoded when read: shorter side resized to ``size``, centre cropped."""
+
+    def __init__(self, paths: Sequence[str], size: int) -> None:
+        self.paths = list(paths)
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from torchvision.datasets.folder import default_loader
+        from torchvision.transforms.v2 import functional
+
+        path = self.paths[index]
+        try:
+            image = functional.pil_to_tensor(default_loader(path))
+            # Of a long strip only the middle is ever seen, and all of it may not fit into memory.
+            image = functional.center_crop(image, _middle(image, 16))
+            image = functional.resize(image, [self.size], antialias=True)
+        # A damaged file can fail in the decoder of its format, with whatever that raises.
+        except Exception as error:
+            raise ValueError(f"cannot read image {path}: {error}") from error
+        cropped: Tensor = functional.center_crop(image, [self.size, self.size])
+        return cropped
+
+    def read(self, watch: Watch = iter) -> tuple[Source, dict[int, ValueError]]:
+        """Read each image once.
+
+        Args:
+            watch: What the results pass through, such as a progress bar.
+
+        Returns:
+            The images that can be read, in order, as one tensor where they fit into memory and to
+            be decoded when read otherwise; and by index, what is wrong with the others.
+        """
+        keep = len(self) * 3 * self.size**2 <= LARGEST_DECODED
+
+        def attempt(index: int) -> Tensor | ValueError | None:
+            try:
+                image = self[index]
+            except ValueError as error:
+                return error
+            return image if keep else None
+
+        with ThreadPoolExecutor() as threads:
+            found = list(watch(threads.map(attempt, range(len(self)))))
+        errors = {i: each for i, each in enumerate(found) if isinstance(each, ValueError)}
+        decoded = [each for each in found if isinstance(each, Tensor)]
+        if keep and decoded:
+            return torch.stack(decoded), errors
+        readable = [path for i, path in enumerate(self.paths) if i not in errors]
+        return FolderImages(readable, self.size), errors
+
+
+def _middle(image: Tensor, longest: int) -> list[int]:
+    """[height, width] of an image, the longer at most ``longest`` times the shorter."""
+    most = longest * min(image.shape[-2:])
+    return [min(side, most) for side in image.shape[-2:]]
+
+
+Source = Tensor | FolderImages
+
+
+class LabeledSamples(Dataset[tuple[Tensor, int]]):
+    """Stored samples with their labels, seen through one transform.
+
+    Args:
+        source: (N, ...) stored samples, or images decoded when read.
+        targets: int64 (N,) class indices.
+        transform: From stored samples to what the network reads.
+    """
+
+    def __init__(self, source: Source, targets: Tensor, transform: Transform) -> None:
+        self.source = source
+        self.targets = targets
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Several samples, transformed together: what a DataLoader asks a batch of."""
+        read = self.transform(self.stored(indices))
+        return list(zip(read, self.targets[list(indices)].tolist(), strict=True))
+
+    def stored(self, indices: Sequence[int]) -> Tensor:
+        """The samples at ``indices`` as they are stored, (n, ...)."""
+        if isinstance(self.source, Tensor):
+            return self.source[list(indices)]
+        return torch.stack([self.source[i] for i in indices])
+
+    def take(self, indices: Tensor) -> LabeledSamples:
+        """The samples at ``indices`` (int64), in that order."""
+        source: Source
+        if isinstance(self.source, Tensor):
+            source = self.source[indices]
+        else:
+            paths = [self.source.paths[i] for i in indices.tolist()]
+            source = FolderImages(paths, self.source.size)
+        return LabeledSamples(source, self.targets[indices], self.transform)
+
+    def decoded(self) -> LabeledSamples:
+        """The same, with images decoded once and for all where they fit into memory.
+
+        Raises:
+            ValueError: Images cannot be read; says how many, and which is the first.
+        """
+        if isinstance(self.source, Tensor):
+            return self
+        source, errors = self.source.read()
+        if errors:
+            first = next(iter(errors.values()))
+            raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {first}")
+        return LabeledSamples(source, self.targets, self.transform)

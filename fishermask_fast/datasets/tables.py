@@ -1,0 +1,166 @@
+"""Tables and texts: scikit-learn's sets, and CSV files of one's own.
+
+A table's columns are standardised by the pool's means and deviations. A text is the ids of its
+first ``LENGTH`` words among the ``VOCABULARY`` that the pool uses most; 0 is padding, 1 any other
+word.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.datasets.images import Loaded, split
+from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples
+
+TABLES = ("breast-cancer", "iris", "wine")
+TEXTS = ("20newsgroups",)
+TEST_SHARE = 0.3
+VOCABULARY, LENGTH = 10_000, 200
+PADDING, UNKNOWN = 0, 1
+
+
+def load_table(name: str, seed: int) -> Loaded:
+    """One of scikit-learn's bundled ``TABLES``, split class by class."""
+    from sklearn import datasets
+
+    found: Any = getattr(datasets, f"load_{name.replace('-', '_')}")()
+    values = torch.as_tensor(found.data, dtype=torch.float64)
+    targets = torch.as_tensor(found.target, dtype=torch.int64)
+    return _table(name, values, targets, [str(label) for label in found.target_names], seed)
+
+
+def load_newsgroups(root: str, download: bool) -> Loaded:
+    """The 20 newsgroups, headers, footers and quotes removed, with their own split.
+
+    Raises:
+        ValueError: They are not there, or could not be downloaded.
+    """
+    from sklearn import datasets
+
+    try:
+        parts: list[Any] = [
+            datasets.fetch_20newsgroups(
+                data_home=root,
+                subset=subset,
+                remove=("headers", "footers", "quotes"),
+                download_if_missing=download,
+            )
+            for subset in ("train", "test")
+        ]
+    except OSError as error:
+        if download:
+            raise ValueError(f"could not download 20newsgroups to {root}: {error}") from error
+        raise ValueError(
+            f"20newsgroups is not in {root}; this downloads it: "
+            f"fishermask-fast run --data 20newsgroups --data-root {root} --download"
+        ) from error
+    texts = [list(part.data) for part in parts]
+    targets = [torch.as_tensor(part.target, dtype=torch.int64) for part in parts]
+    return _text("20newsgroups", texts[0], targets[0], texts[1], targets[1], parts[0].target_names)
+
+
+def load_csv(file: Path, seed: int) -> Loaded:
+    """A CSV with a column ``label`` and either a column ``text`` or columns of numbers.
+
+    Raises:
+        ValueError: The file cannot be read, has not these columns, or holds what is no number.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+    if not rows or "label" not in rows[0] or len(rows[0]) < 2:
+        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
+        raise ValueError(f"{file} must have a column label and others; it has {columns}")
+    classes = sorted({row["label"] for row in rows})
+    if len(classes) < 2:
+        raise ValueError(f"{file} must hold at least two labels; got {', '.join(classes)}")
+    targets = torch.tensor([classes.index(row["label"]) for row in rows])
+    if "text" in rows[0]:
+        texts = [row["text"] or "" for row in rows]
+        pool, test = (part.tolist() for part in split(targets, TEST_SHARE, seed))
+        return _text(
+            file.stem,
+            [texts[i] for i in pool],
+            targets[pool],
+            [texts[i] for i in test],
+            targets[test],
+            classes,
+        )
+    columns_of_numbers = [name for name in rows[0] if name != "label"]
+    values = [
+        [_number(file, line, name, row[name]) for name in columns_of_numbers]
+        for line, row in enumerate(rows, 2)
+    ]
+    return _table(file.stem, torch.tensor(values, dtype=torch.float64), targets, classes, seed)
+
+
+def _number(file: Path, line: int, name: str, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = float("nan")
+    if value - value != 0:
+        raise ValueError(f"{file}, line {line}: {name} must be a finite number; got {text!r}")
+    return value
+
+
+def _table(name: str, values: Tensor, targets: Tensor, classes: Sequence[str], seed: int) -> Loaded:
+    pool, test = split(targets, TEST_SHARE, seed)
+    mean, std = values[pool].mean(0), values[pool].std(0, correction=0)
+    # A column that never changes tells nothing, and becomes zero.
+    scaled = ((values - mean) / std.where(std > 0, 1.0)).float()
+    return Loaded(
+        name,
+        "tabular",
+        tuple(classes),
+        LabeledSamples(scaled[pool], targets[pool], IDENTITY),
+        LabeledSamples(scaled[test], targets[test], IDENTITY),
+        IDENTITY,
+    )
+
+
+def _text(
+    name: str,
+    texts: Sequence[str],
+    targets: Tensor,
+    test_texts: Sequence[str],
+    test_targets: Tensor,
+    classes: Sequence[str],
+) -> Loaded:
+    counts = Counter(word for text in texts for word in _words(text))
+    # Equally frequent words in alphabetical order: the ids do not depend on the order of the texts.
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:VOCABULARY]
+    ids = {word: number for number, word in enumerate(common, UNKNOWN + 1)}
+    length = min(LENGTH, max([1, *(len(_words(text)) for text in texts)]))
+    return Loaded(
+        name,
+        "text",
+        tuple(classes),
+        LabeledSamples(_encoded(texts, ids, length), targets, IDENTITY),
+        LabeledSamples(_encoded(test_texts, ids, length), test_targets, IDENTITY),
+        IDENTITY,
+        vocabulary=len(ids) + UNKNOWN + 1,
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _encoded(texts: Sequence[str], ids: dict[str, int], length: int) -> Tensor:
+    """int64 (N, length)."""
+    found = torch.full((len(texts), length), PADDING)
+    for row, text in enumerate(texts):
+        words = [ids.get(word, UNKNOWN) for word in _words(text)[:length]]
+        found[row, : len(words)] = torch.tensor(words, dtype=torch.int64)
+    return found

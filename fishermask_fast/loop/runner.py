@@ -1,0 +1,119 @@
+"""``fishermask-fast run``: experiments of one or several seeds, their tables, records, picture."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fishermask_fast.datasets import load_data
+from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
+from fishermask_fast.loop.report import learning_curves, read_runs, tables
+from fishermask_fast.loop.run import Experiment
+from fishermask_fast.models import default_fraction, default_model, find_device
+from fishermask_fast.options import STRATEGIES, RunOptions
+
+CURVE_NAME = "learning_curve"
+
+
+def run_experiments(options: RunOptions) -> None:
+    """Run what the options ask for, one seed after the other, and print how it goes.
+
+    Raises:
+        ValueError: Something that the user can set right, found before anything is trained.
+    """
+    # A package that is missing is better found before the training than after it.
+    import_module("matplotlib")
+    shows_progress = sys.stderr.isatty()
+    # Each seed has its own pool, initial set and folder: all are checked before the first one runs.
+    experiments = [make_experiment(options, seed, shows_progress) for seed in options.seed]
+    with ExitStack() as opened:
+        folders = []
+        for experiment in experiments:
+            path = _folder(options, experiment)
+            folders.append(RunFolder(path, experiment.config(), resume=options.resume))
+            opened.callback(folders[-1].close)
+        for experiment, folder in zip(experiments, folders, strict=True):
+            _run_in(experiment, folder, shows_progress)
+
+
+def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> Experiment:
+    """The experiment of one seed, all of it checked before anything is trained."""
+    device = find_device(options.device)
+    names = _strategies(options)
+    data = load_data(replace(options.data, seed=seed))
+    model = options.model or default_model(data.kind, data.name)
+    fraction = options.query.fraction
+    if fraction is None:
+        size = len(data.classes), data.shape
+        fraction = default_fraction(model, *size, vocabulary=data.vocabulary)
+    return Experiment(
+        data,
+        model,
+        replace(options.schedule, strategies=names, seed=seed),
+        options.recipe,
+        replace(options.query, fraction=fraction, progress=progress),
+        device,
+        options.variants,
+    )
+
+
+def _strategies(options: RunOptions) -> tuple[str, ...]:
+    names = options.schedule.strategies
+    if names == ("all",):
+        return (*STRATEGIES, *options.variants)
+    if "all" in names and "all" not in options.variants:
+        raise ValueError(f"strategy all stands for every one, alone; got {' '.join(names)}")
+    return names
+
+
+def _folder(options: RunOptions, experiment: Experiment) -> Path:
+    seed = experiment.schedule.seed
+    if options.out is None:
+        return fresh_folder("runs", f"{experiment.data.name}-{experiment.model}-seed{seed}")
+    return options.out / f"seed{seed}" if len(options.seed) > 1 else options.out
+
+
+def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> None:
+    tqdm: Any = import_module("tqdm").tqdm
+    schedule, data = experiment.schedule, experiment.data
+    print(
+        f"{data.name}: {len(data.pool):,} samples to label from, {len(data.test):,} to test on, "
+        f"{len(data.classes)} classes; {experiment.model} on {experiment.device}, "
+        f"seed {schedule.seed}"
+    )
+    print(tables.header(schedule.strategies), flush=True)
+    rounds: list[Round] = list(folder.rounds)
+    shown = 0
+    with tqdm(
+        total=experiment.n_rounds(),
+        initial=len(rounds),
+        desc="rounds",
+        leave=False,
+        disable=not shows_progress,
+    ) as bar:
+
+        def show(last: bool) -> None:
+            nonlocal shown
+            while same := [entry for entry in rounds if entry.round == shown]:
+                # One that has stopped early is missed only when a later round begins.
+                later = any(entry.round > shown for entry in rounds)
+                if not (later or last or len(same) == len(schedule.strategies)):
+                    return
+                tqdm.write(tables.row(same, schedule.strategies), file=sys.stdout)
+                sys.stdout.flush()
+                shown += 1
+
+        show(last=False)
+        for entry in experiment.run(folder):
+            rounds.append(entry)
+            bar.update()
+            show(last=False)
+        show(last=True)
+    curve = folder.path / CURVE_NAME
+    learning_curves(read_runs([folder.path]), curve)
+    print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}")
+    print(f"picture  {curve}.png")

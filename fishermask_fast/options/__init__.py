@@ -1,0 +1,33 @@
+"""What can be asked for: each option declared once, for flags, TOML files and Python alike.
+
+An option is a field of a frozen dataclass here: its name is the flag and the key of a file, its
+type what they take, its default theirs, its line under "Attributes" the help. Rooms: picking, data,
+schedule, training, commands (what each command takes), files (TOML). Imports neither torch nor
+anything of ours, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+from fishermask_fast.options.commands import PlotOptions, RunOptions, SelectOptions, Variant
+from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
+from fishermask_fast.options.files import OptionsFile
+from fishermask_fast.options.picking import MASKS, STRATEGIES, QueryOptions
+from fishermask_fast.options.schedule import DRAWS, Schedule
+from fishermask_fast.options.training import Recipe
+
+__all__ = [
+    "DRAWS",
+    "DataOptions",
+    "MASKS",
+    "OptionsFile",
+    "PHOTO_MEAN",
+    "PHOTO_STD",
+    "PlotOptions",
+    "QueryOptions",
+    "Recipe",
+    "RunOptions",
+    "STRATEGIES",
+    "Schedule",
+    "SelectOptions",
+    "Variant",
+]

@@ -1,0 +1,145 @@
+"""What each command takes beside what it shares with others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
+from fishermask_fast.options.picking import AS_TYPED, QueryOptions, StrategyName
+from fishermask_fast.options.schedule import Schedule
+from fishermask_fast.options.training import Recipe
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A strategy under a name of its own, with picking options of its own."""
+
+    strategy: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RunOptions:
+    """Experiments that differ in their seed alone.
+
+    Attributes:
+        data: Which samples.
+        schedule: Which labels, when.
+        seed: Of all that is drawn; one run each.
+        out: Folder of the run, or of one folder a seed (default: runs/DATA-MODEL-seedS).
+        resume: Go on with the run that out holds.
+        recipe: How to train.
+        model: cnn_small, mlp_small, resnet18_small, vit_small, text_small, or a torchvision
+            classifier by name (default: cnn_small for digits, mlp_small for tables, text_small for
+            texts, else resnet18_small).
+        device: cpu, cuda, ... (default: cuda where there is one).
+        query: How to pick.
+        variants: Strategies with options of their own, by name.
+    """
+
+    data: DataOptions = DataOptions()
+    schedule: Schedule = Schedule()
+    seed: Annotated[tuple[int, ...], Parameter(group="Loop"), AS_TYPED] = (0,)
+    out: Annotated[Path | None, Parameter(group="Loop")] = None
+    resume: Annotated[bool, Parameter(group="Loop", negative=())] = False
+    recipe: Recipe = Recipe()
+    model: Annotated[str | None, Parameter(group="Training")] = None
+    device: Annotated[str | None, Parameter(group="Training")] = None
+    query: QueryOptions = QueryOptions()
+    variants: Annotated[Mapping[str, Variant], Parameter(parse=False)] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        listed = " ".join(map(str, self.seed))
+        # So far torch's generators go.
+        if not all(0 <= seed < 2**63 for seed in self.seed):
+            raise ValueError(f"seed must be between 0 and 2**63 - 1; got {listed}")
+        if len(set(self.seed)) < len(self.seed):
+            raise ValueError(f"seeds must differ; got {listed}")
+        if self.resume and self.out is None:
+            raise ValueError("resume needs --out: the folder to go on in")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SelectOptions:
+    """Which of one's own images to pick from, by whom, and what to write.
+
+    Attributes:
+        unlabeled: Folder of images to pick from, at any depth.
+        labeled: Folder that holds one folder of images per class.
+        csv: Instead of folders, a CSV with columns path and label, the label empty where there is
+            none; paths relative to it.
+        image_size: Images are resized and cropped to this side.
+        mean: Of the channels.
+        std: Of the channels, on the scale 0 to 1.
+        model: torchvision classifier, such as resnet18, or resnet18_small.
+        checkpoint: Its weights, a file of torch.save(model.state_dict()).
+        classes: Names in the order of the model's outputs (default: labels in alphabetical order).
+        device: cpu, cuda, ... (default: cuda where there is one).
+        n: Images to pick.
+        strategy: Who picks.
+        seed: Of all that is drawn.
+        out: Folder to write; must not exist.
+        query: How to pick.
+    """
+
+    model: Annotated[str, Parameter(group="Model")]
+    checkpoint: Annotated[Path, Parameter(group="Model")]
+    n: Annotated[int, Parameter(name=["--n", "-n"], group="Picking")]
+    unlabeled: Annotated[Path | None, Parameter(group="Images")] = None
+    labeled: Annotated[Path | None, Parameter(group="Images")] = None
+    csv: Annotated[Path | None, Parameter(group="Images")] = None
+    image_size: Annotated[int, Parameter(group="Images")] = 224
+    mean: Annotated[Channels, Parameter(group="Images"), AS_TYPED] = PHOTO_MEAN
+    std: Annotated[Channels, Parameter(group="Images"), AS_TYPED] = PHOTO_STD
+    classes: Annotated[tuple[str, ...] | None, Parameter(group="Model")] = None
+    device: Annotated[str | None, Parameter(group="Model")] = None
+    strategy: Annotated[StrategyName, Parameter(group="Picking")] = "fishermask"
+    seed: Annotated[int, Parameter(group="Picking")] = 0
+    out: Annotated[Path, Parameter(group="Picking")] = Path("picks")
+    query: QueryOptions = QueryOptions()
+
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("seed", 0), ("image_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
+        if (self.csv is None) == (self.unlabeled is None):
+            raise ValueError("give --unlabeled (and --labeled) folders, or --csv; one of the two")
+        if self.csv is not None and self.labeled is not None:
+            raise ValueError("--labeled goes with --unlabeled; a CSV has its labels in a column")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+                expected = "finite and above 0" if name == "std" else "finite"
+                raise ValueError(f"{name} must be {expected}; got {' '.join(map(str, values))}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PlotOptions:
+    """Which runs to draw, and against what.
+
+    Attributes:
+        out: Folder of the pictures (default: DIR/pictures).
+        target: Accuracy whose labels are counted (default: where the baseline ends).
+        baseline: Strategy that the others are compared with (default: random, or the last one).
+        data_root: Where the data of the runs are now.
+    """
+
+    out: Path | None = None
+    target: float | None = None
+    baseline: str | None = None
+    data_root: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.target is not None and not 0 < self.target <= 1:
+            raise ValueError(f"target must be in (0, 1]; got {self.target}")

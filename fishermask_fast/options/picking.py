@@ -1,0 +1,59 @@
+"""Who picks, by which mask, and with what numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from cyclopts import Parameter
+
+StrategyName = Literal[
+    "fishermask",
+    "fishermask_entropy",
+    "bait",
+    "random",
+    "entropy",
+    "margin",
+    "least_confidence",
+    "coreset",
+    "badge",
+]
+STRATEGIES: tuple[str, ...] = get_args(StrategyName)
+"""Names of the strategies, each a function of ``fishermask_fast.strategies``."""
+
+MaskName = Literal["global", "per_layer", "relative", "random", "head", "middle"]
+MASKS: tuple[str, ...] = get_args(MaskName)
+"""Ways to choose parameters; ``"middle"`` is all layers but the head."""
+
+
+AS_TYPED = Parameter(show_default=lambda values: " ".join(map(str, values)))
+"""Of several values: the help shows the default as one would type it."""
+
+
+@Parameter(name="*", group="Picking")
+@dataclass(frozen=True)
+class QueryOptions:
+    """What strategies may need beyond model and data; see ``FisherMaskSelector``.
+
+    Attributes:
+        fraction: Share of the parameters that the mask keeps (default: 0.002; more where the head
+            alone is larger, less for networks of more than 2 million parameters).
+        mask: How fishermask chooses parameters.
+        keep_head: Keep the head's parameters whole, or let them compete with all others.
+        weighting: Gradients times sqrt(p), or as they are.
+        lamb: lambda I is where M starts.
+        fisher_samples: Samples behind the mask.
+        rank: Rows per sample's factor (default: exact).
+        batch_size: Samples of a gradient batch.
+        progress: Show progress bars.
+    """
+
+    fraction: float | None = None
+    mask: MaskName = "global"
+    keep_head: bool = True
+    weighting: Literal["fisher", "none"] = "fisher"
+    lamb: float = 1.0
+    fisher_samples: int = 1024
+    rank: int | None = None
+    batch_size: int | None = None
+    progress: Annotated[bool, Parameter(parse=False)] = False

@@ -1,0 +1,106 @@
+"""Pictures: figures that are written whole, one look for all of them, and images in a grid.
+
+matplotlib draws, by its file backend; it is imported when the first figure is. What is drawn comes
+as plain values, so that masks, selection and loop can all draw here.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_SHOWN = 96
+# Okabe and Ito's palette and two of Tol's, told apart with any colour vision; markers and dashes
+# do it in grey.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#000000",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#882255",
+    "#999933",
+)
+STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+GREY = "0.62"
+FORMATS = ("png", "svg")
+
+
+@contextmanager
+def figure_to(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure that is written to ``path`` with the endings .png and .svg, each whole or not."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Letters stay letters, a class named $5 is no formula, and the same figure gives the same file.
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "fishermask_fast",
+            "text.parse_math": False,
+        }
+    ):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        for ending in FORMATS:
+            picture = io.BytesIO()
+            metadata = {"Date": None} if ending == "svg" else None
+            figure.savefig(picture, format=ending, dpi=150, metadata=metadata)
+            replace_file(path.with_name(f"{path.name}.{ending}"), picture.getvalue())
+
+
+def plain(axes: Axes) -> None:
+    """A light grid, and no frame above and to the right."""
+    axes.grid(visible=True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def look(number: int) -> dict[str, str]:
+    """Colour, marker and dashes of the strategy of that number."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": STYLES[number % len(STYLES)],
+    }
+
+
+def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str, path: Path) -> None:
+    """Images (3 or 1, height, width) uint8 in rows, each over its caption; the first 96 of them."""
+    shown = list(images)[:MOST_SHOWN]
+    columns = min(8, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    with figure_to(path, (1.5 * columns, 1.72 * rows + 0.5)) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for number, axes in enumerate(panels.flat):
+            axes.axis("off")
+            if number < len(shown):
+                axes.imshow(**pixels_of(shown[number]))
+                axes.set_title(captions[number], fontsize=7, pad=3)
+        figure.suptitle(title, fontsize=10)
+
+
+def pixels_of(image: Tensor) -> dict[str, object]:
+    """Arguments of ``imshow`` for an image (3 or 1, height, width) uint8."""
+    pixels = image.to(torch.uint8).permute(1, 2, 0)
+    if pixels.shape[2] == 1:
+        return {"X": pixels[:, :, 0].numpy(), "cmap": "gray", "vmin": 0, "vmax": 255}
+    return {"X": pixels.numpy()}

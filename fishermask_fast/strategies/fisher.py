@@ -1,0 +1,133 @@
+"""FisherMask, its hybrid with entropy, and BAIT: one engine, picking by what lowers tr(M^-1 F).
+
+They differ in their masks, and BAIT removes as well as picks.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import ConcatDataset, Subset
+
+from fishermask_fast.gradients import fisher_diagonal
+from fishermask_fast.masks import FisherMask
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.strategies.interface import Picks, Pool
+from fishermask_fast.strategies.uncertainty import entropy, require_head
+
+PUBLISHED_FRACTION = 0.002
+
+
+def fishermask(
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information.
+
+    ``mask="middle"`` leaves the head out: the ``fraction`` of all parameters that has the largest
+    Fisher information among those of the other layers.
+    """
+    start = time.perf_counter()
+    selector = _fishermask_selector(model, seed, options)
+    if options.mask == "middle":
+        selector.mask = _middle_mask(model, ConcatDataset([labeled, pool]), seed, options)
+    spent = time.perf_counter() - start
+    picks = _query(selector, pool, labeled, n, options)
+    picks.info["seconds"]["mask"] += spent
+    return picks
+
+
+def fishermask_entropy(
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
+    size = len(pool)  # type: ignore[arg-type]
+    first = entropy(model, pool, labeled, n // 2, seed, options)
+    free = torch.ones(size, dtype=torch.bool)
+    free[first.indices] = False
+    rest = free.nonzero().flatten()
+    then = fishermask(model, Subset(pool, rest.tolist()), labeled, n - n // 2, seed, options)
+    scores = first.info["scores"] + then.info["scores"]
+    indices = torch.cat([first.indices, rest[then.indices]])
+    return Picks(indices, {**then.info, "scores": scores}, then.mask)
+
+
+def bait(
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """BAIT (Ash et al. 2021): the same on the head alone, 2n picked and n of them dropped again."""
+    return _query(_bait_selector(model, seed, options), pool, labeled, n, options)
+
+
+def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions) -> FisherMask:
+    scores = fisher_diagonal(
+        model,
+        data,
+        n_samples=min(options.fisher_samples, len(data)),  # type: ignore[arg-type]
+        seed=seed,
+        batch_size=options.batch_size,
+        progress=options.progress,
+    )
+    head = require_head(model)
+    for name in scores:
+        if name.rpartition(".")[0] == head:
+            # The lowest score there is: the head's entries would be the last to be taken.
+            scores[name] = torch.zeros_like(scores[name])
+    return FisherMask.from_scores(scores, _fraction(options), "global", keep_head=False)
+
+
+def _fraction(options: QueryOptions) -> float:
+    return PUBLISHED_FRACTION if options.fraction is None else options.fraction
+
+
+def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return FisherMaskSelector(
+        model,
+        fraction=_fraction(options),
+        mask="global" if options.mask == "middle" else options.mask,
+        keep_head=options.keep_head and options.mask != "middle",
+        weighting=options.weighting,
+        lamb=options.lamb,
+        fisher_samples=options.fisher_samples,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+
+
+def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return FisherMaskSelector(
+        model,
+        mask="head",
+        backward_steps=1,
+        weighting=options.weighting,
+        lamb=options.lamb,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
+    )
+
+
+SELECTORS = {
+    "fishermask": _fishermask_selector,
+    "fishermask_entropy": _fishermask_selector,
+    "bait": _bait_selector,
+}
+
+
+def _query(
+    selector: FisherMaskSelector, pool: Pool, labeled: Pool, n: int, options: QueryOptions
+) -> Picks:
+    selection = selector.query(pool, n, labeled, progress=options.progress)
+    return Picks(
+        selection.indices.cpu(),
+        {
+            "scores": selection.scores.tolist(),
+            "objective": selection.objective.tolist(),
+            "mask": {name: [masked, size] for name, masked, size in selector.mask_.profile()},
+            "seconds": selector.seconds_,
+        },
+        selector.mask_,
+    )

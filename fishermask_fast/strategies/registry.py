@@ -1,0 +1,57 @@
+"""Every strategy by name: a new one is a function in its room, and a line here."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fishermask_fast.options import MASKS, QueryOptions
+from fishermask_fast.strategies.diversity import badge, coreset
+from fishermask_fast.strategies.fisher import (
+    SELECTORS,
+    bait,
+    fishermask,
+    fishermask_entropy,
+)
+from fishermask_fast.strategies.interface import Picks, Pool, Strategy
+from fishermask_fast.strategies.uncertainty import (
+    entropy,
+    least_confidence,
+    margin,
+    require_head,
+)
+
+
+def random(
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """Uniform without replacement: what every strategy has to beat."""
+    size = len(pool)  # type: ignore[arg-type]
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    return Picks(order[:n])
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "fishermask": fishermask,
+    "fishermask_entropy": fishermask_entropy,
+    "bait": bait,
+    "random": random,
+    "entropy": entropy,
+    "margin": margin,
+    "least_confidence": least_confidence,
+    "coreset": coreset,
+    "badge": badge,
+}
+"""Every strategy by name."""
+
+
+def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
+    """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    if name in SELECTORS:
+        if options.rank is not None and options.rank > n_classes:
+            raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
+        if options.mask not in MASKS:
+            raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {options.mask!r}")
+        SELECTORS[name](model, 0, options).check_parameters()
+    elif name in ("coreset", "badge"):
+        require_head(model)
