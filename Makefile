@@ -13,7 +13,7 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench bench-gpu kernel-report check-torch check-sanitizers clean
+.PHONY: run test lint format docs bench bench-gpu kernel-report check-torch check-models check-sanitizers clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -50,6 +50,10 @@ bench-gpu: $(VENV)/.dev
 # Registers and spills of the CUDA kernels; needs nvcc and a torch with CUDA, and no card.
 kernel-report: $(VENV)/.dev
 	$(BIN)/python benchmarks/kernel_report.py $(ARGS)
+
+# What masked gradients and the Fisher diagonal cost for forty networks; needs timm and transformers.
+check-models: $(VENV)/.dev
+	$(BIN)/python benchmarks/check_models.py $(ARGS)
 
 check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)

@@ -92,7 +92,7 @@ def measure(entry: Entry) -> dict[str, float]:
 
 def table(now: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> str:
     lines = [
-        f"| network | own 1 + {ROWS} passes | masked gradients | before | Fisher diagonal | before |",
+        f"| network | 1 + {ROWS} passes | masked gradients | before | Fisher diagonal | before |",
         "|---|---|---|---|---|---|",
     ]
     for name, found in now.items():

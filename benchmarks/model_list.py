@@ -22,8 +22,8 @@ TORCHVISION = (
 )  # fmt: skip
 TIMM = (
     "convnextv2_atto", "deit_tiny_patch16_224", "efficientformer_l1", "eva02_tiny_patch14_224",
-    "mixer_s32_224", "mobilevit_xxs", "poolformer_s12", "resnetv2_50", "swin_tiny_patch4_window7_224",
-    "xcit_nano_12_p16_224",
+    "mixer_s32_224", "mobilevit_xxs", "poolformer_s12", "resnetv2_50",
+    "swin_tiny_patch4_window7_224", "xcit_nano_12_p16_224",
 )  # fmt: skip
 TEXT = ("Albert", "Bert", "DistilBert", "Electra", "GPT2", "Llama", "MPNet", "Roberta", "T5", "ViT")
 
@@ -59,9 +59,7 @@ def _torchvision(name: str) -> Entry:
 def _timm(name: str) -> Entry:
     import timm
 
-    return Entry(
-        name, "timm", lambda: timm.create_model(name, num_classes=N_CLASSES), _images(224)
-    )
+    return Entry(name, "timm", lambda: timm.create_model(name, num_classes=N_CLASSES), _images(224))
 
 
 def _transformers(kind: str) -> Entry:
