@@ -15,7 +15,7 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
-    check-faults check-torch check-sanitizers clean
+    check-faults check-models check-torch check-sanitizers clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -64,6 +64,10 @@ kernel-report: $(VENV)/.dev
 # Picks against arithmetic of 60 digits, many times over: some ten minutes on two cores.
 check-digits: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m sweep tests/engine $(ARGS)
+
+# What masked gradients and the Fisher diagonal cost for forty networks; needs timm and transformers.
+check-models: $(VENV)/.dev
+	$(BIN)/python benchmarks/check_models.py $(ARGS)
 
 check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)
