@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, Transform
-from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
+from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD, LikelihoodName
 
 TORCHVISION_SETS = {
     "mnist": "MNIST",
@@ -34,6 +34,7 @@ class Loaded:
     test: LabeledSamples
     training_transform: Transform
     vocabulary: int = 0
+    likelihood: LikelihoodName = "categorical"
 
 
 def load_digits(seed: int) -> Loaded:

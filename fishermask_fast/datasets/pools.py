@@ -13,9 +13,15 @@ from fishermask_fast.datasets import tables as other_sources
 from fishermask_fast.datasets.images import Loaded
 from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
 from fishermask_fast.datasets.samples import LabeledSamples, Transform
-from fishermask_fast.options import DataOptions
+from fishermask_fast.options import DataOptions, LikelihoodName
 
-NAMED = ("digits", *sources.TORCHVISION_SETS, *other_sources.TABLES, *other_sources.TEXTS)
+NAMED = (
+    "digits",
+    *sources.TORCHVISION_SETS,
+    *other_sources.TABLES,
+    *other_sources.NUMBERS,
+    *other_sources.TEXTS,
+)
 """Data sets that are known by name."""
 
 
@@ -32,6 +38,8 @@ class LoopData:
         test: Samples to test on.
         training_transform: What training reads the pool through.
         vocabulary: Word ids of a text, 0 for other kinds.
+        likelihood: What a network's outputs are of the labels: ``"categorical"`` (of classes),
+            ``"bernoulli"`` (of several labels) or ``"gaussian"`` (of a regression).
     """
 
     name: str
@@ -42,6 +50,7 @@ class LoopData:
     test: LabeledSamples
     training_transform: Transform
     vocabulary: int = 0
+    likelihood: LikelihoodName = "categorical"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,6 +77,11 @@ def load_data(options: DataOptions) -> LoopData:
     _check_exclusive(options)
     loaded = _load(options)
     pool, test, classes = loaded.pool, loaded.test, loaded.classes
+    if loaded.likelihood != "categorical" and (options.class_counts or options.imbalance_ratio):
+        raise ValueError(
+            f"class_counts and imbalance_ratio are for data of one class a sample; {loaded.name} "
+            f"is {loaded.likelihood}"
+        )
     if options.class_counts is not None:
         n_classes = len(options.class_counts)
         if not 2 <= n_classes <= len(classes):
@@ -93,6 +107,7 @@ def load_data(options: DataOptions) -> LoopData:
         test.decoded(),
         loaded.training_transform,
         loaded.vocabulary,
+        loaded.likelihood,
     )
 
 
@@ -111,6 +126,8 @@ def _load(options: DataOptions) -> Loaded:
         return sources.load_torchvision(name, options.root, options.download, options.augment)
     if name in other_sources.TABLES:
         return other_sources.load_table(name, options.seed)
+    if name in other_sources.NUMBERS:
+        return other_sources.load_numbers(name, options.seed)
     if name in other_sources.TEXTS:
         return other_sources.load_newsgroups(options.root, options.download)
     if path.suffix.lower() == ".csv" and path.is_file():

@@ -108,12 +108,17 @@ def _middle(image: Tensor, longest: int) -> list[int]:
 Source = Tensor | FolderImages
 
 
-class LabeledSamples(Dataset[tuple[Tensor, int]]):
+Label = int | list[float]
+"""A class, or numbers: 0 or 1 of each label, or the targets of a regression."""
+
+
+class LabeledSamples(Dataset[tuple[Tensor, Label]]):
     """Stored samples with their labels, seen through one transform.
 
     Args:
         source: (N, ...) stored samples, or images decoded when read.
-        targets: int64 (N,) class indices.
+        targets: int64 (N,) class indices; or float32 (N, C), 0 or 1 of each label, or the numbers
+            to predict.
         transform: From stored samples to what the network reads.
     """
 
@@ -125,10 +130,10 @@ class LabeledSamples(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Label]]:
         """Several samples, transformed together: what a DataLoader asks a batch of."""
         read = self.transform(self.stored(indices))
         return list(zip(read, self.targets[list(indices)].tolist(), strict=True))

@@ -65,6 +65,7 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
     scores = fisher_diagonal(
         model,
         data,
+        likelihood=options.likelihood or "categorical",
         n_samples=min(options.fisher_samples, len(data)),  # type: ignore[arg-type]
         seed=seed,
         batch_size=options.batch_size,
@@ -88,6 +89,7 @@ def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> 
         fraction=_fraction(options),
         mask="global" if options.mask == "middle" else options.mask,
         keep_head=options.keep_head and options.mask != "middle",
+        likelihood=options.likelihood or "categorical",
         weighting=options.weighting,
         lamb=options.lamb,
         fisher_samples=options.fisher_samples,
@@ -102,6 +104,7 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
         model,
         mask="head",
         backward_steps=1,
+        likelihood=options.likelihood or "categorical",
         weighting=options.weighting,
         lamb=options.lamb,
         rank=options.rank,
