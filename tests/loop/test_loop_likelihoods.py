@@ -49,7 +49,7 @@ def test_runs_learn_and_pick_by_their_likelihood(name: str, tmp_path: Path) -> N
     folder = RunFolder(tmp_path / "run", experiment.config())
     rounds = list(experiment.run(folder))
     folder.close()
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert config["metric"] == TASKS[DATA[name]].metric
     assert config["query"]["likelihood"] == DATA[name]
     assert len(rounds) == 9
