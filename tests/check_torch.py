@@ -73,12 +73,12 @@ def probe() -> None:
     import op_samples
     import torch
 
-    import fishermask_fast
+    import fishermask_fast.ops
 
     if Path(fishermask_fast.__file__).is_relative_to(ROOT / "fishermask_fast"):
         raise ImportError(f"the source tree was imported: {fishermask_fast.__file__}")
     verdicts = {"import": f"ok ({torch.__version__})"}
-    for name in op_samples.registered_ops():
+    for name in sorted({*op_samples.registered_ops(), *op_samples.SAMPLES}):
         try:
             op_samples.check_op(name)
             verdicts[name] = "ok"

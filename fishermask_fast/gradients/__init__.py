@@ -2,8 +2,9 @@
 
 Rooms in reading order: masked and diagonal (what is asked for), passes (the way through a pool),
 capture (one forward, r backward passes), rules (rows of a layer's weight), weight_products (dW =
-delta a^T), fallback (torch.func), order (samples keep their places), resumable and fingerprint
-(gradients in a file). May import: masks, network, factors, likelihoods, ops.
+delta a^T), fallback (torch.func), kept (parameters that a kept tensor hides), order (samples keep
+their places), resumable and fingerprint (gradients in a file). May import: masks, network, factors
+and below.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from fishermask_fast.checks import check_integer, check_positive
 from fishermask_fast.engine import scores_along
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.masks import FisherMask
+from fishermask_fast.masks import FisherMask, check_size
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector
 
@@ -48,9 +48,29 @@ Array = np.ndarray[Any, Any]
 
 
 class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
-    """What all strategies share: everything but whose gradients, and where they are masked."""
+    """What all strategies share: everything but whose gradients, and where they are masked.
+
+    scikit-learn reads the parameters off each strategy's own ``__init__``.
+    """
 
     _likelihood = "categorical"
+
+    def __init__(
+        self,
+        clf_embedding_flag_name: Any,
+        lamb: float,
+        backward_steps: int,
+        rank: int | None,
+        bias: bool,
+        missing_label: Any,
+        random_state: Any,
+    ) -> None:
+        self.clf_embedding_flag_name = clf_embedding_flag_name
+        self.lamb = lamb
+        self.backward_steps = backward_steps
+        self.rank = rank
+        self.bias = bias
+        super().__init__(missing_label=missing_label, random_state=random_state)
 
     def query(
         self,
@@ -181,6 +201,7 @@ class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         check_integer("backward_steps", self.backward_steps, 0)
         if self.rank is not None:
             check_integer("rank", self.rank, 1)
+        check_scalar(self.bias, "bias", bool)
 
     def _factors(self, clf: Any, samples: Array) -> GradientFactors:
         check_network(clf, "fit_clf=False the classifier")
@@ -232,22 +253,15 @@ class BaitQuery(FisherQuery):
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
     ) -> None:
-        self.clf_embedding_flag_name = clf_embedding_flag_name
-        self.lamb = lamb
-        self.backward_steps = backward_steps
-        self.rank = rank
-        self.bias = bias
-        super().__init__(missing_label=missing_label, random_state=random_state)
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_scalar(self.bias, "bias", bool)
+        super().__init__(
+            clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state
+        )
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
         return masked_gradients(
             module,
             samples,
-            FisherMask.head(module),
+            FisherMask.head(module, inputs=samples[:1]),
             likelihood=self._likelihood,
             rank=self.rank,
         )
@@ -272,12 +286,15 @@ class FisherMaskQuery(FisherQuery):
         bias: see BaitQuery.
         missing_label: the label of a sample without one.
         random_state: of the samples behind the mask, and of a random mask.
+        n_parameters: how many parameters the mask keeps, instead of a share; with neither see
+            FisherMaskSelector.
+        head: name of a module's head; None reads it from the logits.
     """
 
     def __init__(
         self,
         clf_embedding_flag_name: Any = None,
-        fraction: float = 0.002,
+        fraction: float | None = None,
         mask: str = "global",
         keep_head: bool = True,
         head_entries: int = 2000,
@@ -288,37 +305,38 @@ class FisherMaskQuery(FisherQuery):
         bias: bool = False,
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
+        n_parameters: int | None = None,
+        head: str | None = None,
     ) -> None:
-        self.clf_embedding_flag_name = clf_embedding_flag_name
         self.fraction = fraction
+        self.n_parameters = n_parameters
         self.mask = mask
         self.keep_head = keep_head
+        self.head = head
         self.head_entries = head_entries
         self.fisher_samples = fisher_samples
-        self.lamb = lamb
-        self.backward_steps = backward_steps
-        self.rank = rank
-        self.bias = bias
-        super().__init__(missing_label=missing_label, random_state=random_state)
+        super().__init__(
+            clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state
+        )
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if check_positive("fraction", self.fraction) > 1:
-            raise ValueError(f"fraction must be at most 1; got {self.fraction}")
+        check_size(self.fraction, self.n_parameters)
         if not isinstance(self.mask, str) or self.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
         check_scalar(self.keep_head, "keep_head", bool)
         check_integer("head_entries", self.head_entries, 1)
         check_integer("fisher_samples", self.fisher_samples, 1)
-        check_scalar(self.bias, "bias", bool)
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
         selector = FisherMaskSelector(
             module,
             fraction=self.fraction,
+            n_parameters=self.n_parameters,
             mask=self.mask,
             keep_head=self.keep_head,
             likelihood=self._likelihood,
+            head=self.head,
             fisher_samples=self.fisher_samples,
             rank=self.rank,
             seed=int(self.random_state_.randint(2**31 - 1)),

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from fishermask_fast.checks import check_integer, check_positive
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
+from fishermask_fast.masks import check_size
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector
 
@@ -50,6 +51,9 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         fisher_samples: samples behind the mask of a network, drawn by `seed`.
         rank: rows a sample; None is exact.
         seed: of the samples behind the mask, and of a random mask.
+        n_parameters: how many parameters the mask keeps, instead of a share; with neither see
+            FisherMaskSelector.
+        head: name of a network's head; None reads it from the logits.
 
     Attributes:
         scores_: by how much each pick of the last query lowered tr(M^-1 F), in the order picked.
@@ -57,7 +61,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
 
     def __init__(
         self,
-        fraction: float = 0.002,
+        fraction: float | None = None,
         mask: str = "global",
         keep_head: bool = True,
         head_entries: int = 2000,
@@ -67,10 +71,14 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         fisher_samples: int = 1024,
         rank: int | None = None,
         seed: int = 0,
+        n_parameters: int | None = None,
+        head: str | None = None,
     ) -> None:
         self.fraction = fraction
+        self.n_parameters = n_parameters
         self.mask = mask
         self.keep_head = keep_head
+        self.head = head
         self.head_entries = head_entries
         self.embeddings = embeddings
         self.lamb = lamb
@@ -164,9 +172,11 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         selector = FisherMaskSelector(
             clf.model,
             fraction=self.fraction,
+            n_parameters=self.n_parameters,
             mask=self.mask,
             keep_head=self.keep_head,
             likelihood=likelihood,
+            head=self.head,
             fisher_samples=self.fisher_samples,
             rank=self.rank,
             seed=self.seed,
@@ -175,8 +185,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         return masked_gradients(clf.model, samples, mask, likelihood=likelihood, rank=self.rank)
 
     def _check_parameters(self) -> None:
-        if check_positive("fraction", self.fraction) > 1:
-            raise ValueError(f"fraction must be at most 1; got {self.fraction}")
+        check_size(self.fraction, self.n_parameters)
         if self.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
         for name in ("keep_head", "embeddings"):
@@ -194,7 +203,12 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         check_positive("lamb", self.lamb)
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}(mask={self.mask!r}, fraction={self.fraction})"
+        size = (
+            f"n_parameters={self.n_parameters}"
+            if self.n_parameters
+            else f"fraction={self.fraction}"
+        )
+        return f"{type(self).__name__}(mask={self.mask!r}, {size})"
 
 
 def _likelihood(clf: Any, several: bool) -> str:

@@ -23,18 +23,23 @@ import torch
 from torch import nn
 
 from fishermask_fast.datasets import LabeledSamples, evaluation_transform
-from fishermask_fast.labeling import images as own_data
 from fishermask_fast.labeling.checkpoints import load_model
-from fishermask_fast.labeling.images import OwnImages, ReadImages
-from fishermask_fast.models import default_fraction, find_device
-from fishermask_fast.options import QueryOptions, SelectOptions
+from fishermask_fast.labeling.images import (
+    OwnImages,
+    ReadImages,
+    from_csv,
+    from_folders,
+    read_images,
+)
+from fishermask_fast.models import find_device
+from fishermask_fast.network import call, evaluating
+from fishermask_fast.options import SelectOptions
 from fishermask_fast.plotting import MOST_SHOWN, image_grid
 from fishermask_fast.strategies import (
     STRATEGIES,
     Picks,
     check,
     predict,
-    require_head,
 )
 
 PICKS_FILE, GRID_NAME, TASKS_FILE, SKIPPED_FILE = (
@@ -59,16 +64,16 @@ def select_images(options: SelectOptions) -> None:
     size = options.image_size
     model = load_model(options.model, options.checkpoint, size)
     classes = _classes(options, images, model)
-    query = _query(options, len(classes), progress)
+    query = replace(options.query, progress=progress)
     check(options.strategy, model, len(classes), query)
     model.to(find_device(options.device))
     _check_enough(options.n, len(images.unlabeled))
 
-    pool = own_data.read_images(images.unlabeled, size, "unlabeled images", progress)
+    pool = read_images(images.unlabeled, size, "unlabeled images", progress)
     _check_enough(options.n, len(pool.paths))
     labeled = None
     if images.labeled:
-        labeled = own_data.read_images(images.labeled, size, "labeled images", progress)
+        labeled = read_images(images.labeled, size, "labeled images", progress)
     skipped = [*pool.skipped, *(labeled.skipped if labeled else ())]
     for path, reason in skipped:
         print(_printable(f"skipped  {path}: {reason}"), file=sys.stderr)
@@ -106,12 +111,13 @@ def _check_free(out: Path) -> None:
 
 def _find(options: SelectOptions) -> OwnImages:
     if options.unlabeled is None:
-        return own_data.from_csv(cast(Path, options.csv))
-    return own_data.from_folders(options.unlabeled, options.labeled)
+        return from_csv(cast(Path, options.csv))
+    return from_folders(options.unlabeled, options.labeled)
 
 
 def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> list[str]:
-    n_outputs = cast(nn.Linear, model.get_submodule(require_head(model))).out_features
+    with evaluating(model) as net, torch.no_grad():
+        n_outputs = call(net, torch.zeros(1, 3, options.image_size, options.image_size)).shape[1]
     names = list(options.classes or images.classes or map(str, range(n_outputs)))
     if len(set(names)) < len(names):
         raise ValueError(f"classes must differ; got {', '.join(names)}")
@@ -121,14 +127,6 @@ def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> lis
             f"{', '.join(names[:8])}; give --classes in the order of the model's outputs"
         )
     return names
-
-
-def _query(options: SelectOptions, n_classes: int, progress: bool) -> QueryOptions:
-    fraction = options.query.fraction
-    if fraction is None:
-        shape = (3, options.image_size, options.image_size)
-        fraction = default_fraction(options.model, n_classes, shape)
-    return replace(options.query, fraction=fraction, progress=progress)
 
 
 def _check_enough(n: int, available: int) -> None:

@@ -1,6 +1,6 @@
 """Builds csrc/cuda for the CPU: its threads as fibers, its ops as torch.ops.fishermask_emulated.
 
-    python tests/cuda_on_cpu/emulated_build.py [--sanitize] [--sources csrc] [--folder build/cuda-on-cpu]
+    python tests/cuda_on_cpu/emulated_build.py [--sanitize] [--sources FOLDER] [--folder FOLDER]
 
 Prints the library's path. Sources are rewritten where C++ has no words for what they say: launches,
 shared memory, the device's guard and stream, and the device that the ops are registered for. What

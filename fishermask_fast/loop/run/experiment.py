@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.datasets import LoopData
+from fishermask_fast.datasets import PoolAndTest
 from fishermask_fast.loop.records import Round, RunFolder
 from fishermask_fast.loop.run.schedule import initial_set
 from fishermask_fast.loop.run.tasks import TASKS
@@ -91,7 +91,7 @@ class Experiment:
 
     def __init__(
         self,
-        data: LoopData,
+        data: PoolAndTest,
         model: str,
         schedule: Schedule,
         recipe: Recipe | None = None,
@@ -119,7 +119,7 @@ class Experiment:
         try_training(network, first, len(data.classes), smallest, self.task)
 
     @staticmethod
-    def _likelihood(data: LoopData, query: QueryOptions | None) -> LikelihoodName:
+    def _likelihood(data: PoolAndTest, query: QueryOptions | None) -> LikelihoodName:
         given = None if query is None else query.likelihood
         if given not in (None, data.likelihood):
             raise ValueError(

@@ -18,9 +18,9 @@ import math
 import torch
 from torch import Tensor
 
+from fishermask_fast.engine.blocks import Engine
 from fishermask_fast.engine.candidates import Leaders, Updates
 from fishermask_fast.engine.directions import Update
-from fishermask_fast.engine.engine import Engine
 from fishermask_fast.ops import PickedBlock, pick_block
 
 # Two leaders whose scores, both taken anew, are closer than this (relative) may be equal samples.
@@ -32,17 +32,15 @@ _MOST_LEADERS_PER_PICK = 8
 class BlockEngine(Engine):
     """An Engine that makes the picks of a block together; see Engine."""
 
-    def _take_block(self, n_left: int) -> None:
-        self._matrices = self._directions.matrices()
-        super()._take_block(n_left)
-
     def _leader_count(self, n_left: int) -> int:
         return min(super()._leader_count(n_left), _MOST_LEADERS_PER_PICK * self._block)
 
     def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
+        if self._careful:
+            return super()._pick_among(leaders, size)
         rows = leaders.factors.to(dtype=torch.float64).dense() * self._problem.scale  # (m, r, k)
         flat = rows.flatten(0, 1)
-        y, z = (flat @ matrix for matrix in self._matrices)
+        y, z = self._directions.products(flat)
         found = pick_block(
             y @ flat.T, z @ flat.T, leaders.state.traces, rows.shape[1], size, sign=self._sign
         )
