@@ -18,6 +18,7 @@ from fishermask_fast.models import default_model, find_device
 from fishermask_fast.options import STRATEGIES, RunOptions
 
 CURVE_NAME = "learning_curve"
+OUTPUTS = {"categorical": "classes", "bernoulli": "labels", "gaussian": "targets"}
 
 
 def run_experiments(options: RunOptions) -> None:
@@ -79,10 +80,10 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
     schedule, data = experiment.schedule, experiment.data
     print(
         f"{data.name}: {len(data.pool):,} samples to label from, {len(data.test):,} to test on, "
-        f"{len(data.classes)} classes; {experiment.model} on {experiment.device}, "
-        f"seed {schedule.seed}"
+        f"{len(data.classes)} {OUTPUTS[data.likelihood]}; {experiment.model} on "
+        f"{experiment.device}, seed {schedule.seed}"
     )
-    print(tables.header(schedule.strategies), flush=True)
+    print(tables.header(schedule.strategies, experiment.task.metric), flush=True)
     rounds: list[Round] = list(folder.rounds)
     shown = 0
     with tqdm(
@@ -112,5 +113,8 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
         show(last=True)
     curve = folder.path / CURVE_NAME
     learning_curves(read_runs([folder.path]), curve)
-    print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}")
+    print(
+        f"\n{tables.summary(rounds, experiment.task.metric)}\n\n"
+        f"record   {folder.path / ROUNDS_FILE}"
+    )
     print(f"picture  {curve}.png")

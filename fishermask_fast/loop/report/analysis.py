@@ -119,6 +119,11 @@ class Study:
         return f"{self.config['name']}, {self.config['model']}, {n} seed{'s' if n > 1 else ''}"
 
     @property
+    def metric(self) -> str:
+        """What ``accuracy`` stands for: of classes just that, else the metric of the labels."""
+        return str(self.config.get("metric", "accuracy"))
+
+    @property
     def classes(self) -> list[str]:
         """Names of the classes."""
         return list(self.config["classes"])

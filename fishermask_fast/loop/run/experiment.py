@@ -28,6 +28,7 @@ from fishermask_fast.files import check_name
 from fishermask_fast.loop.records import RunFolder
 from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run.schedule import initial_set
+from fishermask_fast.loop.run.tasks import TASKS
 from fishermask_fast.loop.run.train import (
     Evaluation,
     Training,
@@ -38,7 +39,7 @@ from fishermask_fast.loop.run.train import (
 )
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.models import TINY_MODELS, build_model
-from fishermask_fast.options import QueryOptions, Recipe, Schedule, Variant
+from fishermask_fast.options import LikelihoodName, QueryOptions, Recipe, Schedule, Variant
 from fishermask_fast.strategies import STRATEGIES, Picks, check
 
 _UNREADABLE = (
@@ -118,7 +119,8 @@ class Experiment:
         self.model = model
         self.schedule = schedule
         self.recipe = recipe or Recipe()
-        self.query = query or QueryOptions()
+        self.query = replace(query or QueryOptions(), likelihood=self._likelihood(data, query))
+        self.task = TASKS[data.likelihood]
         self.device = torch.device(device)
         self.variants = dict(variants or {})
         network = self._build(0)
@@ -129,7 +131,17 @@ class Experiment:
         first = data.training_set(torch.tensor(self._initial))
         # A last batch of one sample joins the one before it, unless all of them are of one.
         smallest = min(2, self.recipe.train_batch_size)
-        try_training(network, first, len(data.classes), smallest)
+        try_training(network, first, len(data.classes), smallest, self.task)
+
+    @staticmethod
+    def _likelihood(data: PoolAndTest, query: QueryOptions | None) -> LikelihoodName:
+        given = None if query is None else query.likelihood
+        if given not in (None, data.likelihood):
+            raise ValueError(
+                f"likelihood must be that of the data, {data.likelihood} for {data.name}; got "
+                f"{given}"
+            )
+        return data.likelihood
 
     def _arm(self, name: str) -> tuple[str, QueryOptions]:
         check_name("a strategy's name", name)
@@ -156,7 +168,8 @@ class Experiment:
             "name": self.data.name,
             "n_pool": len(self.data.pool),
             "n_test": len(self.data.test),
-            "pool_counts": _count(self.data.pool.targets, len(self.data.classes)),
+            "pool_counts": self._count(self.data.pool.targets),
+            "metric": self.task.metric,
             "classes": list(self.data.classes),
             "model": self.model,
             "device": str(self.device),
@@ -276,10 +289,11 @@ class Experiment:
                 self.data.training_set(torch.tensor(state.labeled)),
                 Subset(self.data.pool, state.labeled),
                 self.recipe,
+                task=self.task,
                 seed=self._seed(state.round, "training"),
             )
         trained = time.perf_counter()
-        evaluation = evaluate(state.model, self.data.test, len(self.data.classes))
+        evaluation = evaluate(state.model, self.data.test, len(self.data.classes), task=self.task)
         state.accuracy = evaluation.accuracy
         seconds = {"train": trained - start, "evaluate": time.perf_counter() - trained}
         return training, evaluation, seconds
@@ -302,7 +316,7 @@ class Experiment:
             n_labeled=len(state.labeled),
             accuracy=evaluation.accuracy,
             class_accuracy=[None if math.isnan(a) else a for a in evaluation.class_accuracy],
-            label_counts=_count(self.data.pool.targets[picks], len(self.data.classes)),
+            label_counts=self._count(self.data.pool.targets[picks]),
             training=asdict(training),
             seconds={**info.pop("seconds", {}), **seconds},
             query=info,
@@ -311,7 +325,6 @@ class Experiment:
         folder.append(entry)
         return entry
 
-
-def _count(targets: Tensor, n_classes: int) -> list[int]:
-    counts: list[int] = torch.bincount(targets, minlength=n_classes).tolist()
-    return counts
+    def _count(self, targets: Tensor) -> list[int]:
+        counts: list[int] = self.task.count(targets, len(self.data.classes)).tolist()
+        return counts
