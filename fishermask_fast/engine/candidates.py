@@ -27,8 +27,6 @@ _MAX_LEADERS = 4096
 # Where a pass has to fetch the gradients first, it should serve more picks.
 _MAX_FAR_BLOCK = 32
 _MAX_FAR_LEADERS = 16384
-# A GPU needs more samples at a time to be busy: 512 MiB of working memory.
-_GPU_CHUNK_FACTOR = 16
 
 
 class Updates(NamedTuple):
@@ -227,9 +225,7 @@ class LocalCandidates:
         self._waiting = None
         for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
-            size = self._chunk_size or chunk.default_chunk_size() * (
-                _GPU_CHUNK_FACTOR if chunk.device.type == "cuda" else 1
-            )
+            size = self._chunk_size or chunk.default_chunk_size()
             if lamb is not None:
                 a = chunk.grams().div_(lamb)
                 (b,) = chunk.quadratic_forms(double, chunk_size=size)
