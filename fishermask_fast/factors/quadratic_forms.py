@@ -25,7 +25,7 @@ _GPU_BLOCK = 4096
 
 
 def on_cpu(tensor: Tensor) -> bool:
-    """Whether products are best many and small, in a CPU's caches; a GPU wants them few and wide."""
+    """Whether products are best many and small, in a CPU's caches; a GPU wants few, wide ones."""
     return tensor.device.type == "cpu"
 
 
