@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,13 @@ from torch import Tensor
 from fishermask_fast import _C, build_info
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m cuda` reads files with such tests alone: others need what a card's machine may lack."""
+    if config.option.markexpr != "cuda" or collection_path.suffix != ".py":
+        return None
+    return True if "mark.cuda" not in collection_path.read_text() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

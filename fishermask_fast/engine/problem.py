@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fishermask_fast.factors import GradientFactors
 
-# From here on (largest entry of M over lamb) the set-up takes the safe form: what products with M^-1
-# lose, a rounding error times M's condition, must stay below what is called a tie.
+# From here on (largest entry of M over lamb) the set-up takes the safe form: what products with
+# M^-1 lose, a rounding error times M's condition, must stay below what is called a tie.
 ILL_CONDITIONED = 1e5
 
 
@@ -99,6 +99,7 @@ class Problem:
         return largest > ILL_CONDITIONED * self.lamb
 
     def _cholesky(self, m: Tensor) -> Tensor:
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(m)
         if int(failed):
             raise ValueError(

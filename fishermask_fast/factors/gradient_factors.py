@@ -24,7 +24,7 @@ from fishermask_fast.ops import forms
 _CHUNK_BYTES = 32 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientFactors:
     """The masked gradients of N samples, with the head kept as a Kronecker product.
 
@@ -76,6 +76,21 @@ class GradientFactors:
 
     def __len__(self) -> int:
         return self.middle.shape[0]
+
+    def __repr__(self) -> str:
+        shape = (len(self), self.n_rows, self.n_columns)
+        parts = [f"(N, r, k) = {shape}"]
+        for name in ("middle", "coupling", "hidden"):
+            part = getattr(self, name)
+            if part is not None:
+                span = ""
+                if part.numel():
+                    least, most = map(float, part.aminmax())
+                    span = f" in [{least:.3g}, {most:.3g}]"
+                parts.append(f"{name} {tuple(part.shape)}{span}")
+        if self.head_index is not None:
+            parts.append(f"{self.head_index.numel():,} of the head's {self._head_size:,} masked")
+        return f"GradientFactors({', '.join(parts)}, {self.dtype}, {self.device})"
 
     @property
     def n_rows(self) -> int:

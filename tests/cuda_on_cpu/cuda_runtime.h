@@ -1,7 +1,8 @@
 // What csrc/cuda uses of CUDA, for a CPU: every thread of a block is a fiber of one host thread.
 //
-// It shows whether launches, indices, barriers, shuffles and reductions are right. It has no streams
-// and knows nothing of time, of cuBLAS's rounding, or of threads that run at the same moment.
+// It shows whether launches, indices, barriers, shuffles and reductions are right. It has no
+// streams and knows nothing of time, of cuBLAS's rounding, or of threads that run at the same
+// moment.
 #pragma once
 
 #include <cmath>
