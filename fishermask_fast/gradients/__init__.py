@@ -2,9 +2,9 @@
 
 Rooms in reading order: masked and diagonal (what is asked for), passes (the way through a pool),
 planning (which parameters go by rule), capture (one forward, r backward passes), rules and terms
-(rows of an operation's parameter), weight_products (dW = delta a^T), fallback (torch.func), places
-and order (where each sample is in a result), resumable and fingerprint (gradients in a file). May
-import: masks, network, factors and below.
+(rows of an operation's parameter), weight_products (dW = delta a^T), fallback (torch.func), kept
+(parameters that a kept tensor hides), places and order (where each sample is in a result),
+resumable and fingerprint (gradients in a file). May import: masks, network, factors and below.
 """
 
 from __future__ import annotations
