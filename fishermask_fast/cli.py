@@ -11,7 +11,8 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from fishermask_fast.version import __version__
 
@@ -34,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(name)s: %(message)s")
     verbose = "--verbose" in given
     logging.getLogger("fishermask_fast").setLevel("DEBUG" if verbose else "WARNING")
-    _end_in_good_order()
     try:
         # What tells of an installation works without the packages of the loop.
         if given == ["--version"]:
@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print_info()
         else:
-            _parse_and_run(given)
+            with _ending_in_good_order():
+                _parse_and_run(given)
     except KeyboardInterrupt:
         left = "recorded rounds are whole" if given[:1] == ["run"] else "nothing half-written"
         print(f"fishermask-fast: interrupted; {left}", file=sys.stderr)
@@ -56,19 +57,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _end_in_good_order() -> None:
+@contextmanager
+def _ending_in_good_order() -> Iterator[None]:
     """Let what ends a program, as a batch system's SIGTERM, take drafts away as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        return
 
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    for name in ("SIGTERM", "SIGHUP"):  # Windows lacks the second
-        number = getattr(signal, name, None)
-        # As under nohup, what is ignored stays so.
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # Windows has one
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    # As under nohup, what is ignored stays so.
+    ours = [n for n in numbers if n is not None and signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _parse_and_run(given: Sequence[str]) -> None:
