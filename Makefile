@@ -5,6 +5,7 @@ CONSTRAINTS ?= constraints.txt
 ARGS ?=
 
 VENV := .venv
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
@@ -40,8 +41,8 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $(CPP) $(TEST_CPP)
 
 docs: export NO_MKDOCS_2_WARNING := 1
-docs: $(VENV)/.docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/python -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
@@ -81,7 +82,7 @@ check-faults: $(VENV)/.dev
 	$(BIN)/python tests/check_faults.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache
 
 # Where no card tells which architecture to build the CUDA ops for, one will do to see that they
 # compile.
@@ -96,6 +97,13 @@ $(VENV)/.torch: $(CONSTRAINTS)
 	$(INSTALL) setuptools ninja pybind11 torch
 	touch $@
 
-$(VENV)/.loop $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
+$(VENV)/.loop $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
 	TORCH_CUDA_ARCH_LIST="$(ARCHITECTURES)" $(INSTALL) --no-build-isolation --editable '.[$*]'
+	touch $@
+
+# The pages are made from sources and Markdown alone: neither torch nor a compiler.
+$(DOCS)/.installed: $(CONSTRAINTS)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) \
+	    mkdocs-material 'mkdocstrings[python]'
 	touch $@
