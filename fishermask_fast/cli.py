@@ -8,7 +8,9 @@ Nothing is imported before it is needed, so that ``--version`` is instant.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from fishermask_fast.version import __version__
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(name)s: %(message)s")
     verbose = "--verbose" in given
     logging.getLogger("fishermask_fast").setLevel("DEBUG" if verbose else "WARNING")
+    _end_in_good_order()
     try:
         # What tells of an installation works without the packages of the loop.
         if given == ["--version"]:
@@ -51,6 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         return _complain(str(error))
     return 0
+
+
+def _end_in_good_order() -> None:
+    """Let what ends a program, as a batch system's SIGTERM, take drafts away as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):  # Windows lacks the second
+        number = getattr(signal, name, None)
+        # As under nohup, what is ignored stays so.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def _parse_and_run(given: Sequence[str]) -> None:

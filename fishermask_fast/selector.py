@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_positive, is_integer
+from fishermask_fast.checks import (
+    caller_level,
+    check_flag,
+    check_path,
+    check_positive,
+    is_integer,
+)
 from fishermask_fast.distributed import (
     NOTHING,
     Part,
@@ -41,6 +48,7 @@ from fishermask_fast.engine import runs_on
 from fishermask_fast.estimates import Estimate, Query, activations_of, estimate, factor_numbers
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
+from fishermask_fast.inspection import output_warnings, pool_warnings, scale_warnings
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
 from fishermask_fast.network import (
@@ -56,7 +64,7 @@ from fishermask_fast.network import (
     head_parameters,
     input_dtype,
     one_head,
-    raw_outputs,
+    outputs_of_samples,
     to_model,
     trainable,
     unwrap,
@@ -233,6 +241,9 @@ class FisherMaskSelector:
         ranks = Ranks.of(self.group, [unlabeled, labeled])
         ranks.attempt(self.check_parameters)
         ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
+        ranks.attempt(lambda: check_flag("progress", progress))
+        if out is not None:
+            ranks.attempt(lambda: check_path("out", out))
         ranks.check_same(lambda: self._in_common(n_select, labeled))
         ranks.check_apart("out", None if out is None else _place(out))
         pool = ranks.part(unlabeled, "unlabeled")
@@ -245,6 +256,7 @@ class FisherMaskSelector:
             known = ranks.part(labeled, "labeled")
         for part, name in ((pool, "unlabeled"), (known, "labeled")):
             ranks.attempt(partial(self._try_model, part, name))
+        ranks.attempt(partial(self._warn, pool if len(pool) else known))
         progress = progress and _has_tqdm()
         self.seconds_ = {}
 
@@ -434,6 +446,7 @@ class FisherMaskSelector:
         Raises:
             TypeError, ValueError: As ``query``.
         """
+        check_flag("progress", progress)
         self.check_parameters()
         ranks = Ranks(None)
         part = ranks.part(data, "data")
@@ -455,6 +468,7 @@ class FisherMaskSelector:
             )
         likelihood_of(self.likelihood).check_options(self.weighting, self.rank)
         check_positive("lamb", self.lamb)
+        check_flag("keep_head", self.keep_head)
         if self.device is not None:
             check_device(self.device)
         if not is_integer(self.backward_steps):
@@ -496,16 +510,19 @@ class FisherMaskSelector:
         inputs = part.some
         with evaluating(self.model, self.device) as net, torch.no_grad():
             inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
-            try:
-                found = raw_outputs(net, inputs)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, IndexError) as error:
-                shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
-                raise ValueError(
-                    f"the model does not take {name} samples, here a batch of one, {shape}: {error}"
-                ) from error
+            found = outputs_of_samples(net, inputs, name)
         likelihood_of(self.likelihood).check_shape(found.shape)
+
+    def _warn(self, part: Part) -> None:
+        """Tells, once a query each, what looks wrong in outputs and data."""
+        if not len(part):
+            return
+        pool = Pool.of(part.data).subset(part.among(part.places[:2]))
+        inputs = pool.first(2)
+        found = output_warnings(self.model, inputs, self.likelihood)
+        found += scale_warnings(self.model, inputs, self.lamb)
+        for text in found + pool_warnings(pool):
+            warnings.warn(text, UserWarning, stacklevel=caller_level())
 
     def _find_head(self, ranks: Ranks, pool: Part, known: Part) -> Head | None:
         """The head's name, from one sample where nobody gave it."""

@@ -198,6 +198,7 @@ ADVERSARIAL: dict[str, Callable[[torch.Generator], Tensor]] = {
 class Adversarial:
     """A pool full of ties or of sizes far apart, and the picks of the published formula from it."""
 
+    kind: str
     pool: Tensor  # (N, r, k)
     n_select: int
     fisher: Tensor
@@ -211,7 +212,7 @@ def adversarial_pool(kind: str, dtype: torch.dtype) -> Adversarial:
     n_select = min(len(pool), 25)
     fisher = random_fisher(generator, pool.shape[2])
     expected = {lamb: greedy(pool.double(), n_select, fisher, lamb=lamb) for lamb in (1.0, 0.01)}
-    return Adversarial(pool, n_select, fisher, expected)
+    return Adversarial(kind, pool, n_select, fisher, expected)
 
 
 def parts_of(factors: GradientFactors) -> dict[str, Tensor]:

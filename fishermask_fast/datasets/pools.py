@@ -12,7 +12,13 @@ from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
 from fishermask_fast.datasets.samples import LabeledSamples, PoolAndTest
 from fishermask_fast.options import DataOptions
 
-NAMED = ("digits", *images.TORCHVISION_SETS, *tables.TABLES, *tables.TEXTS)
+NAMED = (
+    "digits",
+    *images.TORCHVISION_SETS,
+    *tables.TABLES,
+    *tables.NUMBERS,
+    *tables.TEXTS,
+)
 """Data sets that are known by name."""
 
 
@@ -27,6 +33,11 @@ def load_data(options: DataOptions) -> PoolAndTest:
     _check_exclusive(options)
     loaded = _load(options)
     pool, test, classes = loaded.pool, loaded.test, loaded.classes
+    if loaded.likelihood != "categorical" and (options.class_counts or options.imbalance_ratio):
+        raise ValueError(
+            f"class_counts and imbalance_ratio are for data of one class a sample; {loaded.name} "
+            f"is {loaded.likelihood}"
+        )
     if options.class_counts is not None:
         n_classes = len(options.class_counts)
         if not 2 <= n_classes <= len(classes):
@@ -63,6 +74,8 @@ def _load(options: DataOptions) -> PoolAndTest:
         return images.load_torchvision(name, options.root, options.download, options.augment)
     if name in tables.TABLES:
         return tables.load_table(name, options.seed)
+    if name in tables.NUMBERS:
+        return tables.load_numbers(name, options.seed)
     if name in tables.TEXTS:
         return tables.load_newsgroups(options.root, options.download)
     if path.suffix.lower() == ".csv" and path.is_file():

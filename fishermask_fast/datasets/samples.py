@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fishermask_fast.options import DataOptions
+from fishermask_fast.options import DataOptions, LikelihoodName
 
 Apply = Callable[[Tensor], Tensor]
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
@@ -110,12 +110,17 @@ def _middle(image: Tensor, longest: int) -> list[int]:
 Source = Tensor | FolderImages
 
 
-class LabeledSamples(Dataset[tuple[Tensor, int]]):
+Label = int | list[float]
+"""A class, or numbers: 0 or 1 of each label, or the targets of a regression."""
+
+
+class LabeledSamples(Dataset[tuple[Tensor, Label]]):
     """Stored samples with their labels, seen through one transform.
 
     Args:
         source: (N, ...) stored samples, or images decoded when read.
-        targets: int64 (N,) class indices.
+        targets: int64 (N,) class indices; or float32 (N, C), 0 or 1 of each label, or the numbers
+            to predict.
         transform: From stored samples to what the network reads.
     """
 
@@ -127,10 +132,10 @@ class LabeledSamples(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Label]]:
         """Several samples, transformed together: what a DataLoader asks a batch of."""
         read = self.transform(self.stored(indices))
         return list(zip(read, self.targets[list(indices)].tolist(), strict=True))
@@ -178,6 +183,8 @@ class PoolAndTest:
         test: Samples to test on.
         training_transform: What training reads the pool through.
         vocabulary: Word ids of a text, 0 for other kinds.
+        likelihood: What a network's outputs are of the labels: ``"categorical"`` (of classes),
+            ``"bernoulli"`` (of several labels) or ``"gaussian"`` (of a regression).
         options: What was asked for.
     """
 
@@ -188,6 +195,7 @@ class PoolAndTest:
     test: LabeledSamples
     training_transform: Transform
     vocabulary: int = 0
+    likelihood: LikelihoodName = "categorical"
     options: DataOptions = DataOptions()
 
     @property

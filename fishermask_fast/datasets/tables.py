@@ -11,6 +11,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fishermask_fast.datasets.images import split
 from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples, PoolAndTest
 
 TABLES = ("breast-cancer", "iris", "wine")
+NUMBERS = ("diabetes", "multilabel")
 TEXTS = ("20newsgroups",)
 TEST_SHARE = 0.3
 VOCABULARY, LENGTH = 10_000, 200
@@ -35,6 +37,33 @@ def load_table(name: str, seed: int) -> PoolAndTest:
     values = torch.as_tensor(found.data, dtype=torch.float64)
     targets = torch.as_tensor(found.target, dtype=torch.int64)
     return _table(name, values, targets, [str(label) for label in found.target_names], seed)
+
+
+def load_numbers(name: str, seed: int) -> PoolAndTest:
+    """One of ``NUMBERS``, split at random.
+
+    ``diabetes`` is scikit-learn's regression of a disease's progression on 10 columns (442
+    patients), the target standardised by the pool's; ``multilabel`` are 2,000 documents of 20 word
+    counts with some of 5 topics each, as its ``make_multilabel_classification`` generates them.
+    """
+    from sklearn import datasets
+
+    if name == "diabetes":
+        values, found = datasets.load_diabetes(return_X_y=True)
+        targets = torch.as_tensor(found, dtype=torch.float64)[:, None]
+        names = ["progression"]
+    else:
+        values, found = datasets.make_multilabel_classification(2000, random_state=0)
+        targets = torch.as_tensor(found, dtype=torch.float64)
+        names = [f"topic {i}" for i in range(targets.shape[1])]
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    n_test = round(TEST_SHARE * len(targets))
+    pool, test = order[n_test:].sort().values, order[:n_test].sort().values
+    if name == "diabetes":
+        mean, std = targets[pool].mean(0), targets[pool].std(0, correction=0)
+        targets = (targets - mean) / std
+    table = _split_table(name, torch.as_tensor(values).double(), targets.float(), names, pool, test)
+    return replace(table, likelihood="gaussian" if name == "diabetes" else "bernoulli")
 
 
 def load_newsgroups(root: str, download: bool) -> PoolAndTest:
@@ -118,6 +147,12 @@ def _table(
     name: str, values: Tensor, targets: Tensor, classes: Sequence[str], seed: int
 ) -> PoolAndTest:
     pool, test = split(targets, TEST_SHARE, seed)
+    return _split_table(name, values, targets, classes, pool, test)
+
+
+def _split_table(
+    name: str, values: Tensor, targets: Tensor, classes: Sequence[str], pool: Tensor, test: Tensor
+) -> PoolAndTest:
     mean, std = values[pool].mean(0), values[pool].std(0, correction=0)
     # A column that never changes tells nothing, and becomes zero.
     scaled = ((values - mean) / std.where(std > 0, 1.0)).float()

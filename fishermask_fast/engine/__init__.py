@@ -20,6 +20,7 @@ from fishermask_fast.engine.inputs import (
     mean_fisher,
     runs_on,
 )
+from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
 from fishermask_fast.engine.scores import scores_along
 
@@ -27,6 +28,7 @@ __all__ = [
     "Leaders",
     "LocalCandidates",
     "Options",
+    "PrecisionWarning",
     "Report",
     "Selection",
     "State",

@@ -179,7 +179,8 @@ def check_device(device: object, source: FactorSource) -> torch.device:
     try:
         asked: torch.device = torch.device(device)  # type: ignore[call-overload]
     except (RuntimeError, TypeError) as error:
-        raise type(error)(f"device must be a torch.device or its name; got {device!r}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"device must be a torch.device or its name; got {device!r}") from error
     if asked.type == "cuda" and asked.index is None and torch.cuda.is_available():
         asked = torch.device("cuda", torch.cuda.current_device())
     if asked.type != "cpu" and not runs_on(asked):

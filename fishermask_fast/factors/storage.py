@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fishermask_fast.checks import check_integer
+from fishermask_fast.checks import check_integer, check_path
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.factors.grams import mean_gram
 from fishermask_fast.factors.tensor_file import (
@@ -53,7 +53,7 @@ class StoredFactors:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
         self._descriptor = open_file(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         self._opened_as = self._version()
@@ -269,8 +269,13 @@ def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> Stor
     """Writes factors to one safetensors file, whole or not at all.
 
     Raises:
+        TypeError: no GradientFactors, or no path.
+        ValueError: the path of a folder.
         OSError: the file cannot be written.
     """
+    if not isinstance(factors, GradientFactors):
+        raise TypeError(f"factors must be GradientFactors; got {type(factors).__name__}")
+    path = check_path("path", path)
     header, layout = plan_file(factors, len(factors), {})
     with written_whole(path) as file:
         write_start(file.fileno(), header, layout, factors.head_index)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from fishermask_fast.gradients.diagonal import draw, fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
+from fishermask_fast.gradients.passes import slow_parameters
 
 __all__ = [
     "draw",
     "fisher_diagonal",
     "masked_gradients",
+    "slow_parameters",
 ]

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import check_flag
 from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.fallback import per_sample_rows
 from fishermask_fast.gradients.passes import batches
@@ -77,6 +78,7 @@ def fisher_diagonal(
             expectation or likelihood, outputs that are not the likelihood's, an empty pool, a
             BatchNorm without running statistics, or NaN or Inf in outputs or gradients.
     """
+    check_flag("progress", progress)
     check_count("n_samples", n_samples, optional=False)
     check_count("batch_size", batch_size)
     seed = check_seed(seed)

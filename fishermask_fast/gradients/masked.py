@@ -18,6 +18,7 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import check_flag, check_path
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients.capture import Plan, Tape, backward, forward
 from fishermask_fast.gradients.fallback import per_sample_rows
@@ -139,6 +140,7 @@ def masked_gradients(
     """
     assumed = likelihood_of(likelihood)
     assumed.check_options(weighting, rank)
+    check_flag("progress", progress)
     check_count("batch_size", batch_size)
     if not isinstance(mask, FisherMask):
         raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
@@ -147,7 +149,7 @@ def masked_gradients(
     if indices is not None:
         chosen = check_indices(indices, len(pool))
         pool = pool.subset(chosen)
-    path = None if out is None else _check_path(out)
+    path = None if out is None else _check_folder(check_path("out", out))
     mask.check(model)
     warn_where_another_is_stated(model, assumed.name)
     dtype = compute_dtype(trainable(unwrap(model)))
@@ -329,10 +331,7 @@ def _head_layer(mask: FisherMask, plan: Plan, n_rows: int) -> tuple[str, str | N
     return None
 
 
-def _check_path(out: object) -> Path:
-    if not isinstance(out, (str, os.PathLike)):
-        raise TypeError(f"out must be a path or None; got {type(out).__name__}")
-    path = Path(out)
+def _check_folder(path: Path) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out must be in a folder that exists; got {path}")
     return path

@@ -178,7 +178,8 @@ class Correlation:
 
     def masked(self, index: Tensor) -> Tensor:
         found = conv_masked(self.convolution, *self._images(slice(None)), index)
-        return found.view(self.n, -1, index.numel()).sum(1) if self.delta.shape[1] > 1 else found
+        images = self.delta.shape[1]
+        return found.view(self.n, images, index.numel()).sum(1) if images > 1 else found
 
     def squared(self) -> Tensor:
         if self.delta.shape[1] > 1:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fishermask_fast.checks import check_integer
+from fishermask_fast.checks import check_flag, check_integer
 from fishermask_fast.likelihoods import LikelihoodLike
 from fishermask_fast.network import LIKELIHOOD_OF_PROBLEM, problem_type
 from fishermask_fast.selection import Selection
@@ -66,6 +66,9 @@ def query(
         ValueError: columns of which the model takes none, or as FisherMaskSelector.query.
     """
     batch_size = check_integer("batch_size", batch_size, 1)
+    check_flag("progress", progress)
+    if collate is not None and not callable(collate):
+        raise TypeError(f"collate must make a batch of a list of items; got {collate!r}")
     if likelihood is None:
         likelihood = _asked_for(model)
     selector = FisherMaskSelector(model, likelihood=likelihood, **options)
@@ -88,10 +91,13 @@ def query(
             )
         return DataLoader(data, batch_size, collate_fn=lambda items: collate(_only(items, taken)))
 
+    pool, known = loader("unlabeled", unlabeled), None
+    if labeled is not None and (not hasattr(labeled, "__len__") or len(labeled)):
+        known = loader("labeled", labeled)
     return selector.query(
-        loader("unlabeled", unlabeled),
+        pool,
         n_select,
-        None if labeled is None or len(labeled) == 0 else loader("labeled", labeled),
+        known,
         progress=progress,
     )
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast import plotting
+from fishermask_fast.checks import check_flag, check_path
 from fishermask_fast.masks.checks import (
     Shapes,
     check_masked,
@@ -78,6 +79,8 @@ class FisherMask:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise TypeError(f"method must be a text; got {self.method!r}")
         check_masked(self.shapes, self.indices, self.head_names)
 
     def __len__(self) -> int:
@@ -147,6 +150,7 @@ class FisherMask:
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
         check_size(fraction, n_parameters)
+        check_flag("keep_head", keep_head)
         check_scores(scores)
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
         needs_head = keep_head or (fraction is None and n_parameters is None)
@@ -192,6 +196,7 @@ class FisherMask:
             ValueError: as for `from_scores`, or a negative seed.
         """
         check_size(fraction, n_parameters)
+        check_flag("keep_head", keep_head)
         shapes = shapes_of(model)
         generator = torch.Generator().manual_seed(check_seed(seed))
         # Ranks of a random permutation as scores: no two are equal, so no tie decides.
@@ -299,6 +304,7 @@ class FisherMask:
         Raises:
             OSError: the file cannot be written.
         """
+        path = check_path("path", path)
         content = MaskContent(self.shapes, self.indices, self.method, self.head_names, self.reason)
         write_mask(path, content)
 
@@ -310,6 +316,7 @@ class FisherMask:
             FileNotFoundError: there is no such file.
             ValueError: the file holds no mask, is damaged, or is of a newer format.
         """
+        path = check_path("path", path)
         try:
             return cls(*read_mask(path))
         except (KeyError, TypeError, ValueError) as error:

@@ -69,10 +69,17 @@ class Collating:
         missing = tuple(i for i, item in enumerate(given) if item is None)
         try:
             batch = self._batch(given)
-        except Exception:
+        except Exception as error:
             if missing:
                 return Collated(None, len(given), missing)
-            raise
+            if self.collate is not default_collate:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                "the data's samples must be tensors, arrays or numbers of one shape, or tuples or "
+                f"dicts of these, as torch's default_collate takes them; got {_named(given[0])}: "
+                f"{error}"
+            ) from error
         if missing and _rows(batch) != len(given):
             return Collated(None, len(given), missing)
         if self.collate is default_collate:
@@ -134,6 +141,12 @@ def _marked(batch: Any, shared: frozenset[str]) -> Any:
     """The batch's part for the model with what is known of it."""
     inputs = model_inputs(batch)
     return Keywords(inputs, shared) if shared and not isinstance(inputs, Tensor) else batch
+
+
+def _named(item: object) -> str:
+    if isinstance(item, (tuple, list)):
+        return f"a {type(item).__name__} of {', '.join(type(part).__name__ for part in item)}"
+    return type(item).__name__
 
 
 def _rows(batch: object) -> int | None:

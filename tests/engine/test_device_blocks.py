@@ -65,7 +65,8 @@ def test_adversarial_pools(
     for lamb, expected in adversarial.expected.items():
         found = select_batch(pool, n_select, fisher, lamb=lamb, block_size=block_size)
         assert picks(found) == expected
-    assert by_blocks
+    # A pool as large against lamb as that one is left to the other engine.
+    assert by_blocks or adversarial.kind == "one dominant"
 
 
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
