@@ -325,6 +325,8 @@ class FisherMaskQuery(FisherQuery):
         if not isinstance(self.mask, str) or self.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
         check_scalar(self.keep_head, "keep_head", bool)
+        if self.head is not None:
+            check_scalar(self.head, "head", str)
         check_integer("head_entries", self.head_entries, 1)
         check_integer("fisher_samples", self.fisher_samples, 1)
 
