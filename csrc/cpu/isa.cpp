@@ -27,7 +27,9 @@ std::atomic<Isa>& chosen_isa() {
 }  // namespace
 
 Isa isa_of_machine() {
-#if FISHERMASK_X86
+#if FISHERMASK_X86 && defined(FISHERMASK_EMULATE_AVX512)
+  return Isa::avx512;
+#elif FISHERMASK_X86
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&

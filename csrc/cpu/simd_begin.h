@@ -11,6 +11,9 @@
 //                      ... the body, in namespace fishermask::<instruction set> ...
 //                      #include "simd_end.h"
 //
+// With FISHERMASK_EMULATE_AVX512 the widest body is compiled with the same lanes for any machine, so
+// that tests can run it everywhere.
+//
 // Every include stands before simd_begin.h: a standard template defined after it would be compiled
 // for this instruction set under a name that all units share. There is no include guard, because a
 // body may be closed and opened again.
@@ -21,7 +24,9 @@
 #if FISHERMASK_UNIT == FISHERMASK_AVX512
 #define FISHERMASK_NAMESPACE avx512
 #define FISHERMASK_VECTOR_BYTES 64
+#ifndef FISHERMASK_EMULATE_AVX512
 #define FISHERMASK_TARGET "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma"
+#endif
 #elif FISHERMASK_UNIT == FISHERMASK_AVX2
 #define FISHERMASK_NAMESPACE avx2
 #define FISHERMASK_VECTOR_BYTES 32

@@ -1,7 +1,7 @@
 """The candidates of a selection: where their gradients lie, and the state of each.
 
 Every candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T and its score tr(A_x^-1 B_x)
-(with the signs of engine.py for removals). A block of picks goes through four steps:
+(with the signs of blocks.py for removals). A block of picks goes through four steps:
 
     begin    the leaders, with copies of their gradients and of their state
     verify   all others take the block's updates, and tell which of them would have won
@@ -27,8 +27,6 @@ _MAX_LEADERS = 4096
 # Where a pass has to fetch the gradients first, it should serve more picks.
 _MAX_FAR_BLOCK = 32
 _MAX_FAR_LEADERS = 16384
-# A GPU needs more samples at a time to be busy: 512 MiB of working memory.
-_GPU_CHUNK_FACTOR = 16
 # Numbers of V X at work in the safe form.
 _SAFE_CHUNK_NUMBERS = 2**21
 
@@ -272,9 +270,7 @@ class LocalCandidates:
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
     ) -> tuple[Tensor, Tensor]:
         """V_x M^-1 V_x^T and V_x G V_x^T."""
-        size = self._chunk_size or chunk.default_chunk_size() * (
-            _GPU_CHUNK_FACTOR if chunk.device.type == "cuda" else 1
-        )
+        size = self._chunk_size or chunk.default_chunk_size()
         if lamb is not None:
             (b,) = chunk.quadratic_forms(double, chunk_size=size)
             return chunk.grams().div_(lamb), b

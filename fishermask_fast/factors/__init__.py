@@ -15,7 +15,7 @@ from fishermask_fast.factors.embeddings import factors_from_embeddings
 from fishermask_fast.factors.equal import first_of_equal
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
 from fishermask_fast.factors.storage import StoredFactors, save_factors
-from fishermask_fast.factors.streaming import FactorSource, StreamedFactors, sample_bytes
+from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
 from fishermask_fast.factors.tensor_file import (
     Layout,
     drop_pages,
@@ -42,7 +42,6 @@ __all__ = [
     "read_bytes",
     "read_layout",
     "same_columns",
-    "sample_bytes",
     "write_rows",
     "write_start",
 ]

@@ -8,13 +8,14 @@ parameter asking for gradients unless a caller says so.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.collating import Inputs, count_samples
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -129,6 +130,7 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
     fast_attention = torch.backends.mha.get_fastpath_enabled()
+    kept = None
     with ExitStack() as stack:
         cuda = [d.index or 0 for d in {home, target} if d.type == "cuda"]
         stack.enter_context(torch.random.fork_rng(devices=cuda))
@@ -144,6 +146,7 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
                 model.to(target)
             drop_kept_tensors(model)
             model.eval()
+            kept = KeptTensors(model)
             for name, module in model.named_modules():
                 _check_batch_norm(name, module)
             # The fused attention of inference would pass the layers' own forwards by.
@@ -151,6 +154,8 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
             yield model
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_attention)
+            if kept is not None:
+                kept.restore()
             if target != home:
                 model.to(home)
             for p, flag in flags:
@@ -251,6 +256,25 @@ def raw_outputs(model: nn.Module, inputs: Inputs) -> Tensor:
     return found
 
 
+def outputs_of_samples(model: nn.Module, inputs: Inputs, name: str) -> Tensor:
+    """As `raw_outputs`, of the first samples of some data called `name`.
+
+    Raises:
+        TypeError: as `call`.
+        ValueError: as `call`, or the model does not take such samples.
+    """
+    try:
+        return raw_outputs(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError) as error:
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
+        raise ValueError(
+            f"the model does not take {name} samples, here a batch of {count_samples(inputs)}, "
+            f"{shape}: {error}"
+        ) from error
+
+
 def logits_of(output: object) -> Tensor:
     """The outputs in what a model returns, flattened to (n, outputs).
 
@@ -277,10 +301,21 @@ def outputs_of(output: object) -> Tensor:
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
             "the model must return logits: a floating-point Tensor, an object with .logits, or a "
-            f"tuple whose first item is one; got {type(output).__name__}"
+            f"tuple whose first item is one; got {type(output).__name__}{_dense(output)}"
         )
     # Of a batch of one, .squeeze() leaves no dimension at all.
     return logits.reshape(1) if logits.ndim == 0 else logits
+
+
+def _dense(output: object) -> str:
+    """What kind of model gives such outputs, where that shows."""
+    first = output[0] if isinstance(output, (tuple, list)) and output else output
+    if isinstance(first, Mapping):
+        if "boxes" in first or "pred_boxes" in first:
+            return ", boxes and scores as detection has them: no classifier of samples"
+        if "out" in first or "masks" in first:
+            return ", outputs for each pixel as segmentation has them: no classifier of samples"
+    return ""
 
 
 def _flat(outputs: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fishermask_fast.network import head_candidates, unwrap
 from fishermask_fast.options import MASKS, QueryOptions
 from fishermask_fast.strategies.diversity import badge, coreset
 from fishermask_fast.strategies.fisher import (
@@ -18,7 +19,6 @@ from fishermask_fast.strategies.uncertainty import (
     entropy,
     least_confidence,
     margin,
-    require_head,
 )
 
 
@@ -45,13 +45,22 @@ STRATEGIES: dict[str, Strategy] = {
 """Every strategy by name."""
 
 
+ANY_LIKELIHOOD = ("fishermask", "bait", "random")
+"""Strategies that ask for no probabilities of classes."""
+
+
 def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
     """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    if options.likelihood not in (None, "categorical") and name not in ANY_LIKELIHOOD:
+        raise ValueError(
+            f"strategy {name} is for one class a sample; with likelihood {options.likelihood} take "
+            f"one of {', '.join(ANY_LIKELIHOOD)}"
+        )
     if name in SELECTORS:
         if options.rank is not None and options.rank > n_classes:
             raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
         if options.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {options.mask!r}")
         SELECTORS[name](model, 0, options).check_parameters()
-    elif name in ("coreset", "badge"):
-        require_head(model)
+    elif name in ("coreset", "badge") and not head_candidates(unwrap(model)):
+        raise ValueError("model must end in a head, such as nn.Linear; found none")
