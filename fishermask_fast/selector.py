@@ -10,6 +10,7 @@ the batch that most reduces tr(M^-1 F), where
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import os
 import platform
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_flag, check_path, check_positive, is_integer
+from fishermask_fast.checks import check_flag, check_path, check_positive, is_integer, warn_ignored
 from fishermask_fast.distributed import (
     NOTHING,
     Part,
@@ -77,6 +78,19 @@ _COMPARED = (
 )
 
 MASKS = (*METHODS, "random", "head")
+
+
+def unread_options(mask: str) -> tuple[str, ...]:
+    """Options that a way to choose the mask does not read; "given" is a mask made before."""
+    return _UNREAD.get(mask, ())
+
+
+_UNREAD = {
+    "relative": ("fraction",),
+    "random": ("keep_head", "fisher_samples"),
+    "head": ("fraction", "keep_head", "fisher_samples", "seed"),
+    "given": ("fraction", "keep_head", "fisher_samples", "seed"),
+}
 
 
 class FisherMaskSelector:
@@ -204,6 +218,7 @@ class FisherMaskSelector:
             ranks.attempt(lambda: check_path("out", out))
         ranks.check_same(lambda: self._in_common(n_select, labeled))
         ranks.check_apart("out", None if out is None else _place(out))
+        self._warn_of_ignored()
         pool = ranks.part(unlabeled, "unlabeled")
         if n_select > pool.n_total:
             raise ValueError(
@@ -295,6 +310,17 @@ class FisherMaskSelector:
         else:
             keep_head = self.keep_head and self.mask in METHODS
             check_fraction(self.model, self.fraction, self.mask, keep_head)
+
+    def _warn_of_ignored(self) -> None:
+        parameters = inspect.signature(type(self)).parameters
+        method = self.mask if isinstance(self.mask, str) else "given"
+        warn_ignored(
+            {name: getattr(self, name) for name in unread_options(method)},
+            {name: parameter.default for name, parameter in parameters.items()},
+            "the mask is a FisherMask made before"
+            if method == "given"
+            else f'mask="{method}" does not read it',
+        )
 
     def _in_common(self, n_select: int, labeled: Any) -> dict[str, str | None]:
         """What all ranks of a query must have been called with, in words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,9 +15,12 @@ from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_fo
 from fishermask_fast.loop.report import learning_curves, read_runs, tables
 from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_fraction, default_model, find_device
-from fishermask_fast.options import STRATEGIES, RunOptions
+from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions
+from fishermask_fast.strategies import unread
 
 CURVE_NAME = "learning_curve"
+
+logger = logging.getLogger(__name__)
 
 
 def run_experiments(options: RunOptions) -> None:
@@ -50,7 +54,7 @@ def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> E
     if fraction is None:
         size = len(data.classes), data.shape
         fraction = default_fraction(model, *size, vocabulary=data.vocabulary)
-    return Experiment(
+    experiment = Experiment(
         data,
         model,
         replace(options.schedule, strategies=names, seed=seed),
@@ -59,6 +63,17 @@ def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> E
         device,
         options.variants,
     )
+    if seed == options.seed[0]:
+        _warn_of_unread(options.query, experiment)
+    return experiment
+
+
+def _warn_of_unread(query: QueryOptions, experiment: Experiment) -> None:
+    """Says which of the options given no strategy of the run reads."""
+    each = [set(unread(strategy, query)) for strategy, _ in experiment.arms.values()]
+    if ignored := sorted(set.intersection(*each)):
+        names = ", ".join(experiment.arms)
+        logger.warning("%s: no strategy of the run (%s) reads it", ", ".join(ignored), names)
 
 
 def _strategies(options: RunOptions) -> tuple[str, ...]:

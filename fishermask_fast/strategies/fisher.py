@@ -6,6 +6,7 @@ They differ in their masks, and BAIT removes as well as picks.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch.utils.data import ConcatDataset, Subset
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.options import QueryOptions
-from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.selector import FisherMaskSelector, unread_options
 from fishermask_fast.strategies.interface import Picks, Pool
 from fishermask_fast.strategies.uncertainty import entropy, require_head
 
@@ -32,7 +33,8 @@ def fishermask(
     start = time.perf_counter()
     selector = _fishermask_selector(model, seed, options)
     if options.mask == "middle":
-        selector.mask = _middle_mask(model, ConcatDataset([labeled, pool]), seed, options)
+        data: Pool = ConcatDataset([labeled, pool])
+        selector = _with_mask(selector, _middle_mask(model, data, seed, options))
     spent = time.perf_counter() - start
     picks = _query(selector, pool, labeled, n, options)
     picks.info["seconds"]["mask"] += spent
@@ -83,17 +85,33 @@ def _fraction(options: QueryOptions) -> float:
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    mask = "global" if options.mask == "middle" else options.mask
+    of_the_mask: dict[str, Any] = {
+        "fraction": _fraction(options),
+        "keep_head": options.keep_head and options.mask != "middle",
+        "fisher_samples": options.fisher_samples,
+        "seed": seed,
+    }
+    unread = unread_options(mask)
     return FisherMaskSelector(
         model,
-        fraction=_fraction(options),
-        mask="global" if options.mask == "middle" else options.mask,
-        keep_head=options.keep_head and options.mask != "middle",
+        mask=mask,
         weighting=options.weighting,
         lamb=options.lamb,
-        fisher_samples=options.fisher_samples,
         rank=options.rank,
         batch_size=options.batch_size,
-        seed=seed,
+        **{name: value for name, value in of_the_mask.items() if name not in unread},
+    )
+
+
+def _with_mask(selector: FisherMaskSelector, mask: FisherMask) -> FisherMaskSelector:
+    return FisherMaskSelector(
+        selector.model,
+        mask=mask,
+        weighting=selector.weighting,
+        lamb=selector.lamb,
+        rank=selector.rank,
+        batch_size=selector.batch_size,
     )
 
 
@@ -106,7 +124,6 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
         lamb=options.lamb,
         rank=options.rank,
         batch_size=options.batch_size,
-        seed=seed,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import nn
 
 from fishermask_fast.options import MASKS, QueryOptions
+from fishermask_fast.selector import unread_options
 from fishermask_fast.strategies.diversity import badge, coreset
 from fishermask_fast.strategies.fisher import (
     SELECTORS,
@@ -43,6 +46,31 @@ STRATEGIES: dict[str, Strategy] = {
     "badge": badge,
 }
 """Every strategy by name."""
+
+
+_FISHER = ("weighting", "lamb", "rank", "batch_size")
+_READ = {
+    "fishermask": (*_FISHER, "mask", "fraction", "keep_head", "fisher_samples"),
+    "fishermask_entropy": (*_FISHER, "mask", "fraction", "keep_head", "fisher_samples"),
+    "bait": _FISHER,
+    "random": (),
+}
+_NO_GIVEN_OPTION = ("progress",)
+
+
+def unread(name: str, options: QueryOptions) -> list[str]:
+    """Options that were given (other than the default) and that a strategy does not read."""
+    read = set(_READ.get(name, ("batch_size",)))
+    if "mask" in read:
+        read -= set(unread_options("given" if options.mask == "middle" else options.mask))
+        read |= {"fraction", "fisher_samples"} if options.mask == "middle" else set()
+    return [
+        field.name
+        for field in fields(QueryOptions)
+        if field.name not in read
+        and field.name not in _NO_GIVEN_OPTION
+        and getattr(options, field.name) != field.default
+    ]
 
 
 def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
