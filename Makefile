@@ -9,11 +9,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
 CPP := $(wildcard csrc/*.cpp csrc/common/*.h csrc/cpu/*.h csrc/cpu/*.inl csrc/cpu/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh csrc/cuda/*.cpp)
+TEST_CPP := tests/lanes_check.cpp $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.h)
 PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.py)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench bench-gpu kernel-report check-torch check-sanitizers clean
+.PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
+    check-faults check-models check-torch check-sanitizers clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -28,14 +30,14 @@ test: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/ruff format --check $(PYTHON_CODE)
-	$(BIN)/clang-format --dry-run -Werror $(CPP) tests/lanes_check.cpp
+	$(BIN)/clang-format --dry-run -Werror $(CPP) $(TEST_CPP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(BIN)/ruff format $(PYTHON_CODE)
-	$(BIN)/clang-format -i $(CPP) tests/lanes_check.cpp
+	$(BIN)/clang-format -i $(CPP) $(TEST_CPP)
 
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.docs
@@ -44,12 +46,28 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
-bench-gpu: $(VENV)/.dev
-	$(BIN)/python benchmarks/gpu.py $(ARGS)
+# Where a card is there is often no network: this builds in place, with the torch of $(PYTHON).
+bench-gpu:
+	$(PYTHON) benchmarks/card.py $(ARGS)
+
+# The CUDA kernels on the CPU: their tests alone, and that these catch bugs planted in the kernels.
+cuda-on-cpu: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/cuda_on_cpu $(ARGS)
+
+planted-bugs: $(VENV)/.dev
+	$(BIN)/python tests/cuda_on_cpu/planted_bugs.py $(ARGS)
 
 # Registers and spills of the CUDA kernels; needs nvcc and a torch with CUDA, and no card.
 kernel-report: $(VENV)/.dev
 	$(BIN)/python benchmarks/kernel_report.py $(ARGS)
+
+# Picks against arithmetic of 60 digits, many times over: some ten minutes on two cores.
+check-digits: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m sweep tests/engine $(ARGS)
+
+# What masked gradients and the Fisher diagonal cost for forty networks; needs timm and transformers.
+check-models: $(VENV)/.dev
+	$(BIN)/python benchmarks/check_models.py $(ARGS)
 
 check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)
@@ -57,6 +75,10 @@ check-torch:
 # _C under the address and undefined-behaviour sanitizers: the tests of the ops and many random views.
 check-sanitizers: $(VENV)/.dev
 	$(BIN)/python tests/check_sanitizers.py $(ARGS)
+
+# Each kind of work killed at 50 random moments, full disks, files removed: nothing lost, same bytes.
+check-faults: $(VENV)/.dev
+	$(BIN)/python tests/check_faults.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -14,9 +14,9 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from resampled import Gradients, resampled_gradients
+from torch import nn
 
 from fishermask_fast import FisherMask, GradientFactors, fisher_diagonal, masked_gradients
 from fishermask_fast.datasets.pools import load_data
@@ -25,17 +25,8 @@ from fishermask_fast.loop.run.train import train_model
 from fishermask_fast.models.networks import resnet18_small
 from fishermask_fast.options import DataOptions, Recipe
 
-ORACLE = Path(__file__).parent.parent / "tests" / "data" / "fmnist_resnet18.npz"
 N_LABELED = 500
 FRACTION = 0.002
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """Factors of a pool, and where they come from."""
-
-    factors: GradientFactors
-    name: str
 
 
 @dataclass(frozen=True)
@@ -73,26 +64,6 @@ def trained_gradients(n_samples: int, data_root: str, seed: int = 0) -> Gradient
     mask = FisherMask.from_scores(scores, FRACTION, "global")
     factors = masked_gradients(trained.model, trained.unlabeled, mask)
     return Gradients(factors, f"ResNet-18 on {N_LABELED} Fashion-MNIST images, {n_samples} others")
-
-
-def resampled_gradients(n_samples: int, seed: int = 0, size: float = 0.01) -> Gradients:
-    """Samples drawn from the oracle with replacement, each number times 1 + `size` normal."""
-    arrays = np.load(ORACLE)
-    generator = torch.Generator().manual_seed(seed)
-    probabilities = torch.from_numpy(arrays["probs"])
-    n_classes = probabilities.shape[1]
-    drawn = torch.randint(len(probabilities), (n_samples,), generator=generator)
-
-    def shaken(part: Tensor) -> Tensor:
-        return part[drawn] * (1 + size * torch.randn(part[drawn].shape, generator=generator))
-
-    p = shaken(probabilities).abs()
-    p /= p.sum(1, keepdim=True)
-    # L_x^T = diag(sqrt p) (I - 1 p^T)
-    coupling = p.sqrt()[:, :, None] * (torch.eye(n_classes) - p[:, None, :])
-    middle, hidden = (shaken(torch.from_numpy(arrays[part])) for part in ("middle", "hidden"))
-    name = f"{n_samples} drawn from the oracle's {len(probabilities)} and perturbed (seed {seed})"
-    return Gradients(GradientFactors(middle, coupling, hidden), name)
 
 
 def make_gradients(n_samples: int, data_root: str, seed: int = 0) -> Gradients:

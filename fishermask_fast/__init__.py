@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fishermask_fast.version import __version__
 
 if TYPE_CHECKING:
+    from fishermask_fast.engine import PrecisionWarning
     from fishermask_fast.factors import (
         GradientFactors,
         StoredFactors,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         save_factors,
     )
     from fishermask_fast.gradients import fisher_diagonal, masked_gradients
+    from fishermask_fast.inspection import ModelReport, inspect_model
     from fishermask_fast.masks import FisherMask
     from fishermask_fast.ops import BuildInfo, build_info
     from fishermask_fast.selection import Selection, fast_select, select_batch
@@ -29,6 +31,8 @@ __all__ = [
     "FisherMask",
     "FisherMaskSelector",
     "GradientFactors",
+    "ModelReport",
+    "PrecisionWarning",
     "Selection",
     "StoredFactors",
     "__version__",
@@ -36,6 +40,7 @@ __all__ = [
     "factors_from_embeddings",
     "fast_select",
     "fisher_diagonal",
+    "inspect_model",
     "masked_gradients",
     "save_factors",
     "select_batch",
@@ -46,12 +51,15 @@ _WINGS = {
     "FisherMask": "masks",
     "FisherMaskSelector": "selector",
     "GradientFactors": "factors",
+    "PrecisionWarning": "engine",
     "Selection": "selection",
     "StoredFactors": "factors",
     "build_info": "ops",
     "factors_from_embeddings": "factors",
     "fast_select": "selection",
+    "ModelReport": "inspection",
     "fisher_diagonal": "gradients",
+    "inspect_model": "inspection",
     "masked_gradients": "gradients",
     "save_factors": "factors",
     "select_batch": "selection",

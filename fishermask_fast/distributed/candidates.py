@@ -59,8 +59,7 @@ class Shard:
         return Answer(None, (here, *_parts(self.local.rows(slots.tolist()))))
 
     def set_up(self, lamb: float | None, traces: bool, *matrices: Tensor) -> Answer:
-        self.local.set_up(*matrices, lamb=lamb, traces=traces)
-        return Answer()
+        return Answer(self.local.set_up(*matrices, lamb=lamb, traces=traces))
 
     def best(self, size: int, forced: list[int]) -> Answer:
         """The best scores here, and whose they are."""
@@ -145,9 +144,10 @@ class ShardedCandidates:
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> None:
+    ) -> float:
         matrices = (first, second) if signs is None else (first, second, signs)
-        self._ask("set_up", (lamb, traces), *matrices)
+        answers = self._ask("set_up", (lamb, traces), *matrices)
+        return max(float(answer.value) for answer in answers)
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
         answers = self._ask("best", (size, sorted(forced)))

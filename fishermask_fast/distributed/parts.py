@@ -122,6 +122,12 @@ class Ranks:
         """The sum over ranks."""
         return tensor if self._exchange is None else self._exchange.total(tensor)
 
+    def first(self, value: Any) -> Any:
+        """What the first rank that has one gives."""
+        if self._exchange is None:
+            return value
+        return next((told for told in self._exchange.everyone(value) if told is not None), None)
+
     def check_same(self, describe: Callable[[], Mapping[str, str | None]]) -> None:
         """Raise, on all ranks, where what `describe` gives differs between them.
 

@@ -1,7 +1,7 @@
 """The candidates of a selection: where their gradients lie, and the state of each.
 
 Every candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T and its score tr(A_x^-1 B_x)
-(with the signs of engine.py for removals). A block of picks goes through four steps:
+(with the signs of blocks.py for removals). A block of picks goes through four steps:
 
     begin    the leaders, with copies of their gradients and of their state
     verify   all others take the block's updates, and tell which of them would have won
@@ -27,8 +27,6 @@ _MAX_LEADERS = 4096
 # Where a pass has to fetch the gradients first, it should serve more picks.
 _MAX_FAR_BLOCK = 32
 _MAX_FAR_LEADERS = 16384
-# A GPU needs more samples at a time to be busy: 512 MiB of working memory.
-_GPU_CHUNK_FACTOR = 16
 # Numbers of V X at work in the safe form.
 _SAFE_CHUNK_NUMBERS = 2**21
 
@@ -147,7 +145,7 @@ class Candidates(Protocol):
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> None: ...
+    ) -> float: ...
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
 
@@ -225,7 +223,7 @@ class LocalCandidates:
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> None:
+    ) -> float:
         """Every A, B and score anew, in float64.
 
         Args:
@@ -235,6 +233,9 @@ class LocalCandidates:
             lamb: where M = lamb I, else None.
             traces: whether M^-1 and G are new as well.
 
+        Returns:
+            The largest entry of any |V_x M^-1 V_x^T|, to within one.
+
         Raises:
             ValueError: gradients are not finite.
             OverflowError: scores are not.
@@ -243,6 +244,7 @@ class LocalCandidates:
         rows, columns = torch.tril_indices(r, r, device=first.device)
         empty = first.new_empty(0, first.shape[0])
         self._waiting = None
+        largest = 0.0
         for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
             if signs is not None:
@@ -257,17 +259,18 @@ class LocalCandidates:
             state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
             if traces:
                 state.traces.copy_(state.trace_b())
-            if not bool(state.scores[free].isfinite().all()):
+            if self.sign > 0 and not bool(state.scores[free].isfinite().all()):
                 check_finite(chunk, start)
                 raise OverflowError
+            if len(chunk):
+                largest = max(largest, float(state.a.abs().max()))
+        return largest
 
     def _forms(
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
     ) -> tuple[Tensor, Tensor]:
         """V_x M^-1 V_x^T and V_x G V_x^T."""
-        size = self._chunk_size or chunk.default_chunk_size() * (
-            _GPU_CHUNK_FACTOR if chunk.device.type == "cuda" else 1
-        )
+        size = self._chunk_size or chunk.default_chunk_size()
         if lamb is not None:
             (b,) = chunk.quadratic_forms(double, chunk_size=size)
             return chunk.grams().div_(lamb), b
@@ -300,6 +303,8 @@ class LocalCandidates:
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
         scores = self._state.scores.masked_fill(~self._free, -torch.inf)
+        if self.sign < 0:  # a sample without which M would be singular
+            scores = scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
         if forced:
             scores[list(forced)] = torch.inf
         return scores

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fishermask_fast.factors import GradientFactors
 
-# From here on (largest entry of M over lamb) the set-up takes the safe form: what products with M^-1
+# From here on (largest entry of M over lamb) a set-up takes the safe form: what products with M^-1
 # lose, a rounding error times M's condition, must stay below what is called a tie.
 ILL_CONDITIONED = 1e5
 
@@ -93,12 +93,8 @@ class Problem:
         double = double.add_(double.T.clone()).mul_(0.5)
         return SetUp(inverse, double, float((inverse * self.fisher).sum()))
 
-    def ill_conditioned(self, included: GradientFactors | None) -> bool:
-        """Whether a set-up takes the safe form."""
-        largest = float(self.information(included).diagonal().max())
-        return largest > ILL_CONDITIONED * self.lamb
-
     def _cholesky(self, m: Tensor) -> Tensor:
+        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(m)
         if int(failed):
             raise ValueError(

@@ -11,9 +11,11 @@ from torch import Tensor
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.ops import loading  # noqa: F401  the op that this is a kernel of
 
+# Columns at a time: a copy of M^-1 or G could take more memory than there is.
+_BLOCK = 4096
 
-@torch.library.impl("fishermask_fast::inverse_products", "CUDA")
-def _inverse_products_cuda(
+
+def inverse_products_by_torch(
     middle: Tensor,
     coupling: Tensor | None,
     hidden: Tensor | None,
@@ -26,8 +28,27 @@ def _inverse_products_cuda(
     scale: float,
     sign: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``ops.selection.inverse_products``."""
     chosen = GradientFactors(middle, coupling, hidden, head_index)[index].to(dtype=torch.float64)
     rows = chosen.dense() * scale
     p, r = rows @ u.T * -sign, rows @ w.T * -sign
-    y, z = (chosen.times(s.tril() + s.tril(-1).T) * scale for s in (first, second))
+    y, z = (_times_symmetric(rows.flatten(0, 1), s).view_as(rows) for s in (first, second))
     return rows, y + p @ u, z + (r @ u + p @ w)
+
+
+torch.library.impl("fishermask_fast::inverse_products", "CUDA", inverse_products_by_torch)
+
+
+def _times_symmetric(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows @ matrix, of which only the lower triangle is read."""
+    out = rows.new_empty(rows.shape)
+    for start in range(0, matrix.shape[0], _BLOCK):
+        stop = start + _BLOCK
+        block = matrix[start:stop, start:stop]
+        columns = out[:, start:stop]
+        torch.mm(rows[:, start:stop], block.tril() + block.tril(-1).T, out=columns)
+        if start:
+            columns.addmm_(rows[:, :start], matrix[start:stop, :start].T)
+        if stop < matrix.shape[0]:
+            columns.addmm_(rows[:, stop:], matrix[stop:, start:stop])
+    return out

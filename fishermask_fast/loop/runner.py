@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from fishermask_fast.datasets import load_data
-from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
+from fishermask_fast.loop.records import ROUNDS_FILE, RunFolder, fresh_folder
 from fishermask_fast.loop.report import learning_curves, read_runs, tables
+from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run import Experiment
-from fishermask_fast.models import default_fraction, default_model, find_device
+from fishermask_fast.models import default_model, find_device
 from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions
 from fishermask_fast.strategies import unread
 
 CURVE_NAME = "learning_curve"
-
 logger = logging.getLogger(__name__)
+
+OUTPUTS = {"categorical": "classes", "bernoulli": "labels", "gaussian": "targets"}
 
 
 def run_experiments(options: RunOptions) -> None:
@@ -50,16 +52,12 @@ def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> E
     names = _strategies(options)
     data = load_data(replace(options.data, seed=seed))
     model = options.model or default_model(data.kind, data.name)
-    fraction = options.query.fraction
-    if fraction is None:
-        size = len(data.classes), data.shape
-        fraction = default_fraction(model, *size, vocabulary=data.vocabulary)
     experiment = Experiment(
         data,
         model,
         replace(options.schedule, strategies=names, seed=seed),
         options.recipe,
-        replace(options.query, fraction=fraction, progress=progress),
+        replace(options.query, progress=progress),
         device,
         options.variants,
     )
@@ -97,10 +95,10 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
     schedule, data = experiment.schedule, experiment.data
     print(
         f"{data.name}: {len(data.pool):,} samples to label from, {len(data.test):,} to test on, "
-        f"{len(data.classes)} classes; {experiment.model} on {experiment.device}, "
-        f"seed {schedule.seed}"
+        f"{len(data.classes)} {OUTPUTS[data.likelihood]}; {experiment.model} on "
+        f"{experiment.device}, seed {schedule.seed}"
     )
-    print(tables.header(schedule.strategies), flush=True)
+    print(tables.header(schedule.strategies, experiment.task.metric), flush=True)
     rounds: list[Round] = list(folder.rounds)
     shown = 0
     with tqdm(
@@ -130,5 +128,8 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
         show(last=True)
     curve = folder.path / CURVE_NAME
     learning_curves(read_runs([folder.path]), curve)
-    print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}")
+    print(
+        f"\n{tables.summary(rounds, experiment.task.metric)}\n\n"
+        f"record   {folder.path / ROUNDS_FILE}"
+    )
     print(f"picture  {curve}.png")

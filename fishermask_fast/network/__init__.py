@@ -2,8 +2,8 @@
 
 Rooms: evaluation (eval mode and what is restored after it), attributes (tensors that modules keep),
 batches (samples by index), collating (batches that hold what was asked for), graph (which operation
-consumes which parameter), threads (one reader at a time), head (which layer gives the logits). May
-import: factors and below, and no gradients.
+consumes which parameter), threads (one reader at a time), head (which layer gives the logits),
+stated (what a model says of its likelihood). May import: likelihoods and below.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from fishermask_fast.network.batches import (
     take,
     to_model,
 )
-from fishermask_fast.network.collating import Inputs, count_samples, is_batched
+from fishermask_fast.network.collating import (
+    Inputs,
+    Keywords,
+    count_samples,
+    model_inputs,
+    rebuilt,
+    samples_of,
+)
 from fishermask_fast.network.evaluation import (
     CONVOLUTIONS,
     call,
@@ -50,8 +57,21 @@ from fishermask_fast.network.graph import (
     read_graph,
     result_shapes,
     trial_samples,
+    uncached,
 )
-from fishermask_fast.network.head import find_head
+from fishermask_fast.network.head import (
+    Head,
+    find_head,
+    head_candidates,
+    head_parameters,
+    is_under,
+    one_head,
+)
+from fishermask_fast.network.stated import (
+    LIKELIHOOD_OF_PROBLEM,
+    problem_type,
+    warn_where_another_is_stated,
+)
 
 __all__ = [
     "VIEWS",
@@ -68,7 +88,9 @@ __all__ = [
     "result_shapes",
     "trial_samples",
     "CONVOLUTIONS",
+    "Head",
     "Inputs",
+    "LIKELIHOOD_OF_PROBLEM",
     "KeptTensors",
     "Pool",
     "call",
@@ -83,15 +105,25 @@ __all__ = [
     "drop_kept_tensors",
     "evaluating",
     "find_head",
+    "head_candidates",
+    "head_parameters",
     "input_dtype",
-    "is_batched",
+    "Keywords",
+    "model_inputs",
+    "rebuilt",
+    "samples_of",
+    "is_under",
     "logits_of",
+    "one_head",
     "outputs_of",
+    "problem_type",
     "outputs_of_samples",
     "raw_outputs",
     "take",
     "to_model",
     "trainable",
+    "uncached",
     "unflattening",
     "unwrap",
+    "warn_where_another_is_stated",
 ]

@@ -13,7 +13,7 @@ from torch import nn
 
 from fishermask_fast.checks import caller_level
 
-_PROBLEM_TYPES = {
+LIKELIHOOD_OF_PROBLEM = {
     "single_label_classification": "categorical",
     "multi_label_classification": "bernoulli",
     "regression": "gaussian",
@@ -35,10 +35,10 @@ def stated_likelihoods(model: nn.Module) -> dict[str, str]:
     """
     problem = problem_type(model)
     if problem is not None:
-        return {_PROBLEM_TYPES[problem]: f"its configuration's problem_type is {problem!r}"}
+        return {LIKELIHOOD_OF_PROBLEM[problem]: f"its configuration's problem_type is {problem!r}"}
     found: dict[str, str] = {}
     for name, module in model.named_modules():
-        likelihood = next((how for kind, how in _LOSSES.items() if isinstance(module, kind)), None)
+        likelihood = next((how for loss, how in _LOSSES.items() if isinstance(module, loss)), None)
         # torchmetrics' classes for several labels a sample all begin so.
         kind = type(module)
         if kind.__module__.startswith("torchmetrics.") and kind.__name__.startswith("Multilabel"):
@@ -52,7 +52,7 @@ def problem_type(model: nn.Module) -> str | None:
     """A Hugging Face configuration's `problem_type` where the model or a part of it has one."""
     stated = {
         getattr(getattr(module, "config", None), "problem_type", None) for module in model.modules()
-    } & _PROBLEM_TYPES.keys()
+    } & LIKELIHOOD_OF_PROBLEM.keys()
     return stated.pop() if len(stated) == 1 else None
 
 
@@ -64,7 +64,7 @@ def warn_where_another_is_stated(model: nn.Module, likelihood: str) -> None:
         likelihood: a name; others, of users' own functions, are theirs to know.
     """
     stated = stated_likelihoods(model)
-    if not stated or likelihood in stated or likelihood not in _PROBLEM_TYPES.values():
+    if not stated or likelihood in stated or likelihood not in LIKELIHOOD_OF_PROBLEM.values():
         return
     other, why = next(iter(stated.items()))
     warnings.warn(

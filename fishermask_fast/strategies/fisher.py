@@ -6,7 +6,6 @@ They differ in their masks, and BAIT removes as well as picks.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,12 +13,11 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
+from fishermask_fast.network import head_parameters
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selector import FisherMaskSelector, unread_options
 from fishermask_fast.strategies.interface import Picks, Pool
-from fishermask_fast.strategies.uncertainty import entropy, require_head
-
-PUBLISHED_FRACTION = 0.002
+from fishermask_fast.strategies.uncertainty import entropy, inputs_of, require_head
 
 
 def fishermask(
@@ -33,8 +31,10 @@ def fishermask(
     start = time.perf_counter()
     selector = _fishermask_selector(model, seed, options)
     if options.mask == "middle":
-        data: Pool = ConcatDataset([labeled, pool])
-        selector = _with_mask(selector, _middle_mask(model, data, seed, options))
+        selector.mask = _middle_mask(model, ConcatDataset([labeled, pool]), seed, options)
+        # What the mask was made by is of no account to the query.
+        for name in unread_options("given"):
+            setattr(selector, name, getattr(QueryOptions(), name))
     spent = time.perf_counter() - start
     picks = _query(selector, pool, labeled, n, options)
     picks.info["seconds"]["mask"] += spent
@@ -67,51 +67,42 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
     scores = fisher_diagonal(
         model,
         data,
+        likelihood=options.likelihood or "categorical",
         n_samples=min(options.fisher_samples, len(data)),  # type: ignore[arg-type]
         seed=seed,
         batch_size=options.batch_size,
         progress=options.progress,
     )
-    head = require_head(model)
-    for name in scores:
-        if name.rpartition(".")[0] == head:
-            # The lowest score there is: the head's entries would be the last to be taken.
-            scores[name] = torch.zeros_like(scores[name])
-    return FisherMask.from_scores(scores, _fraction(options), "global", keep_head=False)
-
-
-def _fraction(options: QueryOptions) -> float:
-    return PUBLISHED_FRACTION if options.fraction is None else options.fraction
-
-
-def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
-    mask = "global" if options.mask == "middle" else options.mask
-    of_the_mask: dict[str, Any] = {
-        "fraction": _fraction(options),
-        "keep_head": options.keep_head and options.mask != "middle",
-        "fisher_samples": options.fisher_samples,
-        "seed": seed,
-    }
-    unread = unread_options(mask)
-    return FisherMaskSelector(
-        model,
-        mask=mask,
-        weighting=options.weighting,
-        lamb=options.lamb,
-        rank=options.rank,
-        batch_size=options.batch_size,
-        **{name: value for name, value in of_the_mask.items() if name not in unread},
+    head = require_head(model, inputs_of(data), options.head)
+    for name in head_parameters(model, head):
+        # The lowest score there is: the head's entries would be the last to be taken.
+        scores[name] = torch.zeros_like(scores[name])
+    return FisherMask.from_scores(
+        scores,
+        options.fraction,
+        "global",
+        n_parameters=options.n_parameters,
+        model=model,
+        head=head,
+        keep_head=False,
     )
 
 
-def _with_mask(selector: FisherMaskSelector, mask: FisherMask) -> FisherMaskSelector:
+def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
-        selector.model,
-        mask=mask,
-        weighting=selector.weighting,
-        lamb=selector.lamb,
-        rank=selector.rank,
-        batch_size=selector.batch_size,
+        model,
+        fraction=options.fraction,
+        n_parameters=options.n_parameters,
+        mask="global" if options.mask == "middle" else options.mask,
+        keep_head=options.keep_head and options.mask != "middle",
+        likelihood=options.likelihood or "categorical",
+        head=options.head,
+        weighting=options.weighting,
+        lamb=options.lamb,
+        fisher_samples=options.fisher_samples,
+        rank=options.rank,
+        batch_size=options.batch_size,
+        seed=seed,
     )
 
 
@@ -119,11 +110,14 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
     return FisherMaskSelector(
         model,
         mask="head",
+        head=options.head,
         backward_steps=1,
+        likelihood=options.likelihood or "categorical",
         weighting=options.weighting,
         lamb=options.lamb,
         rank=options.rank,
         batch_size=options.batch_size,
+        seed=seed,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 import torch
 from torch import nn
 
+from fishermask_fast.network import head_candidates, unwrap
 from fishermask_fast.options import MASKS, QueryOptions
 from fishermask_fast.selector import unread_options
 from fishermask_fast.strategies.diversity import badge, coreset
@@ -21,7 +22,6 @@ from fishermask_fast.strategies.uncertainty import (
     entropy,
     least_confidence,
     margin,
-    require_head,
 )
 
 
@@ -48,22 +48,25 @@ STRATEGIES: dict[str, Strategy] = {
 """Every strategy by name."""
 
 
-_FISHER = ("weighting", "lamb", "rank", "batch_size")
+_FISHER = ("weighting", "lamb", "rank", "batch_size", "head", "likelihood")
+_MASKED = (*_FISHER, "mask", "fraction", "n_parameters", "keep_head", "fisher_samples")
 _READ = {
-    "fishermask": (*_FISHER, "mask", "fraction", "keep_head", "fisher_samples"),
-    "fishermask_entropy": (*_FISHER, "mask", "fraction", "keep_head", "fisher_samples"),
+    "fishermask": _MASKED,
+    "fishermask_entropy": _MASKED,
     "bait": _FISHER,
-    "random": (),
+    "random": ("likelihood",),
 }
 _NO_GIVEN_OPTION = ("progress",)
 
 
 def unread(name: str, options: QueryOptions) -> list[str]:
     """Options that were given (other than the default) and that a strategy does not read."""
-    read = set(_READ.get(name, ("batch_size",)))
+    read = set(_READ.get(name, ("batch_size", "head", "likelihood")))
     if "mask" in read:
         read -= set(unread_options("given" if options.mask == "middle" else options.mask))
-        read |= {"fraction", "fisher_samples"} if options.mask == "middle" else set()
+        read |= (
+            {"fraction", "n_parameters", "fisher_samples"} if options.mask == "middle" else set()
+        )
     return [
         field.name
         for field in fields(QueryOptions)
@@ -73,13 +76,22 @@ def unread(name: str, options: QueryOptions) -> list[str]:
     ]
 
 
+ANY_LIKELIHOOD = ("fishermask", "bait", "random")
+"""Strategies that ask for no probabilities of classes."""
+
+
 def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
     """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    if options.likelihood not in (None, "categorical") and name not in ANY_LIKELIHOOD:
+        raise ValueError(
+            f"strategy {name} is for one class a sample; with likelihood {options.likelihood} take "
+            f"one of {', '.join(ANY_LIKELIHOOD)}"
+        )
     if name in SELECTORS:
         if options.rank is not None and options.rank > n_classes:
             raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")
         if options.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {options.mask!r}")
         SELECTORS[name](model, 0, options).check_parameters()
-    elif name in ("coreset", "badge"):
-        require_head(model)
+    elif name in ("coreset", "badge") and not head_candidates(unwrap(model)):
+        raise ValueError("model must end in a head, such as nn.Linear; found none")

@@ -1,7 +1,8 @@
 // What csrc/cuda uses of CUDA, for a CPU: every thread of a block is a fiber of one host thread.
 //
-// It shows whether launches, indices, barriers, shuffles and reductions are right. It has no streams
-// and knows nothing of time, of cuBLAS's rounding, or of threads that run at the same moment.
+// It shows whether launches, indices, barriers, shuffles and reductions are right. It has no
+// streams and knows nothing of time, of cuBLAS's rounding, or of threads that run at the same
+// moment.
 #pragma once
 
 #include <cmath>
@@ -27,16 +28,12 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorLaunchFailure };
-enum cudaDeviceAttr {
-  cudaDevAttrMultiProcessorCount,
-  cudaDevAttrL2CacheSize,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin
-};
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrL2CacheSize };
 
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 
 void __syncthreads();

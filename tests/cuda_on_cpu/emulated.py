@@ -21,16 +21,19 @@ class Schedule:
     order: str = "forward"  # forward, backward or random
     processors: int = 132
     cache_bytes: int = 50 * 2**20
+    resident: int = 1  # blocks that take turns
     seed: int = 0
 
 
-# One processor and no cache to speak of make many chunks of few candidates, and few blocks that
+# One processor and little memory make many chunks of few candidates, and few blocks that
 # each go round their loops many times.
 SCHEDULES = {
     "forward": Schedule(),
-    "backward": Schedule("backward", processors=2),
-    "random": Schedule("random", processors=5, seed=1),
-    "random, a small card": Schedule("random", processors=1, cache_bytes=1, seed=2),
+    "backward": Schedule("backward", processors=2, resident=2),
+    "random": Schedule("random", processors=5, resident=4, seed=1),
+    "random, a small card": Schedule(
+        "random", processors=1, cache_bytes=10_000, resident=3, seed=2
+    ),
 }
 _ORDERS = ("forward", "backward", "random")
 
@@ -46,11 +49,20 @@ def op(name: str) -> Any:
     return getattr(getattr(torch.ops, NAMESPACE), name)
 
 
+def _apply(library: ctypes.CDLL, schedule: Schedule) -> None:
+    library.emulated_schedule(
+        _ORDERS.index(schedule.order),
+        schedule.processors,
+        schedule.cache_bytes,
+        schedule.resident,
+        schedule.seed,
+    )
+
+
 @contextmanager
 def scheduled(library: ctypes.CDLL, schedule: Schedule) -> Iterator[None]:
     """Ops run so, and find NaN in memory that nobody has written."""
-    order = _ORDERS.index(schedule.order)
-    library.emulated_schedule(order, schedule.processors, schedule.cache_bytes, schedule.seed)
+    _apply(library, schedule)
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory
@@ -61,7 +73,7 @@ def scheduled(library: ctypes.CDLL, schedule: Schedule) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = filled
-        library.emulated_schedule(0, Schedule.processors, Schedule.cache_bytes, 0)
+        _apply(library, Schedule())
 
 
 def counts(library: ctypes.CDLL) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Builds csrc/cuda for the CPU: its threads as fibers, its ops as torch.ops.fishermask_emulated.
 
-    python tests/cuda_on_cpu/emulated_build.py [--sanitize] [--sources csrc] [--folder build/cuda-on-cpu]
+    python tests/cuda_on_cpu/emulated_build.py [--sanitize] [--sources FOLDER] [--folder FOLDER]
 
 Prints the library's path. Sources are rewritten where C++ has no words for what they say: launches,
 shared memory, the device's guard and stream, and the device that the ops are registered for. What
@@ -36,9 +36,7 @@ def translated(text: str) -> str:
     """A source of csrc as C++ for the CPU."""
     text = _DYNAMIC.sub(r"\1* \2 = static_cast<\1*>(emulated::dynamic_memory());", text)
     text = _STATIC.sub(r"auto& \2 = emulated::shared_variable<\1\3>([] {});", text)
-    text = _LAUNCH.sub(
-        r'emulated::Launch{"\1", [](auto... values) { \1(values...); }, \2}', text
-    )
+    text = _LAUNCH.sub(r'emulated::Launch{"\1", [](auto... values) { \1(values...); }, \2}', text)
     for old, new in (
         ("torch::stable::accelerator::DeviceGuard", "emulated::DeviceGuard"),
         ("aoti_torch_get_current_cuda_stream", "emulated::current_stream"),

@@ -1,6 +1,6 @@
-// Runs the blocks of a launch one after the other, and a block's threads as fibers that hand over to
-// one another at barriers alone, in an order of the caller's choice. Shared memory is filled with
-// NaN before each block, and what lies behind it is watched.
+// Runs a launch: some blocks at a time, which take turns at their barriers, and the threads of each
+// as fibers that hand over to one another at barriers alone, in an order of the caller's choice.
+// Shared memory is full of NaN before each block, and what lies behind it is watched.
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -30,23 +30,30 @@ struct Fiber {
   bool begun = false;
   Wait wait = Wait::nothing;
   char* stack = nullptr;
+  char sent[kLaneBytes];  // to the other lanes of its warp
+};
+
+// One thread block, whose threads are fibers first, first + 1, ...
+struct Block {
+  dim3 index;
+  unsigned first;
+  size_t static_bytes = 0;
+  std::unique_ptr<char[]> dynamic;
+  std::map<const void*, std::unique_ptr<char[]>> statics;
 };
 
 struct Settings {
   Order order = kForward;
-  int processors = 132, cache_bytes = 50 << 20;
+  int processors = 132, cache_bytes = 50 << 20, resident = 1;
 } settings;
 
 std::mt19937_64 engine(0);
 std::vector<Fiber> fibers;
 unsigned running;
+Block* block_of_running;
 jmp_buf scheduler;
 ucontext_t beginning;
 const std::function<void()>* body;
-std::unique_ptr<char[]> dynamic_block;
-std::map<const void*, std::unique_ptr<char[]>> static_blocks;
-size_t static_bytes;
-char lane_blocks[1024 * kLaneBytes];
 std::string failure, failure_told;
 int64_t counts[3];  // launches, blocks, barriers
 
@@ -83,10 +90,12 @@ void begin_fiber(Fiber& fiber) {
   if (_setjmp(scheduler) == 0) setcontext(&beginning);
 }
 
-void resume(unsigned thread) {
-  running = thread;
-  threadIdx = dim3(thread, 0, 0);
-  Fiber& fiber = fibers[thread];
+void resume(Block& block, unsigned at) {
+  running = at;
+  block_of_running = &block;
+  threadIdx = dim3(at - block.first, 0, 0);
+  blockIdx = block.index;
+  Fiber& fiber = fibers[at];
   if (fiber.begun) {
     hand_over(scheduler, fiber.at);
   } else {
@@ -117,31 +126,36 @@ void release(unsigned first, unsigned count) {
   ++counts[2];
 }
 
-// Runs a warp up to the barrier of its block, or its end.
-void run_warp(unsigned first, unsigned lanes) {
-  while (failure.empty()) {
-    for (unsigned thread : in_order(first, lanes)) {
-      if (fibers[thread].wait == Wait::nothing) resume(thread);
-    }
-    const size_t at_warp = waiting(first, lanes, Wait::warp);
-    if (at_warp == 0) return;
-    if (at_warp < lanes) return fail("lanes of a warp part at __syncwarp or a shuffle");
-    release(first, lanes);
+// Runs a warp up to its next barrier; whether it may go on without the others of its block.
+bool run_warp(Block& block, unsigned first, unsigned lanes) {
+  for (unsigned at : in_order(first, lanes)) {
+    if (fibers[at].wait == Wait::nothing) resume(block, at);
   }
+  const size_t at_warp = waiting(first, lanes, Wait::warp);
+  if (at_warp == lanes) release(first, lanes);
+  if (at_warp > 0 && at_warp < lanes) fail("lanes of a warp part at __syncwarp or a shuffle");
+  return at_warp > 0 && failure.empty();
 }
 
-void run_block() {
+// Runs a block up to its next barrier; whether it has ended. Forward, each warp runs ahead as far
+// as it can; else warps take turns.
+bool run_block(Block& block) {
   const unsigned threads = blockDim.x;
-  for (unsigned at = 0; at < threads; ++at) fibers[at].wait = Wait::nothing;
-  while (failure.empty()) {
+  for (bool more = true; more;) {
+    more = false;
     for (unsigned warp : in_order(0, (threads + kLanes - 1) / kLanes)) {
-      run_warp(warp * kLanes, std::min(kLanes, threads - warp * kLanes));
+      const unsigned first = warp * kLanes, lanes = std::min(kLanes, threads - first);
+      bool again = run_warp(block, block.first + first, lanes);
+      while (again && settings.order == kForward)
+        again = run_warp(block, block.first + first, lanes);
+      more = more || again;
     }
-    const size_t at_block = waiting(0, threads, Wait::block);
-    if (at_block == 0) return;
-    if (at_block < threads) return fail("threads of a block part at __syncthreads");
-    release(0, threads);
   }
+  const size_t at_block = waiting(block.first, threads, Wait::block);
+  if (at_block == 0) return true;
+  if (at_block < threads) fail("threads of a block part at __syncthreads");
+  release(block.first, threads);
+  return false;
 }
 
 std::unique_ptr<char[]> watched(size_t bytes) {
@@ -170,16 +184,16 @@ void __syncwarp() { wait_for(Wait::warp); }
 
 namespace emulated {
 
-void* dynamic_memory() { return dynamic_block.get(); }
+void* dynamic_memory() { return block_of_running->dynamic.get(); }
 void* lane_memory(int lane) {
-  return lane_blocks + (running / kLanes * kLanes + static_cast<unsigned>(lane)) * kLaneBytes;
+  return fibers[running - threadIdx.x % kLanes + static_cast<unsigned>(lane)].sent;
 }
 
 void* static_memory(const void* key, size_t bytes) {
-  std::unique_ptr<char[]>& memory = static_blocks[key];
+  std::unique_ptr<char[]>& memory = block_of_running->statics[key];
   if (memory == nullptr) {
     memory = watched(bytes);
-    static_bytes += bytes;
+    block_of_running->static_bytes += bytes;
   }
   return memory.get();
 }
@@ -187,34 +201,41 @@ void* static_memory(const void* key, size_t bytes) {
 void run(const char* kernel, dim3 grid, dim3 block, size_t shared_bytes,
          const std::function<void()>& thread) {
   if (!failure.empty()) return;
-  failure_told.clear();
   if (grid.x == 0 || grid.x > 2147483647u || grid.y == 0 || grid.y > 65535 || grid.z != 1 ||
       block.x == 0 || block.x > 1024 || block.y != 1 || block.z != 1 ||
       shared_bytes > kSharedBytes) {
     return fail(std::string("invalid configuration of ") + kernel);
   }
-  if (fibers.size() < block.x) fibers.resize(block.x);
   blockDim = block;
   gridDim = grid;
   body = &thread;
   ++counts[0];
-  std::vector<unsigned> order = in_order(0, grid.x * grid.y);
-  for (unsigned at : order) {
-    blockIdx = dim3(at % grid.x, at / grid.x, 0);
-    dynamic_block = watched(shared_bytes);
-    static_blocks.clear();
-    static_bytes = 0;
-    ++counts[1];
-    run_block();
-    if (static_bytes + shared_bytes > kSharedBytes) fail("too much shared memory");
-    if (!untouched(dynamic_block.get(), shared_bytes)) fail("a write behind shared memory");
-    if (!failure.empty()) {
-      failure += std::string(" in ") + kernel;
-      // Fibers stand in the middle of their work, with stacks that are no longer to be trusted.
-      fibers.clear();
-      return;
+  const std::vector<unsigned> order = in_order(0, grid.x * grid.y);
+  const unsigned resident = std::min<unsigned>(settings.resident, grid.x * grid.y);
+  if (fibers.size() < resident * block.x) fibers.resize(resident * block.x);
+  std::vector<std::unique_ptr<Block>> blocks(resident);
+  size_t begun = 0, ended = 0;
+  while (ended < order.size() && failure.empty()) {
+    for (unsigned at : in_order(0, resident)) {
+      if (blocks[at] == nullptr && begun < order.size()) {
+        const unsigned number = order[begun++];
+        const dim3 index(number % grid.x, number / grid.x, 0);
+        blocks[at].reset(new Block{index, at * block.x, 0, watched(shared_bytes), {}});
+        release(at * block.x, block.x);
+      }
+      if (blocks[at] == nullptr || !run_block(*blocks[at])) continue;
+      const size_t all = blocks[at]->static_bytes + shared_bytes;
+      if (all > kSharedBytes) fail("too much shared memory");
+      if (!untouched(blocks[at]->dynamic.get(), shared_bytes)) fail("a write behind shared memory");
+      blocks[at].reset();
+      ++ended;
     }
   }
+  counts[1] += static_cast<int64_t>(ended);
+  if (failure.empty()) return;
+  failure += std::string(" in ") + kernel;
+  // They stand in the middle of their work, on stacks that are no longer to be trusted.
+  fibers.clear();
 }
 
 }  // namespace emulated
@@ -232,6 +253,11 @@ cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
+// All that lies beyond the cache is taken: working arrays are as small as they can be.
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *free = *total = 0;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const bool cache = attribute == cudaDevAttrL2CacheSize;
   *value = cache ? settings.cache_bytes : settings.processors;
@@ -240,8 +266,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 
 extern "C" {
 __attribute__((visibility("default"))) void emulated_schedule(int order, int processors,
-                                                              int cache_bytes, unsigned seed) {
-  settings = {static_cast<Order>(order), processors, cache_bytes};
+                                                              int cache_bytes, int resident,
+                                                              unsigned seed) {
+  settings = {static_cast<Order>(order), processors, cache_bytes, resident};
   engine.seed(seed);
 }
 __attribute__((visibility("default"))) void emulated_counts(int64_t* into) {

@@ -44,7 +44,7 @@ def information(factors: GradientFactors | Tensor) -> Tensor:
 @pytest.mark.parametrize("weighting", ["fisher", "none"])
 def test_weightings(weighting: str) -> None:
     model, inputs = make_model(), make_inputs()
-    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4)
+    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4, model=model)
     expected = reference.per_sample_gradients(model, inputs, weighting)
     rank = 4 if weighting == "fisher" else None
     factors = masked_gradients(model, inputs, mask, weighting=weighting, rank=rank)
@@ -54,7 +54,7 @@ def test_weightings(weighting: str) -> None:
 @pytest.mark.parametrize("n_classes", [2, 3, 6])
 def test_one_row_fewer_is_exact(n_classes: int) -> None:
     model, inputs = make_model(n_classes), make_inputs()
-    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4)
+    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4, model=model)
     full = masked_gradients(model, inputs, mask, rank=n_classes)
     fewer = masked_gradients(model, inputs, mask)
     assert full.n_rows == n_classes and fewer.n_rows == n_classes - 1
@@ -161,7 +161,7 @@ def test_one_sample() -> None:
 
 def test_some_indices_continue_an_interrupted_run() -> None:
     model, inputs = make_model(), make_inputs()
-    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4)
+    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4, model=model)
     whole = masked_gradients(model, inputs, mask)
     first = masked_gradients(model, inputs, mask, indices=range(4))
     rest = masked_gradients(model, TensorDataset(inputs), mask, indices=range(4, 7))

@@ -13,18 +13,17 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.datasets import samples
-from fishermask_fast.datasets.pools import LoopData, load_data
+from fishermask_fast.datasets import PoolAndTest, load_data, samples
 from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples
 from fishermask_fast.loop.run.train import evaluate, settle_batch_norm, train_model, try_training
-from fishermask_fast.models.networks import build_model, default_fraction, resnet18_small
+from fishermask_fast.models.networks import build_model, resnet18_small
 from fishermask_fast.options import DataOptions, Recipe
 
 QUICK = Recipe(epochs=2, min_steps=4)
 
 
 @pytest.fixture(scope="module")
-def digits() -> LoopData:
+def digits() -> PoolAndTest:
     return load_data(DataOptions(pool_size=80, test_size=60))
 
 
@@ -53,7 +52,7 @@ def test_digits_are_all_there_once() -> None:
     assert (shares - 500 / 1797).abs().max() < 0.005
 
 
-def test_images_are_read_normalised(digits: LoopData) -> None:
+def test_images_are_read_normalised(digits: PoolAndTest) -> None:
     data = load_data(DataOptions())
     images = torch.stack([image for image, _ in data.pool])
     assert abs(images.mean().item()) < 1e-5
@@ -176,22 +175,7 @@ def test_torchvision_networks_by_name() -> None:
         build_model("resnet19", 7, (3, 32, 32))
 
 
-@pytest.mark.parametrize("name", ["cnn_small", "mlp_small", "resnet18_small"])
-def test_the_default_fraction_is_wider_than_the_head(name: str) -> None:
-    model = build_model(name, 10, (1, 8, 8))
-    head = list(model.parameters())[-1].numel()
-    fraction = default_fraction(name, 10, (1, 8, 8))
-    assert fraction * sum(p.numel() for p in model.parameters()) > head
-
-
-@pytest.mark.parametrize(("n_classes", "k"), [(10, 512 * 10 + 10 + 512), (4, 4096)])
-def test_the_default_mask_of_a_large_network_is_bounded(n_classes: int, k: int) -> None:
-    model = build_model("resnet18", n_classes, (3, 32, 32))
-    size = sum(p.numel() for p in model.parameters())
-    assert default_fraction("resnet18", n_classes, (3, 32, 32)) * size == pytest.approx(k)
-
-
-def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:
+def trained(data: PoolAndTest, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:
     model = build_model("cnn_small", 10, data.shape)
     indices = torch.arange(n)
     settling = Subset(data.pool, indices.tolist())
@@ -199,7 +183,7 @@ def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Mo
     return model
 
 
-def test_training_is_repeated_by_seed_and_leaves_the_random_state(digits: LoopData) -> None:
+def test_training_is_repeated_by_seed_and_leaves_the_random_state(digits: PoolAndTest) -> None:
     state = torch.get_rng_state()
     first, again, other = (trained(digits, QUICK, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
@@ -219,14 +203,14 @@ def test_training_is_repeated_by_seed_and_leaves_the_random_state(digits: LoopDa
     ],
     ids=["epochs", "least steps", "accuracy", "one sample left over"],
 )
-def test_training_stops(digits: LoopData, recipe: Recipe, epochs: int, steps: int) -> None:
+def test_training_stops(digits: PoolAndTest, recipe: Recipe, epochs: int, steps: int) -> None:
     model = build_model("cnn_small", 10, digits.shape)
     data = digits.training_set(torch.arange(40))
     done = train_model(model, data, data, recipe)
     assert (done.epochs, done.steps) == (epochs, steps)
 
 
-def test_training_reaches_its_accuracy_and_is_evaluated(digits: LoopData) -> None:
+def test_training_reaches_its_accuracy_and_is_evaluated(digits: PoolAndTest) -> None:
     model = trained(digits, Recipe(), n=80)
     assert evaluate(model, digits.pool, 10).accuracy >= 0.99
     found = evaluate(model, digits.test, 10, batch_size=7)
@@ -242,7 +226,7 @@ def test_training_reaches_its_accuracy_and_is_evaluated(digits: LoopData) -> Non
 
 
 def test_batch_statistics_are_those_of_the_labeled_set(
-    digits: LoopData, assert_close: Callable[..., None]
+    digits: PoolAndTest, assert_close: Callable[..., None]
 ) -> None:
     model = trained(digits, QUICK)
     images = torch.stack([digits.pool[i][0] for i in range(40)])
@@ -253,7 +237,7 @@ def test_batch_statistics_are_those_of_the_labeled_set(
 
 
 def test_batch_statistics_average_over_even_batches(
-    digits: LoopData, assert_close: Callable[..., None]
+    digits: PoolAndTest, assert_close: Callable[..., None]
 ) -> None:
     norm = nn.Sequential(nn.BatchNorm2d(1))
     norm.register_parameter("anchor", nn.Parameter(torch.zeros(())))
@@ -268,7 +252,7 @@ def test_batch_statistics_average_over_even_batches(
     assert not norm.training
 
 
-def test_bad_recipes_are_named(digits: LoopData) -> None:
+def test_bad_recipes_are_named(digits: PoolAndTest) -> None:
     for options, message in (
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0; got 0.0"),
         ({"target_accuracy": 1.5}, r"target_accuracy must be in \(0, 1\]; got 1.5"),

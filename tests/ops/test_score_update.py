@@ -150,6 +150,18 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+# For a GPU's warps and blocks: r rows and c classes of 2, 10, 32 and 100 classes, and k odd.
+WIDE: dict[str, dict[str, Any]] = {
+    "two classes": {"n": 300, "r": 1, "m": 5, "c": 2, "d": 3},
+    "ten classes": {"n": 700, "r": 9, "m": 121, "c": 10, "d": 16},
+    "ten classes, all rows": {"n": 37, "r": 10, "m": 122, "c": 10, "d": 17},
+    "thirty-two classes": {"n": 50, "r": 32, "m": 7, "c": 32, "d": 3},
+    "thirty-three rows": {"n": 21, "r": 33, "m": 40, "c": 33, "d": 2},
+    "hundred classes": {"n": 9, "r": 99, "m": 110, "c": 100, "d": 3},
+    "one sample": {"n": 1, "r": 2, "m": 3, "c": 2, "d": 2},
+}
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES.keys())
 def test_shapes(
