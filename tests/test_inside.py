@@ -46,4 +46,6 @@ def test_the_map_shows_every_wing_and_door_in_its_layer() -> None:
     assert picture is not None
     shown = re.findall(r'^ *\w+\["(.*?)"\]', picture[1], re.MULTILINE)
     layers = next(each["layers"] for each in LAYERS if each["id"] == "layers")
-    assert shown == [layer.replace(" | ", " · ") for layer in layers]
+    # In brackets: rooms that need not be there.
+    there = [[name for name in layer.split(" | ") if name[0] != "("] for layer in layers]
+    assert shown == [" · ".join(names) for names in there]

@@ -1,8 +1,10 @@
 // score_update on a GPU: the wide products V [U W] by cuBLAS for as many candidates at a time as
-// leave them in the second-level cache, where one warp a candidate takes them up for all T updates.
+// leave them in the second-level cache, or as keep all processors busy where those are more; one
+// warp a candidate then takes them up for all T updates.
 //
 // Products with the coupling, A, B, the elimination and the trace never see device memory: what is
-// read is V, once, and what is written are A, B and T + 1 scores a candidate.
+// read is V, once, and what is written are A, B and T + 1 scores a candidate. Copies of rows of V,
+// in float64 or of the candidates chosen, are made for as many at a time as free memory allows.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -26,8 +28,8 @@ using torch::stable::Tensor;
 
 constexpr int kThreads = 128;
 constexpr int kWinnerThreads = 256;
-constexpr int kSharedBytes = 48 * 1024;  // what every GPU gives without asking for more
-constexpr int64_t kLeastAtOnce = 256;
+constexpr int kSharedBytes = 48 * 1024;    // what every GPU gives without asking for more
+constexpr int64_t kWarpsOfProcessor = 64;  // that it can hold, one candidate each
 
 struct State {
   double* a;        // (N, r (r + 1) / 2)
@@ -248,37 +250,66 @@ void launch_update(const Products<Stored, T>& products, const UpdateColumns& col
   check_launch();
 }
 
-// Candidates whose products fit into half of the second-level cache.
+// Candidates at a time. Their products fit into half of the second-level cache, or give every
+// processor as many warps as it can hold; but never more memory than there is for work.
 template <typename T>
-int64_t at_once(const Pool& pool, const UpdateColumns& columns) {
+int64_t at_once(const Pool& pool, const UpdateColumns& columns, int64_t memory) {
   const int64_t each =
       (pool.r() + pool.c()) * 2 * std::max(columns.total, 1) * static_cast<int64_t>(sizeof(T));
-  return std::max(kLeastAtOnce, device_attribute(cudaDevAttrL2CacheSize) / 2 / each);
+  const int64_t busy = kWarpsOfProcessor * device_attribute(cudaDevAttrMultiProcessorCount);
+  const int64_t cached = device_attribute(cudaDevAttrL2CacheSize) / 2 / each;
+  return std::max<int64_t>(1, std::min(std::max(busy, cached), memory / each));
+}
+
+// out = (rows [first, first + count) of `part`, or those of `ids`, as matrices with `width` columns
+// of type T) times `columns`; rows that are copied, some at a time.
+template <typename Stored, typename T>
+void multiply(const Tensor& part, const std::optional<Tensor>& ids, int64_t first, int64_t count,
+              int64_t width, const Tensor& columns, const Tensor& out, int64_t memory) {
+  const int64_t rows_of_one = out.size(0) / count;
+  const int64_t copied = (ids.has_value() ? static_cast<int64_t>(sizeof(Stored)) : 0) +
+                         (std::is_same_v<Stored, T> ? 0 : static_cast<int64_t>(sizeof(T)));
+  const int64_t each = rows_of_one * width * copied;
+  const int64_t step = each == 0 ? count : std::clamp<int64_t>(memory / each, 1, count);
+  for (int64_t at = 0; at < count; at += step) {
+    const int64_t some = std::min(step, count - at);
+    const Tensor rows = rows_of(part, ids, first + at, some, kType<T>);
+    const Tensor flat = torch::stable::view(rows, {some * rows_of_one, width});
+    multiply_into(
+        torch::stable::narrow(const_cast<Tensor&>(out), 0, at * rows_of_one, some * rows_of_one),
+        flat, columns);
+  }
 }
 
 template <typename Stored, typename T>
 void update(const Pool& pool, const Packed<T>& packed, const std::optional<Tensor>& ids,
             const uint8_t* wanted, int64_t n, const State& state, cudaStream_t stream) {
   const int64_t wide = 2 * static_cast<int64_t>(packed.columns.total);
-  const int64_t step = at_once<T>(pool, packed.columns);
+  const int64_t memory = memory_for_work();
+  const int64_t step = std::min(n, at_once<T>(pool, packed.columns, memory));
   const Tensor columns = torch::stable::transpose(packed.middle, 0, 1);
   const Tensor head = torch::stable::transpose(packed.head, 0, 1);
+  const bool has_middle = pool.m() > 0 && wide > 0, has_head = pool.c() > 0 && wide > 0;
+  const Tensor of_middle =
+      torch::stable::new_empty(pool.middle, {has_middle ? step * pool.r() : 0, wide}, kType<T>);
+  const Tensor of_head =
+      torch::stable::new_empty(pool.middle, {has_head ? step : 0, pool.c() * wide}, kType<T>);
   for (int64_t first = 0; first < n; first += step) {
     const int64_t count = std::min(step, n - first);
     Products<Stored, T> products{nullptr, nullptr, nullptr, pool.r(), static_cast<int>(pool.c())};
-    std::vector<Tensor> kept;  // until the kernel is in the stream
-    if (pool.m() > 0 && wide > 0) {
-      const Tensor rows = rows_of(pool.middle, ids, first, count, kType<T>);
-      const Tensor flat = torch::stable::view(rows, {count * pool.r(), pool.m()});
-      kept.push_back(torch::stable::matmul(flat, columns));
-      products.middle = static_cast<const T*>(kept.back().const_data_ptr());
+    std::optional<Tensor> coupling;  // until the kernel is in the stream
+    if (has_middle) {
+      const Tensor out =
+          torch::stable::narrow(const_cast<Tensor&>(of_middle), 0, 0, count * pool.r());
+      multiply<Stored, T>(pool.middle, ids, first, count, pool.m(), columns, out, memory);
+      products.middle = static_cast<const T*>(out.const_data_ptr());
     }
-    if (pool.c() > 0 && wide > 0) {
-      kept.push_back(rows_of(*pool.coupling, ids, first, count, pool.coupling->scalar_type()));
-      products.coupling = static_cast<const Stored*>(kept.back().const_data_ptr());
-      const Tensor hidden = rows_of(*pool.hidden, ids, first, count, kType<T>);
-      kept.push_back(torch::stable::matmul(hidden, head));
-      products.inner = static_cast<const T*>(kept.back().const_data_ptr());
+    if (has_head) {
+      coupling = rows_of(*pool.coupling, ids, first, count, pool.coupling->scalar_type());
+      products.coupling = static_cast<const Stored*>(coupling->const_data_ptr());
+      const Tensor out = torch::stable::narrow(const_cast<Tensor&>(of_head), 0, 0, count);
+      multiply<Stored, T>(*pool.hidden, ids, first, count, pool.d(), head, out, memory);
+      products.inner = static_cast<const T*>(out.const_data_ptr());
     }
     const Chosen chosen{
         first, count,

@@ -38,6 +38,15 @@ inline torch::stable::Tensor index_select(const torch::stable::Tensor& self,
   return torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
 }
 
+// out = a b, all of them matrices, in memory that is there already.
+inline void multiply_into(const torch::stable::Tensor& out, const torch::stable::Tensor& a,
+                          const torch::stable::Tensor& b) {
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
+                                    torch::stable::detail::from(out)};
+  check_torch(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<torch::stable::Tensor>(stack[0]);  // which takes the reference back
+}
+
 inline void check_cuda(cudaError_t status) {
   STD_TORCH_CHECK(status == cudaSuccess, "CUDA: ", cudaGetErrorString(status));
 }
@@ -50,6 +59,16 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   check_cuda(cudaGetDevice(&device));
   check_cuda(cudaDeviceGetAttribute(&value, attribute, device));
   return value;
+}
+
+// Bytes that each of an op's working arrays may take: a share of what is free, and no more than
+// helps. What torch holds without using it looks taken; so at least as much as stays in the cache.
+inline int64_t memory_for_work() {
+  size_t free = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&free, &total));
+  const int64_t least = device_attribute(cudaDevAttrL2CacheSize);
+  return std::max<int64_t>(least,
+                           std::min<int64_t>(static_cast<int64_t>(free) / 8, int64_t{2} << 30));
 }
 
 // Thread blocks of a grid-stride loop over n items, `each` of them a block.

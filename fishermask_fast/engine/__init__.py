@@ -2,9 +2,9 @@
 
 Rooms in reading order: inputs (what is asked for), problem (M and F), greedy (picks, then
 removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
-same, made by a GPU),
-candidates (A and B of every sample), directions (U and W of a pick), precision (the precision
-policy), scores (all scores along a selection). May import: factors and below; no network.
+same, made by a GPU), candidates (A and B of every sample), directions (U and W of a pick),
+precision (the precision policy), scores (all scores along a selection). May import: factors and
+below; no network.
 """
 
 from __future__ import annotations

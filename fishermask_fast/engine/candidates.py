@@ -27,8 +27,6 @@ _MAX_LEADERS = 4096
 # Where a pass has to fetch the gradients first, it should serve more picks.
 _MAX_FAR_BLOCK = 32
 _MAX_FAR_LEADERS = 16384
-# A GPU needs more samples at a time to be busy: 512 MiB of working memory.
-_GPU_CHUNK_FACTOR = 16
 # Numbers of V X at work in the safe form.
 _SAFE_CHUNK_NUMBERS = 2**21
 
@@ -272,9 +270,7 @@ class LocalCandidates:
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
     ) -> tuple[Tensor, Tensor]:
         """V_x M^-1 V_x^T and V_x G V_x^T."""
-        size = self._chunk_size or chunk.default_chunk_size() * (
-            _GPU_CHUNK_FACTOR if chunk.device.type == "cuda" else 1
-        )
+        size = self._chunk_size or chunk.default_chunk_size()
         if lamb is not None:
             (b,) = chunk.quadratic_forms(double, chunk_size=size)
             return chunk.grams().div_(lamb), b

@@ -14,6 +14,7 @@ that is no clear one ends the block; as the first of a block it is left to the h
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -21,19 +22,50 @@ from torch import Tensor
 from fishermask_fast.engine.blocks import Engine
 from fishermask_fast.engine.candidates import Leaders, Updates
 from fishermask_fast.engine.directions import Update
+from fishermask_fast.memory import available_memory
 from fishermask_fast.ops import PickedBlock, pick_block
 
 # Two leaders whose scores, both taken anew, are closer than this (relative) may be equal samples.
 _NEAR = 1e-6
 # Each leader costs products with M^-1 and G, and one with every other leader.
 _MOST_LEADERS_PER_PICK = 8
+# One part in so many of the free memory is for their products.
+_SHARE_OF_MEMORY = 4
+
+
+def leaders_that_fit(r: int, k: int, block: int, free: int | None) -> int:
+    """How many leaders leave their products within a share of the free memory; at least one.
+
+    m of them take 16 (m r)^2 bytes for E and H, 24 m r k for V, Y and Z, and 16 m r^2 for what each
+    of the block's picks does to them.
+
+    Args:
+        r: rows a sample.
+        k: masked parameters.
+        block: the most picks of a block.
+        free: bytes; None where nobody can tell.
+    """
+    if free is None:
+        return sys.maxsize
+    squares, each = 16 * r**2, 24 * r * k + 16 * block * r**2
+    left = free // _SHARE_OF_MEMORY
+    return max(1, int((math.sqrt(each**2 + 4.0 * squares * left) - each) / (2 * squares)))
 
 
 class BlockEngine(Engine):
     """An Engine that makes the picks of a block together; see Engine."""
 
+    def _set_up(self) -> float:
+        objective = super()._set_up()
+        fisher = self._problem.fisher
+        self._most_leaders = leaders_that_fit(
+            self._pool.n_rows, len(fisher), self._pool.max_block, available_memory(fisher.device)
+        )
+        return objective
+
     def _leader_count(self, n_left: int) -> int:
-        return min(super()._leader_count(n_left), _MOST_LEADERS_PER_PICK * self._block)
+        wanted = min(super()._leader_count(n_left), _MOST_LEADERS_PER_PICK * self._block)
+        return min(wanted, self._most_leaders)
 
     def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
         if self._careful:

@@ -19,10 +19,13 @@ from torch import Tensor
 from fishermask_fast.checks import check_integer
 from fishermask_fast.factors import grams, masked_head
 from fishermask_fast.factors.checks import check_head_index, check_part
-from fishermask_fast.factors.quadratic_forms import WideForms, scatter_rows
+from fishermask_fast.factors.quadratic_forms import WideForms, on_cpu, scatter_rows
 from fishermask_fast.ops import forms
 
+# Working memory of a set-up, and samples of it at most; a GPU needs more of both to be busy.
 _CHUNK_BYTES = 32 * 2**20
+_CHUNK_SAMPLES = 4096
+_GPU_CHUNK_FACTOR = 16
 
 
 @dataclass(frozen=True, repr=False)
@@ -247,11 +250,14 @@ class GradientFactors:
         """Whether plain columns are cheaper to multiply with than the Kronecker form.
 
         A head of which only a few entries are masked costs C^2 d^2 in Kronecker form and
-        r k_head^2 as plain columns.
+        r k_head^2 as plain columns. A GPU's products in that form hold matrices of the whole head,
+        which may outgrow those of the masked parameters.
         """
         if self.head_index is None:
             return False
         kronecker = self._head_size**2 / 2
+        if not on_cpu(self.middle) and kronecker > self.n_columns**2:
+            return True
         return kronecker > 2 * self.n_rows * self.head_index.numel() ** 2
 
     def _compact(self) -> GradientFactors:
@@ -324,7 +330,8 @@ class GradientFactors:
         Args:
             *matrices: symmetric (k, k) float64 matrices.
             chunk_size: samples at a time where they need working memory; by default what keeps it
-                near 32 MiB. On the CPU only a few masked entries of a large head do.
+                near 32 MiB, on a GPU 512 MiB. On the CPU only a few masked entries of a large head
+                do.
 
         Returns:
             One (N, r, r) float64 tensor for each matrix.
@@ -339,7 +346,7 @@ class GradientFactors:
             return [masked_head.quadratic_form(q, *self._masked_head) for q in matrices]
         n, r = len(self), self.n_rows
         size = chunk_size or self.default_chunk_size()
-        if self.device.type == "cpu":
+        if on_cpu(self.middle):
             parts = [
                 forms.quadratic_forms(chunk._wide_enough()._compact(), matrices)
                 for _, chunk in self.chunks(size if self._compact_is_dense else None)
@@ -377,7 +384,7 @@ class GradientFactors:
         return out
 
     def default_chunk_size(self) -> int:
-        """Samples whose working memory in set-up stays near 32 MiB."""
+        """Samples whose working memory in set-up stays near 32 MiB, on a GPU 512 MiB."""
         r, m = self.n_rows, self.middle.shape[2]
         numbers = 3 * r * m
         if self.coupling is not None and self.hidden is not None:
@@ -385,7 +392,9 @@ class GradientFactors:
             numbers += 2 * c * m + c * c + d * (d + 1) // 2
             if self.head_index is not None:
                 numbers += 3 * r * self.head_index.numel()
-        return max(1, min(4096, _CHUNK_BYTES // (8 * max(numbers, 1))))
+        factor = 1 if on_cpu(self.middle) else _GPU_CHUNK_FACTOR
+        at_once = factor * _CHUNK_BYTES // (8 * max(numbers, 1))
+        return max(1, min(factor * _CHUNK_SAMPLES, at_once))
 
 
 def as_factors(gradients: Tensor | GradientFactors) -> GradientFactors:

@@ -14,10 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fishermask_fast.factors.quadratic_forms import packed_square
+from fishermask_fast.factors.quadratic_forms import columns_at_once, packed_square
 from fishermask_fast.ops import FactorTensors
-
-_BLOCK = 256
 
 
 class Chunk(Protocol):
@@ -70,8 +68,9 @@ def add_gram(total: Tensor, chunk: FactorTensors) -> None:
     """Add sum_x V_x^T V_x to the lower triangle of `total` (k, k)."""
     n, r, m = chunk.middle.shape
     rows = chunk.middle.reshape(n * r, m)
-    for start in range(0, m, _BLOCK):
-        stop = min(start + _BLOCK, m)
+    step = columns_at_once(rows)
+    for start in range(0, m, step):
+        stop = min(start + step, m)
         total[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
     if chunk.coupling is None or chunk.hidden is None:
         return

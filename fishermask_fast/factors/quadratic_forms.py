@@ -18,7 +18,20 @@ from torch import Tensor
 
 from fishermask_fast.ops import FactorTensors
 
+# Columns of a product at a time: on a CPU as many as its caches hold, on a GPU enough for all of
+# its processors.
 _BLOCK = 256
+_GPU_BLOCK = 4096
+
+
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether products are best many and small, in a CPU's caches; a GPU wants few, wide ones."""
+    return tensor.device.type == "cpu"
+
+
+def columns_at_once(tensor: Tensor) -> int:
+    """Columns of one product of a blocked one."""
+    return _BLOCK if on_cpu(tensor) else _GPU_BLOCK
 
 
 class WideForms:
@@ -78,6 +91,9 @@ def scatter_rows(rows: Tensor, factors: FactorTensors) -> Tensor:
 def packed_square(hidden: Tensor) -> Tensor:
     """The lower triangle of h h^T for every row h of (n, d), as (n, d (d + 1) / 2)."""
     n, d = hidden.shape
+    if not on_cpu(hidden):  # three launches in place of d
+        rows, columns = torch.tril_indices(d, d, device=hidden.device)
+        return hidden[:, rows].mul_(hidden[:, columns])
     out = hidden.new_empty(n, d * (d + 1) // 2)
     at = 0
     for i in range(d):
@@ -107,11 +123,11 @@ def _lower_half(matrix: Tensor) -> Tensor:
 
 def _times_lower(left: Tensor, lower: Tensor) -> Tensor:
     """left @ lower for a lower triangular matrix, leaving out the blocks that are zero."""
-    k = lower.shape[0]
-    if k <= _BLOCK:
+    k, step = lower.shape[0], columns_at_once(left)
+    if k <= step:
         return left @ lower
     out = left.new_empty(left.shape[0], k)
-    for start in range(0, k, _BLOCK):
-        stop = min(start + _BLOCK, k)
+    for start in range(0, k, step):
+        stop = min(start + step, k)
         torch.mm(left[:, start:], lower[start:, start:stop], out=out[:, start:stop])
     return out

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fishermask_fast.datasets import load_data
-from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
+from fishermask_fast.loop.records import ROUNDS_FILE, RunFolder, fresh_folder
 from fishermask_fast.loop.report import learning_curves, read_runs, tables
+from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_model, find_device
 from fishermask_fast.options import STRATEGIES, RunOptions

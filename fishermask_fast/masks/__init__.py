@@ -6,7 +6,7 @@ must be), mask_file (on disk). May import: network and below.
 
 from __future__ import annotations
 
-from fishermask_fast.masks.choice import METHODS
+from fishermask_fast.masks.choice import METHODS, parts_of_tensors
 from fishermask_fast.masks.mask import FisherMask
 from fishermask_fast.masks.size import MaskSize, check_size, size_of_mask
 
@@ -15,5 +15,6 @@ __all__ = [
     "METHODS",
     "MaskSize",
     "check_size",
+    "parts_of_tensors",
     "size_of_mask",
 ]

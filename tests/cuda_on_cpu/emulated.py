@@ -25,13 +25,15 @@ class Schedule:
     seed: int = 0
 
 
-# One processor and no cache to speak of make many chunks of few candidates, and few blocks that
+# One processor and little memory make many chunks of few candidates, and few blocks that
 # each go round their loops many times.
 SCHEDULES = {
     "forward": Schedule(),
     "backward": Schedule("backward", processors=2, resident=2),
     "random": Schedule("random", processors=5, resident=4, seed=1),
-    "random, a small card": Schedule("random", processors=1, cache_bytes=1, resident=3, seed=2),
+    "random, a small card": Schedule(
+        "random", processors=1, cache_bytes=10_000, resident=3, seed=2
+    ),
 }
 _ORDERS = ("forward", "backward", "random")
 

@@ -29,6 +29,17 @@ class Bug:
 
 
 SCORE, PICK, WEIGHT = "cuda/score_update.cu", "cuda/pick_block.cu", "cuda/weight_gradient.cu"
+# The tests that a bug in a file can fail, so that not all run each time.
+ALL = "not classes and not ties"
+RELEVANT = {
+    SCORE: "score_update or any_number",
+    PICK: "pick_block or classes",
+    WEIGHT: "definitions and (grad or diag)",
+    "common/weight_geometry.h": "definitions and (grad or diag)",
+    "cuda/lanes.cuh": ALL,
+    "cuda/utils.cuh": ALL,
+}
+PLAIN = ("-p", "no:cacheprovider")
 BUGS = [
     Bug("update_by_warp: warps share memory", SCORE, "shared + warp * own", "shared"),
     Bug("update_by_warp: no candidate is passed over", SCORE, "if (!chosen.has(x)) continue;", ""),
@@ -159,7 +170,7 @@ def caught(bug: Bug, folder: Path, clean: Path) -> str | None:
     shutil.copytree(clean, folder / "build")
     library = build(folder / "build", sources)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", str(HERE)],
+        [sys.executable, "-m", "pytest", "-x", "-q", *PLAIN, "-k", RELEVANT[bug.file], str(HERE)],
         cwd=ROOT,
         env=os.environ | {"FISHERMASK_EMULATED": str(library)},
         capture_output=True,

@@ -130,7 +130,7 @@ def test_fisher_diagonal(network: str, likelihood: str) -> None:
 @pytest.mark.parametrize("likelihood", ROWS)
 def test_a_head_kept_apart(network: str, likelihood: str) -> None:
     model, inputs = make(network)
-    mask = FisherMask.head(model)
+    mask = FisherMask.head(model, inputs=inputs)
     found = masked_gradients(model, inputs, mask, likelihood=given(likelihood))
     assert found.coupling is not None or network in ("one output", "squeezed")
     expected = reference.likelihood_gradients(model, inputs, ROWS[likelihood])

@@ -33,7 +33,7 @@ def make_round(strategy: str = "random", number: int = 0, accuracy: float = 0.5)
         strategy=strategy,
         seed=0,
         round=number,
-        picks=[3, 1],
+        picks=[3 + 4 * number, 1 + 4 * number],
         n_labeled=2 + 2 * number,
         accuracy=accuracy,
         class_accuracy=[0.5, None],
@@ -46,7 +46,7 @@ def make_round(strategy: str = "random", number: int = 0, accuracy: float = 0.5)
 
 def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b", {"seed": 4})
-    entries = [make_round("random", 0), make_round("bait", 1)]
+    entries = [make_round("random"), make_round("bait"), make_round("bait", 1)]
     for entry in entries:
         folder.append(entry)
     assert list(read_rounds(folder.path)) == entries

@@ -24,13 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishermask_fast.loop.records import (
-    ROUNDS_FILE,
-    WHEREABOUTS,
-    Round,
-    read_config,
-    read_rounds,
-)
+from fishermask_fast.loop.records import ROUNDS_FILE, WHEREABOUTS, read_config, read_rounds
+from fishermask_fast.loop.rounds import Round
 
 Array = NDArray[np.float64]
 SAME_IN_ALL = ("name", "model", "classes", "recipe", "query")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fishermask_fast.loop.records import Round
 from fishermask_fast.loop.report.analysis import Comparison, Interval, Study
+from fishermask_fast.loop.rounds import Round
 
 WIDTH = 12
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-import re
+import pickle
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from fishermask_fast.datasets import PoolAndTest
-from fishermask_fast.loop.records import Round, RunFolder
+from fishermask_fast.files import check_name
+from fishermask_fast.loop.records import RunFolder
+from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run.schedule import initial_set
 from fishermask_fast.loop.run.tasks import TASKS
 from fishermask_fast.loop.run.train import (
@@ -39,6 +41,11 @@ from fishermask_fast.masks import FisherMask
 from fishermask_fast.models import TINY_MODELS, build_model
 from fishermask_fast.options import LikelihoodName, QueryOptions, Recipe, Schedule, Variant
 from fishermask_fast.strategies import STRATEGIES, Picks, check
+
+_UNREADABLE = (
+    *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    pickle.UnpicklingError,
+)
 
 
 @dataclass
@@ -61,15 +68,23 @@ class _State:
         return stream.getvalue()
 
     def restore(self, content: bytes) -> None:
-        """What ``to_bytes`` gave, into a network of the same architecture."""
+        """What ``to_bytes`` gave, into a network of the same architecture.
+
+        Raises:
+            ValueError: It is no such state.
+        """
         device = next(self.model.parameters()).device
-        found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        self.model.load_state_dict(found["model"])
+        try:
+            found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            self.model.load_state_dict(found["model"])
+            if "mask" in found:
+                mask = found["mask"]
+                mask["indices"] = {name: index.cpu() for name, index in mask["indices"].items()}
+                self.mask = FisherMask(**mask)
+        # A damaged archive ends in any of these, an empty file in the last.
+        except _UNREADABLE as error:
+            raise ValueError(f"it is damaged: {error or type(error).__name__}") from error
         self.model.eval()
-        if "mask" in found:
-            mask = found["mask"]
-            mask["indices"] = {name: index.cpu() for name, index in mask["indices"].items()}
-            self.mask = FisherMask(**mask)
 
 
 class Experiment:
@@ -129,8 +144,7 @@ class Experiment:
         return data.likelihood
 
     def _arm(self, name: str) -> tuple[str, QueryOptions]:
-        if not re.fullmatch(r"[\w.+=-]+", name):
-            raise ValueError(f"a strategy's name may hold letters, digits, _.+=-; got {name!r}")
+        check_name("a strategy's name", name)
         variant = self.variants.get(name, Variant(name))
         if variant.strategy not in STRATEGIES:
             known = ", ".join([*STRATEGIES, *self.variants])
@@ -208,7 +222,14 @@ class Experiment:
         picks = [pick for entry in recorded for pick in entry.picks]
         state = _State(self._build(0), picks, last.round, last.accuracy)
         if last.round < self.schedule.rounds and not self._is_done(state):
-            state.restore(folder.load_state(name, last.round))
+            content = folder.load_state(name, last.round)
+            try:
+                state.restore(content)
+            except ValueError as error:
+                raise ValueError(
+                    f"the state of {name} after round {last.round} in {folder.path} cannot be gone "
+                    f"on with, start the run anew: {error}"
+                ) from error
         return state
 
     def _is_done(self, state: _State) -> bool:
