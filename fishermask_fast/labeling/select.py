@@ -98,8 +98,7 @@ def select_images(options: SelectOptions) -> None:
     with folder_written_whole(out) as draft:
         write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
         tasks = _tasks(rows, predicted, images.root, options)
-        replace_file(draft / TASKS_FILE, (json.dumps(tasks, indent=2) + "
-").encode())
+        replace_file(draft / TASKS_FILE, (json.dumps(tasks, indent=2) + "\n").encode())
         if skipped:
             listed = [(path_cell(path), reason) for path, reason in skipped]
             write_csv(draft / SKIPPED_FILE, ["path", "reason"], listed)
