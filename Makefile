@@ -14,7 +14,7 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-torch check-sanitizers clean
+.PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits check-torch check-sanitizers clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -59,6 +59,10 @@ planted-bugs: $(VENV)/.dev
 # Registers and spills of the CUDA kernels; needs nvcc and a torch with CUDA, and no card.
 kernel-report: $(VENV)/.dev
 	$(BIN)/python benchmarks/kernel_report.py $(ARGS)
+
+# Picks against arithmetic of 60 digits, many times over: some ten minutes on two cores.
+check-digits: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m sweep tests/engine $(ARGS)
 
 check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fishermask_fast.version import __version__
 
 if TYPE_CHECKING:
+    from fishermask_fast.engine import PrecisionWarning
     from fishermask_fast.factors import (
         GradientFactors,
         StoredFactors,
@@ -29,6 +30,7 @@ __all__ = [
     "FisherMask",
     "FisherMaskSelector",
     "GradientFactors",
+    "PrecisionWarning",
     "Selection",
     "StoredFactors",
     "__version__",
@@ -46,6 +48,7 @@ _WINGS = {
     "FisherMask": "masks",
     "FisherMaskSelector": "selector",
     "GradientFactors": "factors",
+    "PrecisionWarning": "engine",
     "Selection": "selection",
     "StoredFactors": "factors",
     "build_info": "ops",

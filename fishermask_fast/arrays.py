@@ -6,7 +6,9 @@ its memory allows; nothing of it is ever changed.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +59,16 @@ def as_tensor(name: str, value: object) -> Any:
     if hasattr(value, "__array__"):
         return _from_numpy(name, np.asarray(value))
     return value
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
+    """Of names, dtypes, shapes and numbers of tensors, in their order, and of a text."""
+    found = hashlib.sha256(text.encode())
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()[:32]
 
 
 def like(source: object, indices: Tensor) -> Any:

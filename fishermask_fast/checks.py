@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,6 +69,32 @@ def check_positive(name: str, value: object) -> float:
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{name} must be a finite number above 0; got {number}")
     return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """`value` as a bool.
+
+    Raises:
+        TypeError: anything else, such as a number or a text, which would count as true.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
+def check_path(name: str, value: object) -> Path:
+    """`value` as the path of a file.
+
+    Raises:
+        TypeError: neither a text nor a path.
+        ValueError: empty, or a folder.
+    """
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name} must be a path; got {value!r}")
+    path = Path(value)
+    if not path.name or path.is_dir():
+        raise ValueError(f"{name} must be the path of a file; got {os.fspath(value)!r}")
+    return path
 
 
 def _is_no_number(value: object) -> bool:

@@ -13,7 +13,6 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from fishermask_fast.installation import print_info
 from fishermask_fast.options import OptionsFile, PlotOptions, RunOptions, SelectOptions
 from fishermask_fast.version import __version__
 
@@ -118,4 +117,6 @@ def _info(*, verbose: Verbose = False) -> None:
     Args:
         verbose: Log, and trace errors.
     """
+    from fishermask_fast.installation import print_info
+
     print_info()

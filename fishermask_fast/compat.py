@@ -140,5 +140,6 @@ def _select(
 
 def _beside(gradients: Any, matrix: Any) -> Any:
     """The matrix on the gradients' device; what is no tensor is left for fast_select to refuse."""
-    both = isinstance(gradients, Tensor) and isinstance(matrix, Tensor)
-    return matrix.to(gradients.device) if both else matrix
+    if not isinstance(gradients, Tensor) or not isinstance(matrix, Tensor):
+        return matrix
+    return matrix if matrix.is_meta else matrix.to(gradients.device)

@@ -58,7 +58,7 @@ def check_memory(k: int, device: torch.device, remedy: str = "Mask fewer paramet
     Raises:
         ValueError: says how large M would be, and the remedy.
     """
-    needed = 5 * 8 * k * k  # F, F_L, M^-1, G and one at work
+    needed = matrices_bytes(k, 5)  # F, F_L, M^-1, G and one at work
     available = available_memory(device)
     if available is not None and needed > available:
         raise ValueError(
@@ -66,6 +66,11 @@ def check_memory(k: int, device: torch.device, remedy: str = "Mask fewer paramet
             f"{8 * k * k / 2**30:.1f} GiB each and {needed / 2**30:.1f} GiB in all; "
             f"{device} has {available / 2**30:.1f} GiB free. {remedy}"
         )
+
+
+def matrices_bytes(k: int, count: float) -> int:
+    """Bytes of some (k, k) float64 matrices."""
+    return int(count * 8 * k * k)
 
 
 def _host_memory(root: Path) -> int | None:

@@ -83,6 +83,39 @@ def look(number: int) -> dict[str, str]:
     }
 
 
+def curve(values: Sequence[float], axes: Axes | None, *, x: str, y: str) -> Axes:
+    """A line through values at 0, 1, 2, ... on some axes, new ones if None."""
+    axes = axes_or_new(axes)
+    axes.plot(range(len(values)), values, color=COLOURS[0], marker="." if len(values) < 64 else "")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    plain(axes)
+    return axes
+
+
+def shares(rows: Sequence[tuple[str, int, int]], axes: Axes | None, *, x: str) -> Axes:
+    """A bar for each (name, part, whole), as long as part / whole, with part written beside."""
+    axes = axes_or_new(axes, (6.4, max(2.0, 0.22 * len(rows) + 0.8)))
+    lengths = [100 * part / max(whole, 1) for _, part, whole in rows]
+    bars = axes.barh([name for name, _, _ in rows], lengths, color=COLOURS[0])
+    axes.bar_label(bars, [f"{part:,}" for _, part, _ in rows], fontsize=7, padding=2)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel(x)
+    plain(axes)
+    return axes
+
+
+def axes_or_new(axes: Axes | None, size: tuple[float, float] | None = None) -> Axes:
+    """The axes, or those of a new figure that a notebook shows."""
+    if axes is not None:
+        return axes
+    from matplotlib import pyplot
+
+    new: Axes = pyplot.subplots(figsize=size, layout="constrained")[1]
+    return new
+
+
 def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str, path: Path) -> None:
     """Images (3 or 1, height, width) uint8 in rows, each over its caption; the first 96 of them."""
     shown = list(images)[:MOST_SHOWN]

@@ -10,9 +10,11 @@ here is meant to be quick.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call, grad_and_value, jacrev
 
 
 def initial_precision(
@@ -230,6 +232,66 @@ def per_sample_gradients(
 def fisher_diagonal(model: nn.Module, inputs: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     """f_i = (1/N) sum_x sum_c p_c(x) (d log p_c(x) / d theta_i)^2: name -> parameter shape."""
     return {n: v.square().sum(1).mean(0) for n, v in per_sample_gradients(model, inputs).items()}
+
+
+def bernoulli_rows(
+    outputs: Tensor,  # (N, C) or (N,)
+    weighting: str = "fisher",
+) -> Tensor:
+    """R (N, C, C) of independent labels y_c ~ Bernoulli(p_c), p = sigmoid(outputs).
+
+    R^T R = sum_y p(y) grad log p(y) grad log p(y)^T = diag(p (1 - p)), a logistic regression's
+    weights (McCullagh, Nelder 1989, "Generalized Linear Models", section 4.4); without p(y)
+    (weighting "none") the two outcomes of label c give (1 - p_c)^2 + p_c^2.
+    """
+    z = outputs.reshape(len(outputs), -1)
+    p, q = z.sigmoid(), (-z).sigmoid()  # q = 1 - p without its rounding
+    squared = p * q if weighting == "fisher" else q**2 + p**2
+    return torch.diag_embed(squared.sqrt())
+
+
+def gaussian_rows(outputs: Tensor, sigma: float = 1.0) -> Tensor:  # (N, d) or (N,)
+    """R = I / sigma (N, d, d) of targets y ~ N(outputs, sigma^2 I).
+
+    R^T R = E (y - z)(y - z)^T / sigma^4 = I / sigma^2 (Martens 2020, "New insights and perspectives
+    on the natural gradient method", section 9, for the squared error). With one output, of
+    which J_x = h_x^T, tr(M^-1 F) is the mean variance of predictions over the pool: V-optimality
+    (Atkinson, Donev, Tobias 2007, "Optimum Experimental Designs", chapter 10).
+    """
+    n, d = outputs.reshape(len(outputs), -1).shape
+    return torch.eye(d, dtype=outputs.dtype, device=outputs.device).repeat(n, 1, 1) / sigma
+
+
+def likelihood_gradients(
+    model: nn.Module,
+    inputs: Tensor | dict[str, Tensor],  # (N, ...), or keyword arguments (N, ...)
+    rows_of: Callable[[Tensor], Tensor],  # outputs (1, ...) to R (1, r, o)
+) -> dict[str, Tensor]:
+    """V_x = R_x J_x over all trainable parameters: name -> (N, r, *parameter shape).
+
+    J_x is the Jacobian of the flattened outputs of one sample at a time (Martens 2020, section 9:
+    the Fisher matrix J^T (R^T R) J). The model must be in eval mode.
+    """
+    parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+    def outputs(theta: dict[str, Tensor], i: int) -> Tensor:
+        if isinstance(inputs, Tensor):
+            output = functional_call(model, theta, (inputs[i : i + 1],))
+        else:
+            sample = {key: value[i : i + 1] for key, value in inputs.items()}
+            output = functional_call(model, theta, (), sample)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits.reshape(1) if logits.ndim == 0 else logits
+
+    n = len(inputs) if isinstance(inputs, Tensor) else len(next(iter(inputs.values())))
+    found: dict[str, list[Tensor]] = {name: [] for name in parameters}
+    for i in range(n):
+        with torch.no_grad():
+            rows = rows_of(outputs(parameters, i))[0]
+        jacobian = jacrev(lambda theta, i=i: outputs(theta, i).flatten())(parameters)
+        for name, j in jacobian.items():
+            found[name].append(torch.einsum("ro,o...->r...", rows.to(j), j))
+    return {name: torch.stack(values) for name, values in found.items()}
 
 
 def conv2d_weight_gradients(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array, like
+from fishermask_fast.checks import check_flag
 from fishermask_fast.distributed import Exchange, select_from_shards
 from fishermask_fast.engine import (
     LocalCandidates,
@@ -135,6 +136,7 @@ def select_batch(
             n_select, lamb, n_labeled, backward_steps, chunk_size, block_size, precision
         )
 
+    check_flag("progress", progress)
     with torch.no_grad():
         if group is not None:
             exchange = Exchange(group)

@@ -10,11 +10,15 @@ the batch that most reduces tr(M^-1 F), where
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
+import math
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,25 +26,40 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_positive, is_integer
-from fishermask_fast.distributed import NOTHING, Part, Ranks, is_empty
+from fishermask_fast.checks import check_flag, check_path, check_positive, is_integer
+from fishermask_fast.distributed import (
+    NOTHING,
+    Part,
+    Ranks,
+    described,
+    described_device,
+    described_model,
+    is_empty,
+    packages,
+)
 from fishermask_fast.engine import runs_on
+from fishermask_fast.estimates import Estimate, Query, activations_of, estimate, factor_numbers
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
-from fishermask_fast.masks import METHODS, FisherMask, check_fraction
-from fishermask_fast.memory import check_memory
+from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
 from fishermask_fast.network import (
+    Head,
+    Pool,
     check_count,
     check_device,
     check_seed,
+    compute_dtype,
     device_of,
     evaluating,
     find_head,
+    head_parameters,
     input_dtype,
-    raw_outputs,
+    one_head,
+    outputs_of_samples,
     to_model,
     trainable,
+    unwrap,
 )
 from fishermask_fast.selection import Selection, select_batch
 
@@ -51,7 +70,25 @@ logger = logging.getLogger(__name__)
 
 Data = Dataset[Any] | DataLoader[Any] | Tensor
 
+# Parameters that all ranks must have in common, besides the model and the device's type.
+_COMPARED = (
+    "fraction",
+    "n_parameters",
+    "mask",
+    "keep_head",
+    "head",
+    "likelihood",
+    "weighting",
+    "lamb",
+    "backward_steps",
+    "fisher_samples",
+    "rank",
+    "batch_size",
+    "seed",
+)
+
 MASKS = (*METHODS, "random", "head")
+_TIMED = 16  # samples of a batch that `estimate` times
 
 
 class FisherMaskSelector:
@@ -65,9 +102,15 @@ class FisherMaskSelector:
             item is outputs. It is read in eval mode and left as it was.
         fraction: Share of the parameters that the mask keeps, in (0, 1]; of each tensor for
             ``"per_layer"``. Of no account for ``"relative"`` and ``"head"``.
+        n_parameters: k, how many parameters the mask keeps, instead of a fraction. With neither,
+            the model alone decides: the published 0.002 of its parameters, at least twice the
+            head, at most 4,096 or the head and 512 beside it; where the head has more than 4,096,
+            its parameters compete with all others for 4,096. ``mask_.reason`` says which it was.
         mask: How parameters are chosen: ``"global"``, ``"per_layer"``, ``"relative"``,
             ``"random"``, ``"head"``, or a ``FisherMask`` made before.
         keep_head: Whether the first three of them keep the whole head.
+        head: Name of the head, the layer whose product with its input gives the logits: a module, a
+            parameter, or a tuple of them. None reads it from the graph of a sample's logits.
         likelihood: What the outputs are: ``"categorical"``: logits (N, C) of one of C classes;
             ``"bernoulli"``: logits (N, C) or (N,) of several labels, each for itself, as trained
             with BCEWithLogitsLoss; ``"gaussian"``: means (N, d) or (N,) of a regression; or a
@@ -102,9 +145,11 @@ class FisherMaskSelector:
         self,
         model: nn.Module,
         *,
-        fraction: float = 0.002,
+        fraction: float | None = None,
+        n_parameters: int | None = None,
         mask: str | FisherMask = "global",
         keep_head: bool = True,
+        head: Head | None = None,
         likelihood: LikelihoodLike = "categorical",
         weighting: str = "fisher",
         lamb: float = 1.0,
@@ -118,8 +163,10 @@ class FisherMaskSelector:
     ) -> None:
         self.model = model
         self.fraction = fraction
+        self.n_parameters = n_parameters
         self.mask = mask
         self.keep_head = keep_head
+        self.head = head
         self.likelihood = likelihood
         self.weighting = weighting
         self.lamb = lamb
@@ -130,6 +177,18 @@ class FisherMaskSelector:
         self.device = device
         self.seed = seed
         self.group = group
+
+    def __repr__(self) -> str:
+        given = inspect.signature(type(self)).parameters
+        shown = [f"model={type(self.model).__name__}"]
+        for name, value in self.get_params().items():
+            if name != "model" and value != given[name].default:
+                shown.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name, as given; ``deep`` is scikit-learn's, and of no account."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def query(
         self,
@@ -174,6 +233,11 @@ class FisherMaskSelector:
         ranks = Ranks.of(self.group, [unlabeled, labeled])
         ranks.attempt(self.check_parameters)
         ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
+        ranks.attempt(lambda: check_flag("progress", progress))
+        if out is not None:
+            ranks.attempt(lambda: check_path("out", out))
+        ranks.check_same(lambda: self._in_common(n_select, labeled))
+        ranks.check_apart("out", None if out is None else _place(out))
         pool = ranks.part(unlabeled, "unlabeled")
         if n_select > pool.n_total:
             raise ValueError(
@@ -182,22 +246,20 @@ class FisherMaskSelector:
         known = NOTHING
         if labeled is not None or self.group is not None:
             known = ranks.part(labeled, "labeled")
-        ranks.check_model(self.model)
         for part, name in ((pool, "unlabeled"), (known, "labeled")):
             ranks.attempt(partial(self._try_model, part, name))
         progress = progress and _has_tqdm()
         self.seconds_ = {}
 
         with self._timed("mask"):
-            mask = self._make_mask(ranks, pool, known, progress)
-        where = device_of(self.model) if self.device is None else torch.device(self.device)
-        ranks.attempt(partial(check_memory, len(mask), where))
-        labeled_fisher = None
-        if known.n_total:
-            with self._timed("gradients"):
-                factors = ranks.attempt(partial(self._gradients, known, mask, progress))
-            with self._timed("fisher"):
-                labeled_fisher = _fisher(ranks, factors, known, mask)
+            head = self._find_head(ranks, pool, known)
+            ranks.attempt(partial(self._check_fits, pool, known, head, out))
+            mask = self._make_mask(ranks, pool, known, head, progress)
+        ranks.check_same(lambda: {"the mask of the query": described(mask)})
+        ranks.attempt(partial(self._check_fits, pool, known, head, out, mask))
+        logger.info("mask: %r", mask)
+        where = self._where
+        labeled_fisher = self._labeled_fisher(ranks, known, mask, progress)
         with self._timed("gradients"):
             factors = ranks.attempt(partial(self._gradients, pool, mask, progress, out))
         with self._timed("fisher"):
@@ -222,15 +284,165 @@ class FisherMaskSelector:
         self.mask_, self.fisher_, self.labeled_fisher_ = mask, fisher, labeled_fisher
         return selection
 
+    def estimate(
+        self,
+        unlabeled: Data,
+        n_select: int,
+        labeled: Data | None = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+    ) -> Estimate:
+        """What ``query`` with the same arguments will need: bytes by part, and seconds a step.
+
+        One batch is timed; the seconds of the mask, the gradients and the Fisher matrix follow from
+        it. Those of the selection depend on how scores fall, and are not told.
+
+        Args:
+            unlabeled: As for ``query``.
+            n_select: As for ``query``.
+            labeled: As for ``query``.
+            out: As for ``query``; nothing is written.
+
+        Returns:
+            A table; print it.
+
+        Raises:
+            TypeError, ValueError: As ``query``, but for memory.
+        """
+        if labeled is not None and is_empty(labeled):
+            labeled = None
+        self.check_parameters()
+        check_count("n_select", n_select, optional=False)
+        ranks = Ranks(None)
+        pool = ranks.part(unlabeled, "unlabeled")
+        known = NOTHING if labeled is None else ranks.part(labeled, "labeled")
+        self._try_model(pool, "unlabeled")
+        head = self._find_head(ranks, pool, known)
+        counted = self._counted(pool, known, head, out)
+        return replace(counted, seconds=self._time_batch(pool, known, head, counted))
+
+    def _time_batch(
+        self, pool: Part, known: Part, head: Head | None, counted: Estimate
+    ) -> dict[str, float]:
+        """Seconds of the steps before the selection, from one batch."""
+        n = min(len(pool), self.batch_size or _TIMED)
+        some = replace(pool, indices=pool.among(pool.places[:n]), places=pool.places[:n])
+        mask = self.mask
+        if not isinstance(mask, FisherMask):
+            size = self._mask_size(head)
+            whole = size is not None and size.keep_head and bool(self._trainable_head(head))
+            mask = FisherMask.random(
+                self.model,
+                n_parameters=counted.k,
+                head=() if head is None else head,
+                keep_head=whole,
+            )
+        seconds = {}
+        if self.mask in METHODS:
+            start = time.perf_counter()
+            self._diagonal(some, n, False)
+            drawn = min(self.fisher_samples, len(pool) + len(known))
+            seconds["mask"] = (time.perf_counter() - start) * drawn / n
+        start = time.perf_counter()
+        factors = self._gradients(some, mask, False)
+        every = (len(pool) + len(known)) / n
+        seconds["gradients"] = (time.perf_counter() - start) * every
+        start = time.perf_counter()
+        assert factors is not None
+        factors.fisher()
+        seconds["fisher"] = (time.perf_counter() - start) * every
+        return seconds
+
+    @property
+    def _where(self) -> torch.device:
+        return device_of(self.model) if self.device is None else torch.device(self.device)
+
+    def _trainable_head(self, head: Head | None) -> tuple[str, ...]:
+        return () if head is None else head_parameters(self.model, head)
+
+    def _check_fits(
+        self,
+        pool: Part,
+        known: Part,
+        head: Head | None,
+        out: object,
+        mask: FisherMask | None = None,
+    ) -> None:
+        """Raise where this process's part of a query does not fit into memory."""
+        if len(pool) or len(known):
+            self._counted(pool, known, head, out, mask).check(self._where)
+
+    def _counted(
+        self,
+        pool: Part,
+        known: Part,
+        head: Head | None,
+        out: object,
+        mask: FisherMask | None = None,
+    ) -> Estimate:
+        """What a query holds, with its mask or before that is made."""
+        mask = self.mask if isinstance(self.mask, FisherMask) else mask
+        decided = None if mask is not None else self._mask_size(head)
+        total = sum(p.numel() for p in trainable(unwrap(self.model)).values())
+        own = self._trainable_head(head)
+        if mask is not None:
+            k, reason = len(mask), mask.reason
+            whole = all(
+                len(mask.indices.get(name, ())) == math.prod(mask.shapes[name]) for name in own
+            )
+        elif decided is not None:
+            k, reason, whole = decided.k, decided.reason, decided.keep_head
+        else:
+            k, reason, whole = 1, "as the scores will say", False
+        part = pool if len(pool) else known
+        with evaluating(self.model, self.device) as net:
+            inputs = to_model(part.some, device_of(net), input_dtype(net, part.some))
+            saved, outputs = activations_of(net, inputs)
+        n_rows = (
+            likelihood_of(self.likelihood).make_rows(outputs, self.weighting, self.rank).shape[1]
+        )
+        numbers = factor_numbers(self.model, head, inputs, k, n_rows, whole and bool(own))
+        dtype = compute_dtype(trainable(unwrap(self.model)))
+        needs = Query(
+            k=k,
+            reason=reason,
+            n_total=total,
+            n_rows=n_rows,
+            n_pool=len(pool),
+            n_labeled=len(known),
+            sample_numbers=numbers,
+            itemsize=dtype.itemsize,
+            saved_bytes=saved,
+            batch_size=self.batch_size or Pool.of(part.data).batch_size,
+            diagonal=mask is None and self.mask in METHODS,
+            backward=self.backward_steps > 0,
+            stored=out is not None,
+        )
+        return estimate(needs, self._where)
+
+    def _labeled_fisher(
+        self, ranks: Ranks, known: Part, mask: FisherMask, progress: bool
+    ) -> Tensor | None:
+        """F_L, whose gradients are gone when this returns."""
+        if not known.n_total:
+            return None
+        with self._timed("gradients"):
+            factors = ranks.attempt(partial(self._gradients, known, mask, progress))
+        with self._timed("fisher"):
+            return _fisher(ranks, factors, known, mask)
+
     def make_mask(self, data: Data, *, progress: bool = False) -> FisherMask:
         """The mask that ``query`` would take for a pool of these samples.
 
         Raises:
             TypeError, ValueError: As ``query``.
         """
+        check_flag("progress", progress)
         self.check_parameters()
         ranks = Ranks(None)
-        return self._make_mask(ranks, ranks.part(data, "data"), NOTHING, progress and _has_tqdm())
+        part = ranks.part(data, "data")
+        head = self._find_head(ranks, part, NOTHING)
+        return self._make_mask(ranks, part, NOTHING, head, progress and _has_tqdm())
 
     def check_parameters(self) -> None:
         """Check everything but the data, as ``query`` does before any work.
@@ -247,6 +459,7 @@ class FisherMaskSelector:
             )
         likelihood_of(self.likelihood).check_options(self.weighting, self.rank)
         check_positive("lamb", self.lamb)
+        check_flag("keep_head", self.keep_head)
         if self.device is not None:
             check_device(self.device)
         if not is_integer(self.backward_steps):
@@ -261,8 +474,25 @@ class FisherMaskSelector:
         if isinstance(self.mask, FisherMask):
             self.mask.check(self.model)
         else:
-            keep_head = self.keep_head and self.mask in METHODS
-            check_fraction(self.model, self.fraction, self.mask, keep_head)
+            check_size(self.fraction, self.n_parameters)
+            trainable(unwrap(self.model))
+            head = one_head(self.model) if self.head is None else self.head
+            if head is not None:
+                self._mask_size(head)
+
+    def _in_common(self, n_select: int, labeled: Any) -> dict[str, str | None]:
+        """What all ranks of a query must have been called with, in words."""
+        known = None
+        if self.group is None:  # else a rank may have no samples of its own
+            known = "None" if labeled is None else "given"
+        return {
+            **packages(),
+            **{name: described(getattr(self, name)) for name in _COMPARED},
+            "device": described_device(self.device or device_of(self.model)),
+            "model": described_model(self.model),
+            "n_select": described(n_select),
+            "labeled": known,
+        }
 
     def _try_model(self, part: Part, name: str) -> None:
         """One sample through the model, so that a wrong width is found before any work."""
@@ -271,24 +501,43 @@ class FisherMaskSelector:
         inputs = part.some
         with evaluating(self.model, self.device) as net, torch.no_grad():
             inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
-            try:
-                found = raw_outputs(net, inputs)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, IndexError) as error:
-                shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
-                raise ValueError(
-                    f"the model does not take {name} samples, here a batch of one, {shape}: {error}"
-                ) from error
+            found = outputs_of_samples(net, inputs, name)
         likelihood_of(self.likelihood).check_shape(found.shape)
 
-    def _make_mask(self, ranks: Ranks, pool: Part, known: Part, progress: bool) -> FisherMask:
+    def _find_head(self, ranks: Ranks, pool: Part, known: Part) -> Head | None:
+        """The head's name, from one sample where nobody gave it."""
+        if self.head is not None or isinstance(self.mask, FisherMask):
+            return self.head
+        some = next((part for part in (pool, known) if len(part)), None)
+
+        def find() -> Head | None:
+            return None if some is None else find_head(self.model, some.some)
+
+        head: Head | None = ranks.first(ranks.attempt(find))
+        return head
+
+    def _mask_size(self, head: Head | None) -> MaskSize | None:
+        """How large the mask will be, and why; None where its scores decide."""
+        keep_head = self.keep_head and self.mask in METHODS
+        return size_of_mask(
+            self.model, head, self.fraction, self.n_parameters, str(self.mask), keep_head
+        )
+
+    def _make_mask(
+        self, ranks: Ranks, pool: Part, known: Part, head: Head | None, progress: bool
+    ) -> FisherMask:
         if isinstance(self.mask, FisherMask):
             return self.mask
         if self.mask == "head":
-            return FisherMask.head(self.model)
+            return FisherMask.head(self.model, () if head is None else head)
+        if head is None or not head_parameters(self.model, head):
+            why = "no layer was found to be its head" if head is None else f"{head} is frozen"
+            logger.warning("the model's head takes no part in the mask: %s", why)
+            head = ()
         if self.mask == "random":
-            return FisherMask.random(self.model, self.fraction, seed=self.seed)
+            return FisherMask.random(
+                self.model, self.fraction, n_parameters=self.n_parameters, seed=self.seed, head=head
+            )
         # The samples are drawn from both sets together; each set then gives its share of them.
         n_all = known.n_total + pool.n_total
         n_drawn = min(self.fisher_samples, n_all)
@@ -308,7 +557,9 @@ class FisherMaskSelector:
             scores,
             self.fraction,
             self.mask,
-            head=find_head(self.model),
+            n_parameters=self.n_parameters,
+            model=self.model,
+            head=head,
             keep_head=self.keep_head,
         )
 
@@ -372,6 +623,11 @@ def _fisher(
         return ranks.total(torch.zeros(k, k, dtype=torch.float64))
     fisher = factors.fisher()
     return fisher if ranks.alone else ranks.total(fisher.mul_(len(part) / part.n_total))
+
+
+def _place(out: str | os.PathLike[str]) -> str:
+    """A file of this machine."""
+    return f"{platform.node()}:{os.path.realpath(out)}"
 
 
 def _has_tqdm() -> bool:

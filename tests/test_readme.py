@@ -17,13 +17,14 @@ EXAMPLES = [
         re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     )
 ]
-FRAMEWORKS = ("baal", "lightning", "skactiveml", "small_text", "transformers")
+FRAMEWORKS = ("baal", "lightning", "peft", "skactiveml", "small_text", "transformers")
 
 
 def test_there_are_examples() -> None:
     names = " ".join(str(example.id) for example in EXAMPLES)
     assert names.count("README.md") >= 2
-    for page in ("index", "embeddings", "published", "arrays", *FRAMEWORKS[:-1], "huggingface"):
+    pages = ("index", "embeddings", "likelihoods", "lora", "published", "arrays", "huggingface")
+    for page in (*pages, "baal", "lightning", "skactiveml", "small_text"):
         assert f"{page}.md" in names
 
 

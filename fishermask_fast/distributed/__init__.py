@@ -1,11 +1,18 @@
 """One selection by several processes, with the picks of one.
 
-Rooms: exchange (what ranks tell each other), parts (which samples are whose), candidates (a rank's
-shard of the pool), shards (the selection). May import: engine, network, factors and below.
+Rooms: exchange (what ranks tell each other), agreement (what they must have in common), parts
+(which samples are whose), candidates (a rank's shard of the pool), shards (the selection). May
+import: engine, masks, network, factors and below.
 """
 
 from __future__ import annotations
 
+from fishermask_fast.distributed.agreement import (
+    described,
+    described_device,
+    described_model,
+    packages,
+)
 from fishermask_fast.distributed.exchange import Exchange
 from fishermask_fast.distributed.parts import NOTHING, Part, Ranks, is_empty
 from fishermask_fast.distributed.shards import select_from_shards
@@ -15,6 +22,10 @@ __all__ = [
     "NOTHING",
     "Part",
     "Ranks",
+    "described",
+    "described_device",
+    "described_model",
+    "packages",
     "is_empty",
     "select_from_shards",
 ]

@@ -58,9 +58,8 @@ class Shard:
         here, slots = self._own(wanted)
         return Answer(None, (here, *_parts(self.local.rows(slots.tolist()))))
 
-    def set_up(self, lamb: float | None, traces: bool, inverse: Tensor, double: Tensor) -> Answer:
-        self.local.set_up(inverse, double, lamb, traces=traces)
-        return Answer()
+    def set_up(self, lamb: float | None, traces: bool, *matrices: Tensor) -> Answer:
+        return Answer(self.local.set_up(*matrices, lamb=lamb, traces=traces))
 
     def best(self, size: int, forced: list[int]) -> Answer:
         """The best scores here, and whose they are."""
@@ -137,8 +136,18 @@ class ShardedCandidates:
         wanted = torch.tensor(index, dtype=torch.int64, device=self._shard.places.device)
         return self._factors(*self._gathered("rows", wanted))
 
-    def set_up(self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool) -> None:
-        self._ask("set_up", (lamb, traces), inverse, double)
+    def set_up(
+        self,
+        first: Tensor,
+        second: Tensor,
+        signs: Tensor | None = None,
+        *,
+        lamb: float | None = None,
+        traces: bool,
+    ) -> float:
+        matrices = (first, second) if signs is None else (first, second, signs)
+        answers = self._ask("set_up", (lamb, traces), *matrices)
+        return max(float(answer.value) for answer in answers)
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
         answers = self._ask("best", (size, sorted(forced)))

@@ -56,6 +56,8 @@ class Exchange:
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
+        if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+            raise TypeError(f"group must be a torch.distributed process group; got {group!r}")
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         self.sent = 0

@@ -6,15 +6,16 @@ order the sampler would give; otherwise a rank's data are its own, and ranks fol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from fishermask_fast.distributed.agreement import check_apart, check_same, described_inputs
 from fishermask_fast.distributed.exchange import Exchange
 from fishermask_fast.network import Pool
 
@@ -102,9 +103,12 @@ class Ranks:
         if sampler is not None:
             plain = _without_sampler(data)
             n = self.attempt(lambda: len(Pool.of(plain, name)))
+            check_same(exchange, {f"the number of {name} samples": str(n)})
+            self._check_samples(name, plain)
             mine = range(exchange.rank, n, exchange.size)
             return Part(plain if mine else None, list(mine), torch.tensor(list(mine)).long(), n)
         count = self.attempt(lambda: 0 if is_empty(data) else len(Pool.of(data, name)))
+        self._check_samples(name, data if count else None)
         counts = exchange.everyone(count)
         before = sum(counts[: exchange.rank])
         places = torch.arange(before, before + count)
@@ -118,19 +122,37 @@ class Ranks:
         """The sum over ranks."""
         return tensor if self._exchange is None else self._exchange.total(tensor)
 
-    def check_model(self, model: nn.Module) -> None:
-        """Raise where the ranks' models differ.
+    def first(self, value: Any) -> Any:
+        """What the first rank that has one gives."""
+        if self._exchange is None:
+            return value
+        return next((told for told in self._exchange.everyone(value) if told is not None), None)
+
+    def check_same(self, describe: Callable[[], Mapping[str, str | None]]) -> None:
+        """Raise, on all ranks, where what `describe` gives differs between them.
 
         Raises:
-            ValueError: parameters or buffers are not the same on all ranks.
+            ValueError: names what differs, and the ranks.
         """
-        if self._exchange is None:
-            return
-        state = [*model.parameters(), *model.buffers()]
-        sums = [float(value.detach().double().sum()) for value in state]
-        told = self._exchange.everyone(sums)
-        if any(other != told[0] for other in told):
-            raise ValueError("the model must have the same parameters and buffers on all ranks")
+        if self._exchange is not None:
+            check_same(self._exchange, self.attempt(describe))
+
+    def check_apart(self, name: str, value: str | None) -> None:
+        """Raise, on all ranks, where two of them have the same value, None apart.
+
+        Raises:
+            ValueError: names the ranks.
+        """
+        if self._exchange is not None:
+            check_apart(self._exchange, name, value)
+
+    def _check_samples(self, name: str, data: Any) -> None:
+        def kind() -> dict[str, str | None]:
+            if data is None:
+                return {}
+            return {f"{name} data": described_inputs(Pool.of(data).subset([0]).first(1))}
+
+        self.check_same(kind)
 
 
 def sampler_of(data: object) -> Any:
@@ -167,6 +189,8 @@ def is_empty(data: Any) -> bool:
     """Whether there are no samples in a data set, or no data set."""
     # A DataLoader's own length counts batches, and may be 0 where it drops an incomplete one.
     samples = data.dataset if isinstance(data, DataLoader) else data
+    if isinstance(samples, Tensor):
+        return samples.ndim > 0 and len(samples) == 0
     return samples is None or (hasattr(samples, "__len__") and len(samples) == 0)
 
 

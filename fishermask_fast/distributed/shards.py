@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
+from fishermask_fast.distributed.agreement import (
+    check_same,
+    described,
+    described_device,
+    packages,
+)
 from fishermask_fast.distributed.candidates import Shard, ShardedCandidates, lead, serve
 from fishermask_fast.distributed.exchange import Exchange
 from fishermask_fast.engine import (
@@ -45,7 +51,8 @@ def select_from_shards(
         return options(), None if gradients is None else as_source(gradients)
 
     asked, given = exchange.agree(check)
-    source, n_total, before = _agree_on_pool(exchange, asked, given)
+    _agree_on_arguments(exchange, asked, sample_indices, fisher, labeled_fisher, device)
+    source, n_total, before = _agree_on_pool(exchange, given)
     where = exchange.agree(lambda: check_device(device, source))
     asked.check_pool(source, n_total, where)
     places = exchange.agree(lambda: _places(sample_indices, len(source), before))
@@ -70,25 +77,50 @@ def select_from_shards(
     return lead(exchange, lambda: select_greedily(whole, problem, asked, factors.dtype, progress))
 
 
-def _agree_on_pool(
-    exchange: Exchange, options: Options, given: FactorSource | None
-) -> tuple[FactorSource, int, int]:
+def _agree_on_arguments(
+    exchange: Exchange,
+    options: Options,
+    sample_indices: object,
+    fisher: object,
+    labeled_fisher: object,
+    device: object,
+) -> None:
+    """Raise, on all ranks, where their arguments differ, but for those that are each rank's own.
+
+    Raises:
+        ValueError: names the argument and the ranks.
+    """
+
+    def describe() -> dict[str, str | None]:
+        values = {field.name: getattr(options, field.name) for field in fields(options)}
+        del values["chunk_size"]  # as much as each rank has memory for
+        given = {"fisher": fisher, "labeled_fisher": labeled_fisher}
+        return {
+            **packages(),
+            **{name: described(value) for name, value in values.items()},
+            **{name: None if value is None else described(value) for name, value in given.items()},
+            "device": described_device(device),
+            "sample_indices": "None" if sample_indices is None else "given",
+        }
+
+    check_same(exchange, exchange.agree(describe))
+    given = exchange.everyone(fisher is not None)
+    if any(given) and not given[0]:
+        raise ValueError(
+            f"fisher must be given on rank 0, whose counts; it is on rank {given.index(True)} and "
+            "not on rank 0"
+        )
+
+
+def _agree_on_pool(exchange: Exchange, given: FactorSource | None) -> tuple[FactorSource, int, int]:
     """This rank's factors, how many all ranks have, and how many the ranks before this one have.
 
     Raises:
-        ValueError: the ranks' arguments or columns differ, or no rank has gradients.
+        ValueError: the ranks' columns differ, or no rank has gradients.
     """
     none = None if given is None else given[torch.arange(0, device=given.device)].to("cpu")
-    told = exchange.everyone(
-        (replace(options, chunk_size=None), 0 if given is None else len(given), none)
-    )
-    for rank, (other, _, _) in enumerate(told):
-        if other != told[0][0]:
-            raise ValueError(
-                "all ranks must be called with the same arguments; rank 0 was called with "
-                f"{told[0][0]}, rank {rank} with {other}"
-            )
-    kinds = [(rank, kind) for rank, (_, _, kind) in enumerate(told) if kind is not None]
+    told = exchange.everyone((0 if given is None else len(given), none))
+    kinds = [(rank, kind) for rank, (_, kind) in enumerate(told) if kind is not None]
     if not kinds:
         raise ValueError("gradients hold no samples on any rank; expected a pool of at least one")
     first, like = kinds[0]
@@ -99,7 +131,7 @@ def _agree_on_pool(
                 f"{first} gave {like.dtype} with r = {like.n_rows}, k = {like.n_columns}, rank "
                 f"{rank} {kind.dtype} with r = {kind.n_rows}, k = {kind.n_columns}"
             )
-    counts = [count for _, count, _ in told]
+    counts = [count for count, _ in told]
     source = like.to(exchange.device) if given is None else given
     return source, sum(counts), sum(counts[: exchange.rank])
 

@@ -1,15 +1,15 @@
 """The greedy engine: pick what most lowers tr(M^-1 F), by rank-r updates of all scores.
 
 Rooms in reading order: inputs (what is asked for), problem (M and F), greedy (picks, then
-removals), engine (blocks of picks, verified), block_engine (the same on a GPU), candidates (A and B
-of every sample), directions (U and W of a pick), precision (the precision policy), scores (all
-scores along a selection). May import: factors and below; no network.
+removals), result (Selection), engine (blocks of picks, verified), block_engine (the same on a GPU),
+candidates (A and B of every sample), directions (U and W of a pick), precision (the precision
+policy), scores (all scores along a selection). May import: factors and below; no network.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.engine.candidates import Leaders, LocalCandidates, Report, State, Updates, best
-from fishermask_fast.engine.greedy import Selection, select_greedily
+from fishermask_fast.engine.greedy import select_greedily
 from fishermask_fast.engine.inputs import (
     Options,
     as_source,
@@ -19,12 +19,15 @@ from fishermask_fast.engine.inputs import (
     mean_fisher,
     runs_on,
 )
+from fishermask_fast.engine.precision import PrecisionWarning
+from fishermask_fast.engine.result import Selection
 from fishermask_fast.engine.scores import scores_along
 
 __all__ = [
     "Leaders",
     "LocalCandidates",
     "Options",
+    "PrecisionWarning",
     "Report",
     "Selection",
     "State",

@@ -55,10 +55,6 @@ def leaders_that_fit(r: int, k: int, block: int, free: int | None) -> int:
 class BlockEngine(Engine):
     """An Engine that makes the picks of a block together; see Engine."""
 
-    def _take_block(self, n_left: int) -> None:
-        self._matrices = self._directions.matrices()
-        super()._take_block(n_left)
-
     def _set_up(self) -> float:
         objective = super()._set_up()
         fisher = self._problem.fisher
@@ -72,9 +68,11 @@ class BlockEngine(Engine):
         return min(wanted, self._most_leaders)
 
     def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
+        if self._careful or len(leaders) > self._most_leaders:
+            return super()._pick_among(leaders, size)
         rows = leaders.factors.to(dtype=torch.float64).dense() * self._problem.scale  # (m, r, k)
         flat = rows.flatten(0, 1)
-        y, z = (flat @ matrix for matrix in self._matrices)
+        y, z = self._directions.products(flat)
         found = pick_block(
             y @ flat.T, z @ flat.T, leaders.state.traces, rows.shape[1], size, sign=self._sign
         )

@@ -27,6 +27,8 @@ _MAX_LEADERS = 4096
 # Where a pass has to fetch the gradients first, it should serve more picks.
 _MAX_FAR_BLOCK = 32
 _MAX_FAR_LEADERS = 16384
+# Numbers of V X at work in the safe form.
+_SAFE_CHUNK_NUMBERS = 2**21
 
 
 class Updates(NamedTuple):
@@ -136,8 +138,14 @@ class Candidates(Protocol):
     def rows(self, index: Sequence[int]) -> GradientFactors: ...
 
     def set_up(
-        self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool
-    ) -> None: ...
+        self,
+        first: Tensor,
+        second: Tensor,
+        signs: Tensor | None = None,
+        *,
+        lamb: float | None = None,
+        traces: bool,
+    ) -> float: ...
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
 
@@ -207,30 +215,42 @@ class LocalCandidates:
         for start, chunk in self._factors.chunks():
             yield start, _working(chunk)
 
-    def set_up(self, inverse: Tensor, double: Tensor, lamb: float | None, *, traces: bool) -> None:
+    def set_up(
+        self,
+        first: Tensor,
+        second: Tensor,
+        signs: Tensor | None = None,
+        *,
+        lamb: float | None = None,
+        traces: bool,
+    ) -> float:
         """Every A, B and score anew, in float64.
 
         Args:
-            inverse: (k, k) M^-1.
-            double: (k, k) G.
+            first: (k, k) M^-1, or X in the safe form.
+            second: (k, k) G, or S in the safe form.
+            signs: (k,) the signs of the safe form: M^-1 = X X^T and G = S diag(signs) S^T.
             lamb: where M = lamb I, else None.
             traces: whether M^-1 and G are new as well.
 
+        Returns:
+            The largest entry of any |V_x M^-1 V_x^T|, to within one.
+
         Raises:
-            ValueError: gradients or scores are not finite.
+            ValueError: gradients are not finite.
+            OverflowError: scores are not.
         """
         r, square = self.n_rows, self.scale**2 * self.sign
-        rows, columns = torch.tril_indices(r, r, device=inverse.device)
-        empty = inverse.new_empty(0, inverse.shape[0])
+        rows, columns = torch.tril_indices(r, r, device=first.device)
+        empty = first.new_empty(0, first.shape[0])
         self._waiting = None
+        largest = 0.0
         for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
-            size = self._chunk_size or chunk.default_chunk_size()
-            if lamb is not None:
-                a = chunk.grams().div_(lamb)
-                (b,) = chunk.quadratic_forms(double, chunk_size=size)
+            if signs is not None:
+                a, b = self._safe_forms(chunk, first, second, signs)
             else:
-                a, b = chunk.quadratic_forms(inverse, double, chunk_size=size)
+                a, b = self._forms(chunk, first, second, lamb)
             a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
             state.a.copy_(a[:, rows, columns])
             state.b.copy_(b[:, rows, columns]).mul_(square)
@@ -239,9 +259,39 @@ class LocalCandidates:
             state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
             if traces:
                 state.traces.copy_(state.trace_b())
-            if not bool(state.scores[free].isfinite().all()):
+            if self.sign > 0 and not bool(state.scores[free].isfinite().all()):
                 check_finite(chunk, start)
                 raise OverflowError
+            if len(chunk):
+                largest = max(largest, float(state.a.abs().max()))
+        return largest
+
+    def _forms(
+        self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
+    ) -> tuple[Tensor, Tensor]:
+        """V_x M^-1 V_x^T and V_x G V_x^T."""
+        size = self._chunk_size or chunk.default_chunk_size()
+        if lamb is not None:
+            (b,) = chunk.quadratic_forms(double, chunk_size=size)
+            return chunk.grams().div_(lamb), b
+        a, b = chunk.quadratic_forms(inverse, double, chunk_size=size)
+        return a, b
+
+    def _safe_forms(
+        self, chunk: GradientFactors, x: Tensor, s: Tensor, signs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same as (V_x X) (V_x X)^T and (V_x S) diag(signs) (V_x S)^T."""
+        r, k = self.n_rows, len(x)
+        a = x.new_empty(len(chunk), r, r)
+        b = torch.empty_like(a)
+        size = self._chunk_size or max(1, _SAFE_CHUNK_NUMBERS // (r * k))
+        for start, part in chunk.chunks(size):
+            here = slice(start, start + len(part))
+            rows = part.times(x)
+            torch.bmm(rows, rows.mT, out=a[here])
+            rows = part.times(s)
+            torch.bmm(rows * signs, rows.mT, out=b[here])
+        return a, b
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
         """Begin a block: the `size` candidates with the best scores, ties by lowest index.
@@ -253,6 +303,8 @@ class LocalCandidates:
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
         scores = self._state.scores.masked_fill(~self._free, -torch.inf)
+        if self.sign < 0:  # a sample without which M would be singular
+            scores = scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
         if forced:
             scores[list(forced)] = torch.inf
         return scores

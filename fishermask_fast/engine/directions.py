@@ -22,15 +22,16 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.engine.candidates import Updates
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.engine.problem import SetUp
+from fishermask_fast.factors import GradientFactors, columns_at_once
 from fishermask_fast.ops import selection as ops
 
 # A direction this small changes M, and so every score, by less than this share of itself.
 _NEGLIGIBLE = 1e-13
+_SMALLEST = 1e-16
 # Columns of U that wait before M^-1 and G are brought up to date: fewer cost more products with
 # these, more cost longer corrections.
 _MAX_WAITING = 64
-_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -50,41 +51,65 @@ class Directions:
     Args:
         n_rows: rows r of each sample's V.
         scale: V = scale * factors.
-        inverse: (k, k) M^-1, changed in place.
-        double: (k, k) G, changed in place.
+        start: M^-1 and G, which are changed in place.
         sign: 1 for picks, -1 for removals.
         block: the most picks that are added between two calls of `begin`.
+        fisher: (k, k) F for the careful form, which takes U^T F U itself, not from G, and leaves
+            M^-1, or its root, as it is: all picks wait. None where G will do.
     """
 
     def __init__(
         self,
         n_rows: int,
         scale: float,
-        inverse: Tensor,
-        double: Tensor,
+        start: SetUp,
         sign: int,
         block: int,
+        fisher: Tensor | None = None,
     ) -> None:
         self._scale = scale
-        self._inverse = inverse
-        self._double = double
+        self._inverse = start.inverse
+        self._double = start.double
+        self._root = None if start.roots is None else start.roots.x
+        self._fisher = fisher
         self._sign = sign
-        capacity = _MAX_WAITING + block * n_rows
-        self._u = inverse.new_empty(capacity, inverse.shape[0])
+        k = len(start.inverse)
+        self._most_waiting = _MAX_WAITING if fisher is None else max(_MAX_WAITING, k)
+        self._u = start.inverse.new_empty(self._most_waiting + block * n_rows, k)
         self._w = torch.empty_like(self._u)
         self._ranks: list[int] = []
         self._begun = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether so many picks wait that a new set-up is due."""
+        return self._fisher is not None and sum(self._ranks) > self._most_waiting
+
     def matrices(self) -> tuple[Tensor, Tensor]:
-        """M^-1 and G after all picks that were added."""
+        """M^-1 and G after all picks that were added; not in the careful form."""
         self._fold()
         return mirror_lower(self._inverse), mirror_lower(self._double)
 
     def begin(self) -> None:
         """Begin a block; bring M^-1 and G up to date where enough has come together."""
-        if sum(self._ranks) > _MAX_WAITING:
+        if self._fisher is None and sum(self._ranks) > self._most_waiting:
             self._fold()
         self._begun = len(self._ranks)
+
+    def products(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """V M^-1 and V G of rows V, (n, k) each, after the picks added so far."""
+        # Whatever was folded into them is in the lower triangles.
+        y, z = rows @ mirror_lower(self._inverse), rows @ mirror_lower(self._double)
+        waiting = sum(self._ranks)
+        u, w = self._u[:waiting], self._w[:waiting]
+        p, q = rows @ u.T * -self._sign, rows @ w.T * -self._sign
+        return y.addmm_(p, u), z.addmm_(q, u).addmm_(p, w)
+
+    def _times_inverse(self, rows: Tensor) -> Tensor:
+        """V M^-1 of rows V in the careful form."""
+        start = rows @ self._inverse if self._root is None else rows @ self._root @ self._root.T
+        u = self._u[: sum(self._ranks)]
+        return torch.addmm(start, rows @ u.T, u, alpha=-self._sign)
 
     def updates(self, factors: GradientFactors, slots: Tensor, indices: list[int]) -> list[Update]:
         """The updates of some samples after the picks added so far.
@@ -94,6 +119,9 @@ class Directions:
             slots: (n,) int64, places in `factors`.
             indices: what the updates call each sample.
         """
+        if self._fisher is not None:
+            rows = factors[slots].to(dtype=torch.float64).dense() * self._scale
+            return [self._careful(*parts) for parts in zip(indices, rows, strict=True)]
         waiting = sum(self._ranks)
         products = ops.inverse_products(
             factors,
@@ -115,18 +143,36 @@ class Directions:
             for at, (index, score) in enumerate(zip(indices, scores.tolist(), strict=True))
         ]
 
+    def _careful(self, index: int, rows: Tensor) -> Update:
+        """The update of a sample from U^T F U, whose small parts no large ones cover."""
+        assert self._fisher is not None
+        y = self._times_inverse(rows)
+        basis = self._basis(y @ rows.T)
+        u = basis.T @ y
+        t = u @ self._fisher
+        half = t @ u.T
+        w = torch.addmm(self._times_inverse(t), half + half.T, u, alpha=-self._sign / 4)
+        return Update(index, self._sign * float(half.trace()), rows, u, w)
+
     def _update(self, index: int, rows: Tensor, y: Tensor, z: Tensor) -> Update:
         """The update of a sample, which may have directions that change nothing."""
-        eigenvalues, basis = torch.linalg.eigh(y @ rows.T)  # which reads the lower triangle
-        negligible = max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
-        if float(eigenvalues[0]) <= negligible:
-            kept = eigenvalues > negligible
-            eigenvalues, basis = eigenvalues[kept], basis[:, kept]
-        basis = basis * (1 + self._sign * eigenvalues).rsqrt()
+        basis = self._basis(y @ rows.T)
         half = basis.T @ (z @ rows.T) @ basis
         u = basis.T @ y
         w = torch.addmm(basis.T @ z, half + half.T, u, alpha=-self._sign / 4)
         return Update(index, self._sign * float(half.trace()), rows, u, w)
+
+    def _basis(self, inner: Tensor) -> Tensor:
+        """L of V M^-1 V^T, (r, q), which reads the lower triangle."""
+        eigenvalues, basis = torch.linalg.eigh(inner)
+        negligible = max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
+        if float(eigenvalues[0]) <= negligible:
+            kept = eigenvalues > negligible
+            eigenvalues, basis = eigenvalues[kept], basis[:, kept]
+        # For a removal that would leave M singular, an eigenvalue of 1 or, by rounding, above.
+        shares = (1 + self._sign * eigenvalues).clamp_(min=_SMALLEST)
+        weighted: Tensor = basis * shares.rsqrt()
+        return weighted
 
     def add(self, update: Update) -> None:
         """Count a pick: the samples after it see its update."""
@@ -162,16 +208,17 @@ class Directions:
 
 def add_to_lower(matrix: Tensor, x: Tensor, y: Tensor, factor: float) -> None:
     """matrix += factor X^T Y, which is symmetric, in the lower triangle and diagonal blocks."""
-    k = matrix.shape[0]
-    for start in range(0, k, _BLOCK):
-        stop = min(start + _BLOCK, k)
+    k, step = matrix.shape[0], columns_at_once(matrix)
+    for start in range(0, k, step):
+        stop = min(start + step, k)
         matrix[start:stop, :stop].addmm_(x[:, start:stop].T, y[:, :stop], alpha=factor)
 
 
 def mirror_lower(matrix: Tensor) -> Tensor:
     """The matrix, its upper triangle made from its lower one in place."""
-    for start in range(0, matrix.shape[0], _BLOCK):
-        stop = start + _BLOCK
+    step = columns_at_once(matrix)
+    for start in range(0, matrix.shape[0], step):
+        stop = start + step
         matrix[:start, start:stop] = matrix[start:stop, :start].T
         block = matrix[start:stop, start:stop]
         block.copy_(block.tril() + block.tril(-1).T)

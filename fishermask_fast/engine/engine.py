@@ -18,15 +18,23 @@ those of one pick at a time.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import caller_level
 from fishermask_fast.engine.candidates import Candidates, Leaders, Report, State, Updates
 from fishermask_fast.engine.directions import Directions, Update
-from fishermask_fast.engine.precision import TIE, PrecisionPolicy, Remedy
-from fishermask_fast.engine.problem import Problem
+from fishermask_fast.engine.precision import (
+    TIE,
+    PrecisionPolicy,
+    PrecisionWarning,
+    Remedy,
+)
+from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem
+from fishermask_fast.factors import first_of_equal
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +44,18 @@ _FIRST_BLOCK = 4
 _LEADERS_PER_PICK = 8
 _LEADERS_SHARE = 32
 _MAX_CONTENDERS = 16
+# Which of many contenders are kept, relative to the best score: more than any doubt there is.
+_MATCH = 1e-7
 _MAX_EMPTY_BLOCKS = 3
+# Of all candidates, so many times more lead after each block that brought nothing.
+_GROWTH = 4
+# Attempts without a pick, remedies included, after which candidates are not what they were: four
+# times more leaders each time are all candidates long before.
+_MAX_IDLE = 64
+# The score of a sample whose removal would leave an M that float64 takes for singular.
+_NEVER = 1e300
+# The share of the objective that a pick may raise it by, or a removal lower it, through rounding.
+_ROUNDING = 1e-9
 _NEAR_TOP = 0.9
 
 
@@ -93,6 +112,10 @@ class Engine:
         self._fixed_block = block_size
         self._block = block_size or _FIRST_BLOCK
         self._forced: set[int] = set()
+        self._safe = False  # whether set-ups take the safe form
+        self._careful = False  # whether scores are taken anew in the careful form
+        self._warned = False
+        self._idle = 0
         self._empty_blocks = 0
         self.objective = self._set_up()
 
@@ -102,25 +125,34 @@ class Engine:
         if self._sign < 0:
             index = sorted(set(range(len(self._pool))).difference(index))
         included = self._pool.rows(index) if index else None
-        inverse, double = self._problem.inverses(included)
+        start = self._problem.set_up(included, self._safe)
+        lamb = self._problem.lamb if self._problem.trivial(included) else None
+        matrices = start.roots or (start.inverse, start.double)
+        largest = self._renew(matrices, lamb, traces=True)
+        self._safe = start.roots is not None
+        self._careful = self._careful or self._safe or largest > ILL_CONDITIONED
+        if self._careful:
+            self._policy.be_careful(largest)
         self._directions = Directions(
             self._pool.n_rows,
             self._problem.scale,
-            inverse,
-            double,
+            start,
             self._sign,
             self._fixed_block or self._pool.max_block,
+            self._problem.fisher if self._careful else None,
         )
-        self._renew(self._problem.lamb if self._problem.trivial(included) else None, traces=True)
-        return float((inverse * self._problem.fisher).sum())
+        return start.objective
 
-    def _renew(self, lamb: float | None = None, *, traces: bool = False) -> None:
-        """Every A, B and score from M^-1 and G, in float64; `lamb` where M = lamb I."""
+    def _renew(
+        self, matrices: tuple[Tensor, ...], lamb: float | None = None, *, traces: bool = False
+    ) -> float:
+        """Every A, B and score from M^-1 and G or their roots, in float64; `lamb`: M = lamb I."""
         try:
-            self._pool.set_up(*self._directions.matrices(), lamb, traces=traces)
+            largest = self._pool.set_up(*matrices, lamb=lamb, traces=traces)
         except OverflowError:
             raise self._overflow() from None
         self.setups += 1
+        return largest
 
     def _overflow(self) -> ValueError:
         return ValueError(
@@ -132,6 +164,11 @@ class Engine:
         """Go on until `n_take` are taken; `on_progress` hears how many each block took."""
         while len(self.taken) < n_take:
             before = len(self.taken)
+            self._idle += 1
+            if self._idle > _MAX_IDLE:
+                raise RuntimeError(
+                    f"no pick held in {_MAX_IDLE} attempts: gradients change while they are read"
+                )
             try:
                 self._take_block(n_take - before)
             except _Stale as stale:
@@ -139,7 +176,7 @@ class Engine:
                 if stale.remedy is Remedy.SETUP:
                     self._set_up()
                 elif stale.remedy is Remedy.RENEWAL:
-                    self._renew()
+                    self._renew(self._directions.matrices())
             except _Ambiguous:
                 _logger.info("near-ties within float32's margin: going on in float64 alone")
                 self._policy.always_float64 = True
@@ -150,16 +187,21 @@ class Engine:
 
     def _take_block(self, n_left: int) -> None:
         """Pick a block among the leaders, verify it against all others, and keep what holds."""
+        if self._directions.full:
+            self._set_up()
         n_free = len(self._pool) - len(self.taken)
         wanted = max(self._leader_count(n_left), len(self._forced))
+        wanted *= _GROWTH ** max(self._empty_blocks - 1, 0)
         leaders = self._pool.begin(min(wanted, n_free), self._forced)
         self._directions.begin()
         picks, running = self._pick_among(leaders, min(self._block, n_left, len(leaders)))
         kept = size = len(picks)
         float64 = self._policy.float64
         if len(leaders) < n_free:
-            margin = self._policy.margin
-            thresholds = [score - margin * abs(score) for score in running]
+            error = self._policy.error(leaders.state.traces)
+            thresholds = [
+                score - max(self._policy.margin * abs(score), 2 * error) for score in running
+            ]
             updates = self._directions.block(size)
             report = self._pool.verify(updates, thresholds, float64=float64)
             self.passes += 1
@@ -198,7 +240,11 @@ class Engine:
             pick, at, remedy = self._choose(leaders, left, scores, loss)
             score = float(scores[at])
             first = abs(picks[0].score) if picks else None
-            remedy = remedy or self._policy.remedy(abs(pick.score), abs(score), loss, first)
+            error = self._policy.error(leaders.state.traces[left])
+            if not picks and self._policy.fresh:
+                self._guard(pick.score, score, error)
+            given = (abs(pick.score), abs(score), loss, first, error)
+            remedy = remedy or self._policy.remedy(*given)
             if remedy is not None:
                 if not picks:
                     raise _Stale(remedy, abs(pick.score))
@@ -210,6 +256,25 @@ class Engine:
             updates = Updates(pick.u, pick.w, [pick.u.shape[0]])
             self._advance(leaders, left, updates, pick.u.new_zeros(1))
         return picks, running
+
+    def _guard(self, score: float, running: float, error: float) -> None:
+        """Doubt a state that is new: by what it says of its first winner, and by the objective."""
+        apart = abs(running - score) > max(self._policy.margin * abs(score), 2 * error)
+        wrong_way = self._sign * score < -_ROUNDING * abs(self.objective)
+        if not (apart or wrong_way) or self._warned:
+            return
+        if not self._safe:
+            self._safe = True
+            raise _Stale(Remedy.SETUP, abs(score))
+        self._warned = True
+        warnings.warn(
+            "scores are beyond what float64 resolves: the gradients or fisher are too large "
+            f"against lamb = {self._problem.lamb:g}, and picks may differ from those of exact "
+            "arithmetic; scale the gradients (for a head: its inputs, each column to a size near "
+            "1) or raise lamb",
+            PrecisionWarning,
+            stacklevel=caller_level(),
+        )
 
     def _loss(self, state: State, left: Tensor, scores: Tensor) -> float:
         """How many times tr(B_x) has fallen since the set-up, at most, among the best leaders."""
@@ -225,27 +290,50 @@ class Engine:
         The candidates within the margin of the top are compared by scores taken anew; a tie goes to
         the lowest index. Where they are too many for that, they are taken for equal samples.
         """
+        if self._sign < 0:
+            scores = scores.nan_to_num(nan=-_NEVER, neginf=-_NEVER)
         top = scores.max()
-        near = (scores >= top - self._policy.margin * top.abs()).nonzero().squeeze(1)
-        if not near.numel():
+        if not bool(top.isfinite()):
             raise self._overflow()
-        if near.numel() > _MAX_CONTENDERS:
-            if not self._policy.float64:
-                raise _Ambiguous
+        margin = self._policy.margin * top.abs()
+        error = self._policy.errors(leaders.state.traces[left]).clamp_(min=float(margin) / 2)
+        near = (scores + error >= top - error[scores.argmax()]).nonzero().squeeze(1)
+        if self._policy.nothing_left(abs(float(top))):
             near = near[:1]
-        slots = left[near]
-        contenders = self._directions.updates(leaders.factors, slots, leaders.index[slots].tolist())
-        best = max(contenders, key=lambda update: update.score)
-        behind = [
-            0.0
+        if near.numel() > _MAX_CONTENDERS:
+            near = near[first_of_equal(leaders.factors[left[near]])]
+            if near.numel() > _MAX_CONTENDERS and not self._policy.float64:
+                raise _Ambiguous
+        contenders = self._contenders(leaders, left[near])
+        best = contenders[max(contenders, key=lambda at: contenders[at].score)]
+        behind = {
+            at: 0.0
             if torch.equal(update.rows, best.rows)
             else (best.score - update.score) / max(abs(best.score), 1e-300)
-            for update in contenders
-        ]
-        at = next(at for at, gap in enumerate(behind) if gap <= TIE)
+            for at, update in contenders.items()
+        }
+        at = next(at for at, gap in behind.items() if gap <= TIE)
         doubt = self._policy.doubt(loss)
-        due = Remedy.SETUP if any(TIE < gap <= doubt for gap in behind) else None
+        due = Remedy.SETUP if any(TIE < gap <= doubt for gap in behind.values()) else None
         return contenders[at], int(near[at]), due
+
+    def _contenders(self, leaders: Leaders, slots: Tensor) -> dict[int, Update]:
+        """The updates of the best of some leaders, by their places in `slots`, ascending.
+
+        Of many, those are left out that are no match for another.
+        """
+        found: dict[int, Update] = {}
+        for start in range(0, slots.numel(), _MAX_CONTENDERS):
+            batch = slots[start : start + _MAX_CONTENDERS]
+            updates = self._directions.updates(
+                leaders.factors, batch, leaders.index[batch].tolist()
+            )
+            found |= {start + at: update for at, update in enumerate(updates)}
+            if slots.numel() > _MAX_CONTENDERS:
+                best = max(update.score for update in found.values())
+                least = best - _MATCH * abs(best)
+                found = {at: update for at, update in found.items() if update.score >= least}
+        return found
 
     def _advance(
         self, leaders: Leaders, index: Tensor, updates: Updates, thresholds: Tensor
@@ -266,7 +354,9 @@ class Engine:
         for t, (pick, score) in enumerate(zip(picks, running, strict=True)):
             # A higher index with an equal score loses; float32 cannot tell which scores are equal.
             first = report.first_index[t]
-            beaten = first < (pick.index if float64 else n)
+            # A wide margin hides which of two is better.
+            sharp = float64 and not self._careful
+            beaten = first < (pick.index if sharp else n)
             if beaten or report.best[t] > score + TIE * abs(score):
                 self._forced |= {i for i in (report.best_index[t], first) if i < n}
                 return t
@@ -274,6 +364,7 @@ class Engine:
 
     def _accept(self, picks: list[Update]) -> None:
         self._directions.keep(len(picks))
+        self._idle = 0 if picks else self._idle
         for pick in picks:
             self.taken.append(pick.index)
             self.changes.append(pick.score)

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fishermask_fast.engine.block_engine import BlockEngine
 from fishermask_fast.engine.candidates import Candidates, LocalCandidates
 from fishermask_fast.engine.engine import Engine
 from fishermask_fast.engine.inputs import Options
 from fishermask_fast.engine.problem import Problem
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What was selected, and how the objective tr(M^-1 F) came down.
-
-    Attributes:
-        indices: (K,) int64, the selected samples in the order picked.
-        scores: (K,) float64, by how much each lowered tr(M^-1 F) when it was picked.
-        objective: float64, tr(M^-1 F) before the first pick, after each pick and each removal.
-        dropped: (b K,) int64, the samples that backward steps dropped, in that order.
-        setups: how often the state of every candidate was made anew.
-        passes: passes over all candidates' gradients, set-ups apart.
-    """
-
-    indices: Tensor
-    scores: Tensor
-    objective: Tensor
-    dropped: Tensor
-    setups: int
-    passes: int
-
-    def __len__(self) -> int:
-        return self.indices.numel()
+from fishermask_fast.engine.result import Selection
 
 
 def select_greedily(

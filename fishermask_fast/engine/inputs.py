@@ -25,7 +25,6 @@ from fishermask_fast.factors import (
     StreamedFactors,
     as_factors,
     check_finite,
-    sample_bytes,
 )
 from fishermask_fast.memory import available_memory, check_memory
 from fishermask_fast.ops import has_cuda_ops
@@ -180,7 +179,8 @@ def check_device(device: object, source: FactorSource) -> torch.device:
     try:
         asked: torch.device = torch.device(device)  # type: ignore[call-overload]
     except (RuntimeError, TypeError) as error:
-        raise type(error)(f"device must be a torch.device or its name; got {device!r}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"device must be a torch.device or its name; got {device!r}") from error
     if asked.type == "cuda" and asked.index is None and torch.cuda.is_available():
         asked = torch.device("cuda", torch.cuda.current_device())
     if asked.type != "cpu" and not runs_on(asked):
@@ -204,7 +204,7 @@ def computable(source: FactorSource, device: torch.device) -> FactorSource:
         room = math.inf
         if device.type == "cuda" and source.device.type == "cpu":
             room = (available_memory(device) or 0) * _SHARE_OF_GPU
-        if len(source) * sample_bytes(source) * (2 if half else 1) <= room:
+        if len(source) * source.sample_bytes * (2 if half else 1) <= room:
             return source.to(device, torch.float32 if half else None)
     if device == source.device:
         return source

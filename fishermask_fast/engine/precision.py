@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from torch import Tensor
+
 # Scores closer than this (relative) are ties, which the lowest index wins: rounding must not decide
 # between two equal samples.
 TIE = 1e-9
@@ -29,8 +31,16 @@ _LOSS_IN_FLOAT32 = 1e10
 # The relative error of a score taken from M^-1 and G, for each time that B_x has fallen. On trained
 # gradients it is a hundredth of this for most samples and half of it for the worst.
 _ERROR_PER_LOSS = 1e-15
+# What rounding may leave in the score of a state, as a share of tr(B_x) at its set-up: A_x >= I.
+_ERROR_PER_TRACE = 1e-15
+# The largest relative error of a running score after which the state is made anew.
+_MOST_ERROR = 1e-3
 # Below this share of the first score rounding is all that is left to compare.
 _NOTHING_LEFT = 1e-14
+
+
+class PrecisionWarning(UserWarning):
+    """The scores of a selection are beyond what float64 resolves; the text says what to scale."""
 
 
 class Remedy(Enum):
@@ -53,6 +63,35 @@ class PrecisionPolicy:
         self._first: float | None = None
         self._float32 = False
         self._reference: float | None = None  # the first score since the last remedy
+        self._careful = False
+        self._nothing_left = _NOTHING_LEFT
+
+    def be_careful(self, largest: float) -> None:
+        """Large parts of A and B hide small ones: no float32, and running scores have wide margins.
+
+        Args:
+            largest: entry of any A_x; scores fall by as much before anything is lost.
+        """
+        self._careful = True
+        self.always_float64 = True
+        self._nothing_left = min(self._nothing_left, _NOTHING_LEFT / max(largest, 1.0))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing has been picked since the last remedy."""
+        return self._reference is None
+
+    def errors(self, traces: Tensor) -> Tensor:
+        """How far off running scores may be beside the margin, where tr(B_x) was as given."""
+        return traces * (_ERROR_PER_TRACE if self._careful else 0.0)
+
+    def error(self, traces: Tensor) -> float:
+        """The largest of these."""
+        return float(self.errors(traces).max()) if self._careful else 0.0
+
+    def nothing_left(self, score: float) -> bool:
+        """Whether rounding is all that scores of this size have left to compare."""
+        return self._first is not None and score < self._nothing_left * self._first
 
     @property
     def float64(self) -> bool:
@@ -72,7 +111,12 @@ class PrecisionPolicy:
             self._reference = score
 
     def remedy(
-        self, score: float, running: float, loss: float, first: float | None
+        self,
+        score: float,
+        running: float,
+        loss: float,
+        first: float | None,
+        error: float = 0.0,
     ) -> Remedy | None:
         """What is due before the state can tell that the winner of this score has won.
 
@@ -86,15 +130,16 @@ class PrecisionPolicy:
             loss: how many times the trace of B_x has fallen since the last set-up, at most, near
                 the top.
             first: the score of the block's first winner, None before there is one.
+            error: of a running score, at most, beside the margin.
         """
         reference = first if self._reference is None else self._reference
         if reference is None:
             return None
-        if self._first is not None and score < _NOTHING_LEFT * self._first:
+        if self.nothing_left(score):
             return None
-        drifted = abs(running - score) > self.margin / 4 * score
+        drifted = abs(running - score) > max(self.margin / 4 * score, error)
         if self.float64:
-            if drifted or loss > _LOSS_IN_FLOAT64:
+            if drifted or loss > _LOSS_IN_FLOAT64 or error > _MOST_ERROR * score:
                 return Remedy.SETUP
             if score * _FALL_IN_FLOAT64 < reference:
                 return Remedy.SETUP if self.always_float64 else Remedy.FLOAT32
@@ -106,7 +151,8 @@ class PrecisionPolicy:
 
     def doubt(self, loss: float) -> float:
         """The relative difference below which scores taken anew are not told apart."""
-        return max(TIE, _ERROR_PER_LOSS * loss)
+        # What is taken from U^T F U itself loses the root of it.
+        return max(TIE, _ERROR_PER_LOSS * (loss**0.5 if self._careful else loss))
 
     def remedied(self, score: float) -> None:
         """Note that a remedy was applied, for a winner of this score."""

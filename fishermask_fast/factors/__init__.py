@@ -3,7 +3,8 @@
 Rooms in reading order: gradient_factors (in memory), checks, quadratic_forms (V Q V^T), grams
 (sums of V^T V), masked_head (by a head's masked entries), inverse_products (V M^-1 on a GPU),
 embeddings (a head's factors without a network), tensor_file (safetensors on disk), storage (factors
-in a file), streaming (factors on their way to a GPU). May import: likelihoods, ops and below.
+in a file), streaming (factors on their way to a GPU), equal (which samples are equal). May import:
+likelihoods, ops and below.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 from fishermask_fast.factors import inverse_products  # noqa: F401  registers a kernel
 from fishermask_fast.factors.checks import check_finite
 from fishermask_fast.factors.embeddings import factors_from_embeddings
+from fishermask_fast.factors.equal import first_of_equal
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
+from fishermask_fast.factors.quadratic_forms import columns_at_once
 from fishermask_fast.factors.storage import StoredFactors, save_factors
-from fishermask_fast.factors.streaming import FactorSource, StreamedFactors, sample_bytes
+from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
 from fishermask_fast.factors.tensor_file import (
     Layout,
     drop_pages,
@@ -32,14 +35,15 @@ __all__ = [
     "StreamedFactors",
     "as_factors",
     "check_finite",
+    "columns_at_once",
     "drop_pages",
     "factors_from_embeddings",
+    "first_of_equal",
     "save_factors",
     "plan_file",
     "read_bytes",
     "read_layout",
     "same_columns",
-    "sample_bytes",
     "write_rows",
     "write_start",
 ]

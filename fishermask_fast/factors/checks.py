@@ -24,7 +24,9 @@ def check_part(name: str, part: object, ndim: int) -> None:
         raise ValueError(f"{name} must have shape {shape}; got {tuple(part.shape)}")
 
 
-def check_head_index(index: Tensor, size: int, device: torch.device) -> None:
+def check_head_index(index: object, size: int, device: torch.device) -> None:
+    if not isinstance(index, Tensor):
+        raise TypeError(f"head_index must be a 1-d int64 tensor; got {type(index).__name__}")
     if index.dtype != torch.int64 or index.ndim != 1:
         raise TypeError(
             f"head_index must be a 1-d int64 tensor; got {index.dtype} {tuple(index.shape)}"

@@ -174,16 +174,16 @@ class _Said:
         """The diagonal of R_x^T R_x, (n, outputs)."""
         if self.likelihood.name in ("categorical", "bernoulli"):
             return p * (1 - p)
-        squares: Tensor = self.likelihood.make_rows(outputs).square().sum(1)
-        return squares
+        return self.likelihood.make_rows(outputs).square().sum(1)
 
 
-def _check_array(name: str, shape: str, value: Any, vectors: bool = False) -> Tensor:
-    """`value` as a matrix of numbers; with `vectors` also (N,), as (N, 1)."""
-    if not isinstance(value, Tensor):
+def _check_array(name: str, shape: str, given: Any, vectors: bool = False) -> Tensor:
+    """`given` as a matrix of numbers; with `vectors` also (N,), as (N, 1)."""
+    if not isinstance(given, Tensor):
         raise TypeError(
-            f"{name} must be a Tensor or an array of shape {shape}; got {type(value).__name__}"
+            f"{name} must be a Tensor or an array of shape {shape}; got {type(given).__name__}"
         )
+    value: Tensor = given
     if value.layout != torch.strided or value.is_nested or value.is_meta:
         raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(value)}")
     if value.dtype not in _FLOATING:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import check_integer
 from fishermask_fast.factors import grams, masked_head
 from fishermask_fast.factors.checks import check_head_index, check_part
 from fishermask_fast.factors.quadratic_forms import WideForms, on_cpu, scatter_rows
@@ -27,7 +28,7 @@ _CHUNK_SAMPLES = 4096
 _GPU_CHUNK_FACTOR = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientFactors:
     """The masked gradients of N samples, with the head kept as a Kronecker product.
 
@@ -80,6 +81,21 @@ class GradientFactors:
     def __len__(self) -> int:
         return self.middle.shape[0]
 
+    def __repr__(self) -> str:
+        shape = (len(self), self.n_rows, self.n_columns)
+        parts = [f"(N, r, k) = {shape}"]
+        for name in ("middle", "coupling", "hidden"):
+            part = getattr(self, name)
+            if part is not None:
+                span = ""
+                if part.numel():
+                    least, most = map(float, part.aminmax())
+                    span = f" in [{least:.3g}, {most:.3g}]"
+                parts.append(f"{name} {tuple(part.shape)}{span}")
+        if self.head_index is not None:
+            parts.append(f"{self.head_index.numel():,} of the head's {self._head_size:,} masked")
+        return f"GradientFactors({', '.join(parts)}, {self.dtype}, {self.device})"
+
     @property
     def n_rows(self) -> int:
         """Rows r of each sample's factor."""
@@ -99,6 +115,14 @@ class GradientFactors:
     def device(self) -> torch.device:
         """Device of every part."""
         return self.middle.device
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample."""
+        numbers = self.n_rows * self.middle.shape[2]
+        if self.coupling is not None and self.hidden is not None:
+            numbers += self.n_rows * self.coupling.shape[2] + self.hidden.shape[1]
+        return self.dtype.itemsize * numbers
 
     @property
     def _head_size(self) -> int:
@@ -249,31 +273,34 @@ class GradientFactors:
         """Consecutive chunks of at most `chunk_size` samples, and where each begins.
 
         None takes all in one.
-        """
-        for start in range(0, len(self), chunk_size or max(len(self), 1)):
-            yield start, self if chunk_size is None else self[start : start + chunk_size]
 
-    @torch.no_grad()
+        Raises:
+            TypeError, ValueError: a `chunk_size` that is no positive integer.
+        """
+        size = max(len(self), 1)
+        if chunk_size is not None:
+            size = check_integer("chunk_size", chunk_size, 1)
+        return self._chunks(size)
+
+    def _chunks(self, size: int) -> Iterator[tuple[int, GradientFactors]]:
+        for start in range(0, len(self), size):
+            yield start, self if size >= len(self) else self[start : start + size]
+
     def fisher(self, chunk_size: int | None = None) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
 
         Raises:
             ValueError: there are no samples.
         """
-        if len(self) == 0:
-            raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
-        k = self.n_columns
-        total = torch.zeros(k, k, dtype=torch.float64, device=self.device)
-        self.add_gram(total, chunk_size)
-        return grams.mean_gram(total, len(self))
+        return grams.mean_gram(self, chunk_size)
 
     @torch.no_grad()
-    def add_gram(self, total: Tensor, chunk_size: int | None = None) -> None:
+    def add_gram(self, total: Tensor) -> None:
         """Adds sum_x V_x^T V_x to the lower triangle of `total` (k, k) float64."""
         if self._masked_head is not None:
             masked_head.add_gram(total, *self._masked_head)
         else:
-            for _, chunk in self.chunks(chunk_size or self.default_chunk_size()):
+            for _, chunk in self.chunks(self.default_chunk_size()):
                 grams.add_gram(total, chunk._compact().to(dtype=torch.float64))
 
     @torch.no_grad()

@@ -8,6 +8,9 @@ The head's blocks are weighted Gram matrices of its input: with S_x = coupling_x
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -15,10 +18,41 @@ from fishermask_fast.factors.quadratic_forms import columns_at_once, packed_squa
 from fishermask_fast.ops import FactorTensors
 
 
-def mean_gram(total: Tensor, n: int) -> Tensor:
-    """The symmetric matrix whose lower triangle is that of `total` over n; `total` is used up."""
+class Chunk(Protocol):
+    """Factors of some samples, in memory."""
+
+    def add_gram(self, total: Tensor) -> None: ...
+
+
+class Chunked(Protocol):
+    """Factors of N samples that come in chunks, with the index of each one's first sample."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def n_columns(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, Chunk]]: ...
+
+
+@torch.no_grad()
+def mean_gram(factors: Chunked, chunk_size: int | None = None) -> Tensor:
+    """F = (1/N) sum_x V_x^T V_x as a symmetric (k, k) float64 matrix, wherever the factors lie.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    if len(factors) == 0:
+        raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
+    k = factors.n_columns
+    total = torch.zeros(k, k, dtype=torch.float64, device=factors.device)
+    for _, chunk in factors.chunks(chunk_size):
+        chunk.add_gram(total)
     lower = total.tril_()
-    return (lower + lower.tril(-1).T).div_(n)
+    return (lower + lower.tril(-1).T).div_(len(factors))
 
 
 def _unpack_symmetric(packed: Tensor, d: int) -> Tensor:

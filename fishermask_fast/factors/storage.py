@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fishermask_fast.checks import check_integer
+from fishermask_fast.checks import check_integer, check_path
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.factors.grams import mean_gram
 from fishermask_fast.factors.tensor_file import (
@@ -53,7 +53,7 @@ class StoredFactors:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
         self._descriptor = open_file(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         self._opened_as = self._version()
@@ -106,7 +106,7 @@ class StoredFactors:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample."""
-        return sum(part.row_bytes for part in self._layout.rows().values())
+        return self._outline.sample_bytes
 
     def default_chunk_size(self) -> int:
         """Samples in 64 MiB of the file."""
@@ -253,7 +253,6 @@ class StoredFactors:
             drop_pages(self._descriptor, self._layout, start, n)
         return self._factors(rows)
 
-    @torch.no_grad()
     def fisher(self, chunk_size: int | None = None) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
 
@@ -263,20 +262,20 @@ class StoredFactors:
         Raises:
             ValueError: there are no samples.
         """
-        if len(self) == 0:
-            raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
-        total = torch.zeros(self.n_columns, self.n_columns, dtype=torch.float64)
-        for _, chunk in self.chunks(chunk_size):
-            chunk.add_gram(total)
-        return mean_gram(total, len(self))
+        return mean_gram(self, chunk_size)
 
 
 def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> StoredFactors:
     """Writes factors to one safetensors file, whole or not at all.
 
     Raises:
+        TypeError: no GradientFactors, or no path.
+        ValueError: the path of a folder.
         OSError: the file cannot be written.
     """
+    if not isinstance(factors, GradientFactors):
+        raise TypeError(f"factors must be GradientFactors; got {type(factors).__name__}")
+    path = check_path("path", path)
     header, layout = plan_file(factors, len(factors), {})
     with written_whole(path) as file:
         write_start(file.fileno(), header, layout, factors.head_index)

@@ -34,6 +34,9 @@ class FactorSource(Protocol):
     @property
     def head_index(self) -> Tensor | None: ...
 
+    @property
+    def sample_bytes(self) -> int: ...
+
     def __getitem__(self, index: Tensor, /) -> GradientFactors: ...
 
     def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, GradientFactors]]: ...
@@ -58,7 +61,7 @@ class StreamedFactors:
     ) -> None:
         self._source = source
         self._device = device
-        self._size = max(1, (chunk_bytes or _CHUNK_BYTES) // max(sample_bytes(source), 1))
+        self._size = max(1, (chunk_bytes or _CHUNK_BYTES) // max(source.sample_bytes, 1))
         index = source.head_index
         self._head_index = None if index is None else index.to(device)
         # One for all passes: the allocator keeps what was freed for its stream alone.
@@ -91,6 +94,11 @@ class StreamedFactors:
     def head_index(self) -> Tensor | None:
         """As in GradientFactors, on the device."""
         return self._head_index
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample."""
+        return self._source.sample_bytes
 
     def __getitem__(self, index: Tensor) -> GradientFactors:
         """The factors of some samples, on the device."""
@@ -128,29 +136,13 @@ class StreamedFactors:
         if ahead is not None:
             yield _when_ready(*ahead)
 
-    @torch.no_grad()
     def fisher(self) -> Tensor:
         """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix, on the device.
 
         Raises:
             ValueError: there are no samples.
         """
-        if len(self) == 0:
-            raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
-        k = self.n_columns
-        total = torch.zeros(k, k, dtype=torch.float64, device=self._device)
-        for _, chunk in self.chunks():
-            chunk.add_gram(total)
-        return mean_gram(total, len(self))
-
-
-def sample_bytes(source: FactorSource) -> int:
-    """Bytes of one sample; 0 where there is none."""
-    if len(source) == 0:
-        return 0
-    one = source[torch.zeros(1, dtype=torch.int64)]
-    parts = (one.middle, one.coupling, one.hidden)
-    return sum(part.nbytes for part in parts if part is not None)
+        return mean_gram(self)
 
 
 def _pinned(factors: GradientFactors) -> GradientFactors:

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import check_flag
 from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.fallback import per_sample_rows
-from fishermask_fast.gradients.passes import batches, pairs, prepare
+from fishermask_fast.gradients.passes import batches
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.network import (
     Pool,
@@ -29,6 +30,7 @@ from fishermask_fast.network import (
     trainable,
     unflattening,
     unwrap,
+    warn_where_another_is_stated,
 )
 
 EXPECTATIONS = ("exact", "sampled")
@@ -76,6 +78,7 @@ def fisher_diagonal(
             expectation or likelihood, outputs that are not the likelihood's, an empty pool, a
             BatchNorm without running statistics, or NaN or Inf in outputs or gradients.
     """
+    check_flag("progress", progress)
     check_count("n_samples", n_samples, optional=False)
     check_count("batch_size", batch_size)
     seed = check_seed(seed)
@@ -83,6 +86,7 @@ def fisher_diagonal(
         raise ValueError(f'expectation must be "exact" or "sampled"; got {expectation!r}')
     assumed = likelihood_of(likelihood)
     parameters = trainable(unwrap(model))
+    warn_where_another_is_stated(model, assumed.name)
     pool = Pool.of(data)
     if indices is not None:
         pool = pool.subset(check_indices(indices, len(pool)))
@@ -98,7 +102,7 @@ def fisher_diagonal(
         uniform: Tensor | None = None
         for start, inputs, plan in batches(net, pool, list(total), batch_size, progress):
             with unflattening(net) as unflatten:
-                tape = forward(net, plan, inputs)
+                tape = forward(net, plan, inputs, dtype)
                 outputs = unflatten(tape.logits.detach())
             check_finite("the model's logits", outputs, start, len(pool))
             assumed.check_shape(outputs.shape)
@@ -111,12 +115,13 @@ def fisher_diagonal(
                     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
                 rows = assumed.sampled_rows(outputs, uniform[start : start + len(outputs)])
             rows = rows.to(dtype)
-            prepared = prepare(plan, tape.inputs, dtype)
-            for deltas in backward(tape, plan, rows):
-                for site, name, rule, a, delta in pairs(plan, prepared, deltas, dtype):
-                    total[name] += rule.squared(site.module, a, delta)
-            if plan.others:
-                for _, _, found in per_sample_rows(net, inputs, rows, plan.others):
+            for deltas in backward(tape, rows):
+                for name in tape.uses:
+                    term = tape.term(name, deltas)
+                    if term is not None:
+                        total[name] += term.squared().view(total[name].shape)
+            if tape.others:
+                for _, _, found in per_sample_rows(net, inputs, rows, tape.others):
                     for name, gradient in found.items():
                         # Out of place: gradients of different parameters may share memory.
                         total[name] += gradient.to(dtype).square().sum((0, 1))

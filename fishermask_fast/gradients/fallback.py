@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from fishermask_fast.network import Inputs, count_samples, is_batched, logits_of, take
+from fishermask_fast.network import Inputs, count_samples, logits_of, rebuilt, samples_of, take
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +110,12 @@ def _together(
     if isinstance(inputs, Tensor):
         batched[""] = inputs
     else:
-        for key, value in inputs.items():
-            (batched if is_batched(value, n) else fixed)[key] = value
+        batched = samples_of(inputs, n)
+        fixed = {key: value for key, value in inputs.items() if key not in batched}
 
     def one(sample: dict[str, Tensor], cotangents: Tensor) -> dict[str, Tensor]:
         alone = {key: value.unsqueeze(0) for key, value in sample.items()}
-        single: Inputs = alone[""] if isinstance(inputs, Tensor) else {**fixed, **alone}
+        single = alone[""] if isinstance(inputs, Tensor) else rebuilt(inputs, {**fixed, **alone})
 
         def logits(p: dict[str, Tensor]) -> Tensor:
             return call_with(model, rest | p, single)[0]

@@ -6,12 +6,12 @@ its samples, since reading all of it may take as long as the gradients.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.arrays import digest
 from fishermask_fast.likelihoods import Likelihood, different_likelihoods
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import Inputs, Pool, device_of, input_dtype, raw_outputs, to_model
@@ -50,10 +50,10 @@ def fingerprint(
     return {
         "fishermask_fast": __version__,
         "samples": str(len(pool)),
-        "data": _hash(item for sample in samples for item in _tensors(sample)),
-        "indices": "all" if indices is None else _hash(positions),
-        "mask": _hash(mask.indices.items(), str((mask.shapes, mask.head_names))),
-        "model": _hash(
+        "data": digest(item for sample in samples for item in _tensors(sample)),
+        "indices": "all" if indices is None else digest(positions),
+        "mask": digest(mask.indices.items(), str((mask.shapes, mask.head_names))),
+        "model": digest(
             (*model.named_parameters(), *model.named_buffers()),
             # Not the repr, which may hold addresses.
             str([(name, type(module).__qualname__) for name, module in model.named_modules()]),
@@ -88,12 +88,3 @@ def _tensors(inputs: Inputs) -> list[tuple[str, Tensor]]:
     if isinstance(inputs, Tensor):
         return [("", inputs)]
     return [(name, value) for name, value in inputs.items() if isinstance(value, Tensor)]
-
-
-def _hash(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
-    found = hashlib.sha256(text.encode())
-    for name, tensor in tensors:
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(flat.view(torch.uint8).numpy().data)
-    return found.hexdigest()[:32]

@@ -12,22 +12,21 @@ logits stay the same then, and change once the model is put into eval mode anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from fishermask_fast.gradients.fallback import call_with
 from fishermask_fast.network import (
     Inputs,
     KeptTensors,
+    asking,
     call,
-    count_samples,
     drop_kept_tensors,
-    take,
+    read_graph,
+    trial_samples,
 )
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ def pass_by_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str
         ValueError: parameters whose values count, by way of tensors that the model keeps.
     """
     before = KeptTensors(model)
-    two = take(inputs, torch.arange(min(2, count_samples(inputs))))
+    two, _ = trial_samples(inputs)
     found, lost = _reached(model, two, names)
     if not lost:
         return
@@ -111,47 +110,18 @@ def _reached(
     place.
     """
     parameters = dict(model.named_parameters())
-    with _asking([parameters[name] for name in names]):
-        leaves = _leaves(call(model, inputs))
+    with asking([parameters[name] for name in names]):
+        leaves = read_graph(call(model, inputs)).leaves
     found = {name for name in names if id(parameters[name]) in leaves}
     values = {name: p.detach() for name, p in parameters.items()}
     for name in names:
         values[name].requires_grad_(True)
     try:
-        replaced = _leaves(call_with(model, values, inputs))
+        replaced = read_graph(call_with(model, values, inputs)).leaves
     except (RuntimeError, NotImplementedError) as error:
         logger.debug("torch.func cannot replace the model's parameters: %s", error)
         return found, [name for name in names if name not in found]
     return found, [name for name in names if name not in found or id(values[name]) not in replaced]
-
-
-@contextmanager
-def _asking(parameters: list[nn.Parameter]) -> Iterator[None]:
-    flags = [p.requires_grad for p in parameters]
-    try:
-        for p in parameters:
-            p.requires_grad_(True)
-        yield
-    finally:
-        for p, flag in zip(parameters, flags, strict=True):
-            p.requires_grad_(flag)
-
-
-def _leaves(logits: Tensor) -> set[int]:
-    """The ids of the leaves that a graph leads to."""
-    seen: set[Node] = set()
-    found = set()
-    stack = [logits.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.add(id(variable))
-        stack.extend(following for following, _ in node.next_functions)
-    return found
 
 
 class _Anew(nn.Module):

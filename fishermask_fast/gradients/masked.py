@@ -18,13 +18,15 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import check_flag, check_path
 from fishermask_fast.factors import GradientFactors, StoredFactors
-from fishermask_fast.gradients.capture import Plan, Site, backward, forward
+from fishermask_fast.gradients.capture import Plan, Tape, backward, forward
 from fishermask_fast.gradients.fallback import per_sample_rows
 from fishermask_fast.gradients.fingerprint import fingerprint
 from fishermask_fast.gradients.order import check_order
-from fishermask_fast.gradients.passes import batches, pairs, prepare
+from fishermask_fast.gradients.passes import batches
 from fishermask_fast.gradients.resumable import ResumableFile, find_finished
+from fishermask_fast.gradients.terms import Product
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import (
@@ -39,6 +41,7 @@ from fishermask_fast.network import (
     trainable,
     unflattening,
     unwrap,
+    warn_where_another_is_stated,
 )
 
 
@@ -137,6 +140,7 @@ def masked_gradients(
     """
     assumed = likelihood_of(likelihood)
     assumed.check_options(weighting, rank)
+    check_flag("progress", progress)
     check_count("batch_size", batch_size)
     if not isinstance(mask, FisherMask):
         raise TypeError(f"mask must be a FisherMask; got {type(mask).__name__}")
@@ -145,8 +149,9 @@ def masked_gradients(
     if indices is not None:
         chosen = check_indices(indices, len(pool))
         pool = pool.subset(chosen)
-    path = None if out is None else _check_path(out)
+    path = None if out is None else _check_folder(check_path("out", out))
     mask.check(model)
+    warn_where_another_is_stated(model, assumed.name)
     dtype = compute_dtype(trainable(unwrap(model)))
 
     def rows_of(outputs: Tensor) -> Tensor:  # (n, ...) to (n, r, outputs)
@@ -156,7 +161,7 @@ def masked_gradients(
     with evaluating(model, device) as net:
         if path is None:
             steps = batches(net, pool, list(mask.indices), batch_size, progress)
-            *_, columns = _filled(net, mask, rows_of, steps, len(pool), whole=True)
+            *_, columns = _filled(net, mask, rows_of, steps, len(pool), dtype, whole=True)
             return columns.factors()
         made_from = fingerprint(
             net,
@@ -175,7 +180,7 @@ def masked_gradients(
             # Bits depend on where batches begin.
             size = batch_size or pool.batch_size or file.batch_size
             steps = batches(net, pool, list(mask.indices), size, progress, file.n_done)
-            for columns in _filled(net, mask, rows_of, steps, len(pool), whole=False):
+            for columns in _filled(net, mask, rows_of, steps, len(pool), dtype, whole=False):
                 file.append(columns.factors())
             return file.finish()
 
@@ -186,6 +191,7 @@ def _filled(
     rows_of: Callable[[Tensor], Tensor],
     steps: Iterable[tuple[int, Inputs, Plan]],
     total: int,
+    dtype: torch.dtype,
     *,
     whole: bool,
 ) -> Iterator[_Columns]:
@@ -194,7 +200,7 @@ def _filled(
     n_rows: int | None = None
     for start, inputs, plan in steps:
         with unflattening(net) as unflatten:
-            tape = forward(net, plan, inputs)
+            tape = forward(net, plan, inputs, dtype)
             outputs = unflatten(tape.logits)
         check_finite("the model's logits", tape.logits, start, total)
         rows = rows_of(outputs)
@@ -206,11 +212,11 @@ def _filled(
             )
         n_rows = r
         if plan.reorders:
-            check_order(tape, plan)
+            check_order(tape)
         if columns is None or not whole:
             columns = _Columns.lay_out(mask, plan, rows, total if whole else n, device_of(net))
         part = slice(start, start + n) if whole else slice(0, n)
-        columns.fill(net, inputs, plan, part, rows, tape.inputs, backward(tape, plan, rows))
+        columns.fill(net, inputs, tape, part, rows)
         for what in columns.parts(part):
             check_finite("masked gradients", what, start, total)
         yield columns
@@ -223,7 +229,7 @@ class _Columns:
     middle: Tensor  # (N, r, k_mid)
     index: dict[str, Tensor]  # masked positions of every parameter in middle
     columns: dict[str, slice]
-    head: Site | None = None
+    head: tuple[str, str | None] | None = None  # weight and bias of a head kept apart
     coupling: Tensor | None = None  # (N, r, C)
     hidden: Tensor | None = None  # (N, d)
     head_index: Tensor | None = None
@@ -232,8 +238,8 @@ class _Columns:
     def lay_out(
         cls, mask: FisherMask, plan: Plan, rows: Tensor, n: int, device: torch.device
     ) -> _Columns:
-        head = _head_site(mask, plan, rows.shape[1])
-        apart = set() if head is None else set(head.rules)
+        head = _head_layer(mask, plan, rows.shape[1])
+        apart = set() if head is None else set(head)
         # Copies, since positions may be inference tensors.
         index = {n: i.to(device, copy=True) for n, i in mask.indices.items() if n not in apart}
         columns, k = {}, 0
@@ -243,13 +249,13 @@ class _Columns:
         r = rows.shape[1]
         result = cls(rows.new_zeros(n, r, k), index, columns)
         if head is not None:
-            assert isinstance(head.module, nn.Linear)
-            width, biased = head.module.in_features, _biased(head, mask)
+            n_out, width = mask.shapes[head[0]]
+            biased = head[1] is not None
             result.head = head
-            result.coupling = rows.new_zeros(n, r, head.module.out_features)
+            result.coupling = rows.new_zeros(n, r, n_out)
             result.hidden = rows.new_ones(n, width + biased)
             positions = _head_positions(head, mask)
-            if positions.numel() < head.module.out_features * (width + biased):
+            if positions.numel() < n_out * (width + biased):
                 result.head_index = positions.to(device)
         return result
 
@@ -257,29 +263,29 @@ class _Columns:
         self,
         net: nn.Module,
         inputs: Inputs,
-        plan: Plan,
+        tape: Tape,
         part: slice,
         rows: Tensor,
-        layer_inputs: list[Tensor | None],
-        passes: Iterator[list[Tensor | None]],
     ) -> None:
         """Puts one batch's gradients in their places."""
         dtype = self.middle.dtype
-        prepared = prepare(plan, layer_inputs, dtype)
-        for j, deltas in enumerate(passes):
-            for site, name, rule, a, delta in pairs(plan, prepared, deltas, dtype):
-                if site is self.head:
-                    assert self.coupling is not None
-                    self.coupling[part, j] = delta
-                else:
-                    entries = rule.masked(site.module, a, delta, self.index[name])
-                    self.middle[part, j, self.columns[name]] = entries
-        if self.head is not None:
-            assert self.hidden is not None
-            given = layer_inputs[plan.sites.index(self.head)]
-            assert given is not None
-            self.hidden[part, : given.shape[1]] = given
-        others = [name for name in plan.others if name in self.index]
+        if self.head is not None and self.head[0] in tape.others:
+            raise RuntimeError(
+                f"the model's path changes with its input: {self.head[0]} goes through other "
+                "operations in this batch than in the first"
+            )
+        for j, deltas in enumerate(backward(tape, rows)):
+            for name in self.index.keys() & tape.uses.keys():
+                term = tape.term(name, deltas)
+                if term is not None:
+                    self.middle[part, j, self.columns[name]] = term.masked(self.index[name])
+            term = None if self.head is None else tape.term(self.head[0], deltas)
+            if term is not None:
+                assert isinstance(term, Product)
+                assert self.coupling is not None and self.hidden is not None
+                self.coupling[part, j] = term.left[:, 0]
+                self.hidden[part, : term.right.shape[2]] = term.right[:, 0]
+        others = [name for name in tape.others if name in self.index]
         if others:
 
             def pick(name: str, gradient: Tensor) -> Tensor:
@@ -300,44 +306,32 @@ class _Columns:
         return GradientFactors(self.middle, self.coupling, self.hidden, self.head_index)
 
 
-def _biased(head: Site, mask: FisherMask) -> bool:
-    return any(mask.shapes[name] == (mask.shapes[name][0],) for name in head.rules)
-
-
-def _head_positions(head: Site, mask: FisherMask) -> Tensor:
+def _head_positions(head: tuple[str, str | None], mask: FisherMask) -> Tensor:
     """Sorted positions c * d + j of the masked entries in the head's (C, d) matrix."""
-    assert isinstance(head.module, nn.Linear)
-    width = head.module.in_features
-    d = width + _biased(head, mask)
-    found = []
-    for name in head.rules:
-        index = mask.indices[name]
-        if len(mask.shapes[name]) == 2:
-            found.append(index // width * d + index % width)
-        else:
-            found.append(index * d + width)
+    weight, bias = head
+    width = mask.shapes[weight][1]
+    d = width + (bias is not None)
+    index = mask.indices[weight]
+    found = [index // width * d + index % width]
+    if bias is not None:
+        found.append(mask.indices[bias] * d + width)
     return torch.cat(found).sort().values
 
 
-def _head_site(mask: FisherMask, plan: Plan, n_rows: int) -> Site | None:
-    """The head's site where it can be kept apart and is the smaller so."""
-    for site in plan.sites:
-        if not set(site.rules) <= set(mask.head_names) or not isinstance(site.module, nn.Linear):
+def _head_layer(mask: FisherMask, plan: Plan, n_rows: int) -> tuple[str, str | None] | None:
+    """The head's weight and bias where it can be kept apart and is the smaller so."""
+    wanted = {name for name in mask.head_names if name in mask.indices}
+    for weight, bias in plan.layers:
+        kept = (weight, bias if bias in wanted else None)
+        if wanted != {name for name in kept if name is not None}:
             continue
-        if not site.vectors:
-            continue
-        if any(name in mask.indices and name not in site.rules for name in mask.head_names):
-            continue
-        masked = sum(mask.indices[name].numel() for name in site.rules)
-        apart = n_rows * site.module.out_features + site.module.in_features + 1
-        return site if apart < n_rows * masked else None
+        masked = sum(mask.indices[name].numel() for name in wanted)
+        apart = n_rows * mask.shapes[weight][0] + mask.shapes[weight][1] + 1
+        return kept if apart < n_rows * masked else None
     return None
 
 
-def _check_path(out: object) -> Path:
-    if not isinstance(out, (str, os.PathLike)):
-        raise TypeError(f"out must be a path or None; got {type(out).__name__}")
-    path = Path(out)
+def _check_folder(path: Path) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out must be in a folder that exists; got {path}")
     return path

@@ -14,46 +14,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fishermask_fast.gradients.capture import Plan, Tape
+from fishermask_fast.gradients.capture import Tape
 
 _PERIOD = 8
 # Another sample's factor is off by half at least; rounding, even of bfloat16, is far below this.
 _TOLERANCE = 0.1
 
 
-def check_order(tape: Tape, plan: Plan) -> None:
+def check_order(tape: Tape) -> None:
     """Raises where a layer met the samples in another order than theirs.
 
     Raises:
         RuntimeError: says at which parameters.
     """
     n, n_classes = tape.logits.shape
-    edges = [edge for edge in tape.edges if edge is not None]
-    if n == 1 or not edges:
+    if n == 1 or not tape.edges:
         return
     # Unequal weights, since a constant one may vanish behind a softmax.
     weights = torch.linspace(0.5, 1.5, n_classes, device=tape.logits.device).to(tape.logits.dtype)
     scales = 0.5 ** (torch.arange(n, device=tape.logits.device) % _PERIOD)
-    sites = [site for site, edge in zip(plan.sites, tape.edges, strict=True) if edge is not None]
     passes = [
         torch.autograd.grad(
             tape.logits,
-            edges,
+            tape.edges,
             grad_outputs=cotangent.to(tape.logits.dtype),
             retain_graph=True,
             allow_unused=True,
         )
         for cotangent in (weights.expand(n, -1), scales[:, None] * weights)
     ]
-    for site, plain, scaled in zip(sites, *passes, strict=True):
+    for names, layout, plain, scaled in zip(tape.names, tape.layouts, *passes, strict=True):
         if plain is None or scaled is None:
             continue
-        expected, found = (_by_sample(site.arrange(delta)) for delta in (plain, scaled))
+        expected, found = (_by_sample(layout.arrange(delta)) for delta in (plain, scaled))
         expected = expected * scales[:, None]
         off = (found - expected).abs().amax(1) > _TOLERANCE * expected.abs().amax(1)
         if off.any():
             raise RuntimeError(
-                f"the model's path changes with its input: at {', '.join(site.rules)} samples of "
+                f"the model's path changes with its input: at {names} samples of "
                 "a batch stand in another order than in the data; use batch_size=1, or leave "
                 "the order alone"
             )

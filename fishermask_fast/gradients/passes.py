@@ -1,7 +1,6 @@
 """The way through a pool that masked gradients and the Fisher diagonal share.
 
-Batch by batch: inputs to the model, a plan from the first batch, and for each of the r rows the
-pairs (a, delta) of every parameter that has a rule, from which it takes dW = delta a^T in its form.
+Batch by batch: inputs to the model, and a plan from the first batch's samples.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.gradients.capture import Plan, Site, make_plan
+from fishermask_fast.gradients.capture import Plan
 from fishermask_fast.gradients.kept import pass_by_kept_tensors
-from fishermask_fast.gradients.rules import LayerRule
+from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network import (
     Inputs,
     Pool,
@@ -22,6 +21,7 @@ from fishermask_fast.network import (
     count_samples,
     device_of,
     input_dtype,
+    outputs_of_samples,
     to_model,
 )
 
@@ -44,6 +44,8 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
+    with torch.no_grad():
+        outputs_of_samples(net, trial, "data")
     pass_by_kept_tensors(net, trial, names)
     plan = make_plan(net, trial, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
@@ -100,33 +102,3 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[int], object]]:
 
     with tqdm(total=total, unit=" samples", desc="gradients", leave=False) as bar:
         yield bar.update
-
-
-def prepare(plan: Plan, inputs: list[Tensor | None], dtype: torch.dtype) -> list[dict[str, Tensor]]:
-    """Each rule's form of its site's input, by parameter name."""
-    prepared: list[dict[str, Tensor]] = []
-    for site, given in zip(plan.sites, inputs, strict=True):
-        forms = {}
-        for name, rule in site.rules.items():
-            if given is None or not rule.needs_input:
-                forms[name] = torch.empty(0, dtype=dtype)
-                continue
-            a = given.to(dtype) if given.is_floating_point() else given
-            forms[name] = rule.prepare(site.module, a)
-        prepared.append(forms)
-    return prepared
-
-
-def pairs(
-    plan: Plan,
-    prepared: list[dict[str, Tensor]],
-    deltas: list[Tensor | None],
-    dtype: torch.dtype,
-) -> Iterator[tuple[Site, str, LayerRule, Tensor, Tensor]]:
-    """(site, parameter, rule, a, delta) wherever the logits depend on the site."""
-    for site, forms, delta in zip(plan.sites, prepared, deltas, strict=True):
-        if delta is None:
-            continue
-        for name, rule in site.rules.items():
-            a = forms[name] if rule.needs_input else delta
-            yield site, name, rule, a, delta.to(dtype)

@@ -1,227 +1,406 @@
-"""Per-sample weight gradients of one layer, from its input a and its output gradient delta.
+"""Per-sample gradients of a parameter, from the operation of the autograd graph that consumes it.
 
-For each sample n of a batch, and each kind of layer,
+With the output gradient delta of the operation and what it saved, for each kind of operation and
+argument, the sample's part of
 
-    convolution  dW[o,i,u] = sum_y delta[n,o,y] a[n,i, y*stride + u*dilation - padding]
-    linear       dW[o,i]   = sum_t delta[n,t,o] a[n,t,i]           t: all dimensions between
-    norm         dW[c]     = sum_y delta[n,c,y] xhat[n,c,y]        xhat: the normalised input
-    embedding    dW[t,j]   = sum of delta[n,s,j] over positions s with a[n,s] = t
-    bias         db[c]     = sum_y delta[n,c,y]
+    Addmm, Mm       dW = sum_t a[t]^T delta[t]                 t: all rows of the sample
+    Bmm             the same for each matrix of the batch
+    Convolution     dW = sum_y delta[o,y] a[i, y*stride + u*dilation - padding]
+    norms           dw = sum_y delta[y] xhat[y]                xhat: the normalised input
+    Embedding, Index   dW[v] = sum of delta over the places that looked v up
+    Mul, Add, ...   dw = sum of delta times what w met, over all places where w was repeated
 
-A rule offers each in three forms: whole, at some flat positions, and squared and summed over n.
-Whatever has no rule here is left to torch.func by the caller.
+A rule reads what the operation saved, once for all rows of a batch, and returns the way from
+delta to a term. An operation without a rule, or one that does not save what its rule reads, is
+left to torch.func by the caller.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.graph import Node
 
-from fishermask_fast.gradients.weight_products import (
-    chunks,
-    conv_dense,
-    conv_masked,
-    conv_prepare,
-    conv_squared,
-    linear_dense,
-    linear_masked,
-    linear_squared,
-    weight_of,
-)
-from fishermask_fast.network import CONVOLUTIONS
+from fishermask_fast.gradients.places import Layout
+from fishermask_fast.gradients.terms import Batched, Correlation, Lookup, Product, Term, Whole
+from fishermask_fast.gradients.weight_products import Convolution, pad
 
+logger = logging.getLogger(__name__)
 
-def _same(module: nn.Module, a: Tensor) -> Tensor:
-    return a
+Maker = Callable[[Tensor], Term]
 
 
 @dataclass(frozen=True)
-class LayerRule:
-    """How one kind of parameter gets its per-sample gradients.
+class Reading:
+    """One operation of a batch's graph, and the argument asked for.
 
     Attributes:
-        dense: (module, a, delta) -> (N, *parameter shape).
-        masked: (module, a, delta, index) -> (N, m) at the flat positions index (m,).
-        squared: (module, a, delta) -> parameter shape, sum over n of the squared gradients.
-        prepare: (module, layer input) -> a, once for all rows of a batch.
-        needs_input: whether a matters at all.
-        flexible: whether further dimensions may stand between the samples' and the layer's own.
+        node: the operation.
+        argument: which of its arguments consumes the parameter.
+        shape: of that argument.
+        layout: the samples' place in the result.
+        dtype: what gradients are computed in.
     """
 
-    dense: Callable[[nn.Module, Tensor, Tensor], Tensor]
-    masked: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-    squared: Callable[[nn.Module, Tensor, Tensor], Tensor]
-    prepare: Callable[[nn.Module, Tensor], Tensor] = _same
-    needs_input: bool = True
-    flexible: bool = False
+    node: Node
+    argument: int
+    shape: tuple[int, ...]
+    layout: Layout
+    dtype: torch.dtype
+
+    def saved(self, field: str) -> Any:
+        """What the operation saved; floating-point numbers in the dtype of the gradients.
+
+        Raises:
+            RuntimeError: it has been overwritten since.
+        """
+        assert field in SAVED[self.node.name()]
+        value = getattr(self.node, field)
+        if isinstance(value, Tensor):
+            value = value.detach()
+            return value.to(self.dtype) if value.is_floating_point() else value
+        return value
 
 
-def rule_for(module: nn.Module, name: str) -> LayerRule | None:
-    """The rule for a module's own parameter `name`, or None where only torch.func is right.
+def _summed(r: Reading, factor: Tensor | float | None = None) -> Maker | None:
+    """Sum of delta times a factor over all dimensions along which the argument was repeated."""
+    layout = r.layout
 
-    A subclass counts as its base only where it keeps the base's forward; a parameter that hooks
-    or parametrisations replace before the forward has another name or owner and gets no rule.
-    """
-    if module._parameters.get(name) is None:
+    def make(delta: Tensor) -> Term:
+        own = layout.own(delta if factor is None else delta * factor)  # (n, *dimensions)
+        shape = (1,) * (own.ndim - 1 - len(r.shape)) + r.shape
+        over = [d for d, size in enumerate(shape, 1) if size == 1 and own.shape[d] != 1]
+        return Whole((own.sum(over) if over else own).reshape(layout.n, *r.shape))
+
+    # Along the samples the argument has one entry for all.
+    axis = layout.axis + len(r.shape) - len(_result(r))
+    return make if axis < 0 or r.shape[axis] == 1 else None
+
+
+def _result(r: Reading) -> tuple[int, ...]:
+    return tuple(r.node._input_metadata[0].shape)
+
+
+def _channels(r: Reading, factor: Tensor | None = None) -> Maker | None:
+    """Sum of delta times a factor over all dimensions but the samples' and the channels'."""
+    if r.layout.axis != 0:
         return None
-    for kind, rules in _RULES.items():
-        if isinstance(module, kind):
-            kept = "forward" not in vars(module) and type(module).forward is kind.forward
-            kept = kept and (
-                not isinstance(module, CONVOLUTIONS)
-                or type(module)._conv_forward is kind._conv_forward  # type: ignore[attr-defined]
-            )
-            return rules.get(name) if kept and _supported(module) else None
-    return None
+
+    def make(delta: Tensor) -> Term:
+        own = r.layout.arrange(delta if factor is None else delta * factor)
+        return Whole(own.sum([1, *range(3, own.ndim)]))
+
+    return make
 
 
-def _supported(module: nn.Module) -> bool:
-    if isinstance(module, nn.Embedding):
-        return module.max_norm is None and not module.scale_grad_by_freq
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.running_mean is not None
-    return True
+def _product(r: Reading, other: Tensor, *, first: bool, scale: float = 1.0) -> Maker | None:
+    """A matrix (rows, columns) that was multiplied with `other`; `first` if it stood left."""
+    if r.layout.axis != (1 if first else 0):
+        return None
+    a = r.layout.arrange(other if scale == 1.0 else other * scale)
+
+    def make(delta: Tensor) -> Term:
+        own = r.layout.arrange(delta)
+        return Product(own, a) if first else Product(a, own)
+
+    return make
 
 
-def _batch_norm_prepare(module: nn.Module, a: Tensor) -> Tensor:
-    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
-    assert module.running_mean is not None and module.running_var is not None
-    shape = (1, -1) + (1,) * (a.ndim - 2)
-    mean, variance = module.running_mean.to(a.dtype), module.running_var.to(a.dtype)
-    scale = torch.rsqrt(variance + module.eps)
-    return torch.addcmul((-mean * scale).view(shape), a, scale.view(shape))
+def _addmm(r: Reading) -> Maker | None:
+    alpha, beta = float(r.saved("_saved_alpha")), float(r.saved("_saved_beta"))
+    if r.argument == 0:
+        return _summed(r, None if beta == 1.0 else beta)
+    other = r.saved("_saved_mat2" if r.argument == 1 else "_saved_mat1")
+    return _product(r, other, first=r.argument == 1, scale=alpha)
 
 
-def _group_norm_prepare(module: nn.Module, a: Tensor) -> Tensor:
-    assert isinstance(module, nn.GroupNorm)
-    return F.group_norm(a, module.num_groups, None, None, module.eps)
+def _mm(r: Reading) -> Maker | None:
+    other = r.saved("_saved_mat2" if r.argument == 0 else "_saved_self")
+    return _product(r, other, first=r.argument == 0)
 
 
-def _layer_norm_prepare(module: nn.Module, a: Tensor) -> Tensor:
-    assert isinstance(module, nn.LayerNorm)
-    return F.layer_norm(a, module.normalized_shape, None, None, module.eps)
+def _bmm(r: Reading) -> Maker | None:
+    first = r.argument == 0
+    if r.layout.axis != (2 if first else 1):
+        return None
+    a = r.layout.arrange(r.saved("_saved_mat2" if first else "_saved_self"))
+
+    def make(delta: Tensor) -> Term:
+        own = r.layout.arrange(delta)
+        return Batched(own, a) if first else Batched(a, own)
+
+    return make
 
 
-def _channel_sum(module: nn.Module, delta: Tensor) -> Tensor:
-    """Sum over all but the samples and the parameter's own dimensions, as (N, *shape)."""
-    if isinstance(module, nn.Linear):
-        return delta.reshape(delta.shape[0], -1, delta.shape[-1]).sum(1)
-    if isinstance(module, nn.LayerNorm):
-        own = module.normalized_shape
-        return delta.reshape(delta.shape[0], -1, *own).sum(1)
-    return delta.flatten(2).sum(2) if delta.ndim > 2 else delta
+def _mv(r: Reading) -> Maker | None:
+    if r.argument != 1 or r.layout.axis != 0:
+        return None
+    a = r.layout.arrange(r.saved("_saved_self"))
+    return lambda delta: Whole(torch.einsum("nt,ntd->nd", r.layout.arrange(delta), a))
 
 
-def _scale_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    return _channel_sum(module, a * delta)
-
-
-def _bias_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    return _channel_sum(module, delta)
-
-
-def _vector_rule(
-    dense: Callable[[nn.Module, Tensor, Tensor], Tensor],
-    prepare: Callable[[nn.Module, Tensor], Tensor] = _same,
-    *,
-    needs_input: bool = True,
-    flexible: bool = False,
-) -> LayerRule:
-    """A rule for parameters so small that their whole gradients cost nothing."""
-
-    def masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> Tensor:
-        return dense(module, a, delta).flatten(1)[:, index]
-
-    def squared(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-        return dense(module, a, delta).square().sum(0)
-
-    return LayerRule(dense, masked, squared, prepare, needs_input, flexible)
-
-
-def _embedding_tokens(module: nn.Module, a: Tensor) -> Tensor:
-    """Tokens as (N, s) with the padding token, which gets no gradient, put at -1."""
-    assert isinstance(module, nn.Embedding)
-    tokens = a.reshape(a.shape[0], -1).to(torch.int64)
-    if module.padding_idx is not None:
-        tokens = tokens.masked_fill(tokens == module.padding_idx, -1)
-    return tokens
-
-
-def _embedding_sums(tokens: Tensor, delta: Tensor, wanted: Tensor) -> Tensor:
-    """Sums of delta over each sample's positions of every wanted token (sorted), (N, W, width)."""
-    n, width = tokens.shape[0], delta.shape[-1]
-    place = torch.searchsorted(wanted, tokens.contiguous()).clamp(max=wanted.numel() - 1)
-    place = torch.where(wanted[place] == tokens, place, wanted.numel())
-    sums = delta.new_zeros(n, wanted.numel() + 1, width)
-    sums.scatter_add_(1, place[..., None].expand(-1, -1, width), delta.reshape(n, -1, width))
-    return sums[:, :-1]
-
-
-def _embedding_dense(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    return _embedding_sums(a, delta, torch.arange(weight_of(module).shape[0], device=a.device))
-
-
-def _embedding_masked(module: nn.Module, a: Tensor, delta: Tensor, index: Tensor) -> Tensor:
-    width = weight_of(module).shape[1]
-    if index.numel() == 0:
-        return delta.new_empty(delta.shape[0], 0)
-    wanted, row = torch.unique(index // width, return_inverse=True)
-    result = delta.new_empty(delta.shape[0], index.numel())
-    for chunk in chunks(delta.shape[0], (wanted.numel() + 1) * width):
-        sums = _embedding_sums(a[chunk], delta[chunk], wanted)
-        result[chunk] = sums[:, row, index % width]
-    return result
-
-
-def _embedding_squared(module: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
-    vocabulary, width = weight_of(module).shape
-    n = a.shape[0]
-    sample = torch.arange(n, device=a.device)[:, None]
-    keys = torch.where(a >= 0, sample * vocabulary + a, n * vocabulary).flatten()
-    pairs, place = torch.unique(keys, return_inverse=True)
-    sums = delta.new_zeros(pairs.numel(), width).index_add_(0, place, delta.reshape(-1, width))
-    # The one extra row takes the padding tokens.
-    total = delta.new_zeros(vocabulary + 1, width)
-    row = torch.where(pairs == n * vocabulary, vocabulary, pairs % vocabulary)
-    return total.index_add_(0, row, sums.square_())[:-1]
-
-
-_BIAS = _vector_rule(_bias_dense, needs_input=False)
-_FLEXIBLE_BIAS = _vector_rule(_bias_dense, needs_input=False, flexible=True)
-_CONV = {
-    "weight": LayerRule(conv_dense, conv_masked, conv_squared, conv_prepare),
-    "bias": _BIAS,
-}
-_LINEAR = {
-    "weight": LayerRule(linear_dense, linear_masked, linear_squared, flexible=True),
-    "bias": _FLEXIBLE_BIAS,
-}
-_BATCH_NORM = {"weight": _vector_rule(_scale_dense, _batch_norm_prepare), "bias": _BIAS}
-_GROUP_NORM = {"weight": _vector_rule(_scale_dense, _group_norm_prepare), "bias": _BIAS}
-_LAYER_NORM = {
-    "weight": _vector_rule(_scale_dense, _layer_norm_prepare, flexible=True),
-    "bias": _FLEXIBLE_BIAS,
-}
-_EMBEDDING = {
-    "weight": LayerRule(
-        _embedding_dense, _embedding_masked, _embedding_squared, _embedding_tokens, flexible=True
+def _convolution(r: Reading) -> Maker | None:
+    if r.argument == 2:
+        return _channels(r)
+    if r.argument != 1 or r.layout.axis != 0:
+        return None
+    stride, dilation, padding = (
+        tuple(r.saved(f"_saved_{field}")) for field in ("stride", "dilation", "padding")
     )
+    convolution = Convolution(r.shape, stride, dilation, r.saved("_saved_groups"))
+    given = r.saved("_saved_input")
+    if r.saved("_saved_transposed"):
+        # The same sum with input and output in each other's places.
+        small = r.layout.arrange(given)
+        ends = [
+            (size - 1) * step + (taps - 1) * apart + 1
+            for size, step, taps, apart in zip(
+                given.shape[2:], stride, r.shape[2:], dilation, strict=True
+            )
+        ]
+
+        def transposed(delta: Tensor) -> Term:
+            large = pad(delta, padding)
+            for axis, end in enumerate(ends, 2):
+                large = large.narrow(axis, 0, end)
+            return Correlation(convolution, r.layout.arrange(large), small)
+
+        return transposed
+    a = r.layout.arrange(pad(given, padding))
+    return lambda delta: Correlation(convolution, a, r.layout.arrange(delta))
+
+
+def _layer_norm(r: Reading) -> Maker | None:
+    if r.argument == 2:
+        return _summed(r)
+    if r.argument != 1:
+        return None
+    mean, scale = r.saved("_saved_result1"), r.saved("_saved_result2")
+    return _summed(r, (r.saved("_saved_input") - mean) * scale)
+
+
+def _rms_norm(r: Reading) -> Maker | None:
+    if r.argument != 1:
+        return None
+    return _summed(r, r.saved("_saved_input") * r.saved("_saved_result1"))
+
+
+def _group_norm(r: Reading) -> Maker | None:
+    if r.argument == 2:
+        return _channels(r)
+    if r.argument != 1:
+        return None
+    given = r.saved("_saved_input")
+    groups = (given.shape[0], r.saved("_saved_group"), -1)
+    mean, scale = (r.saved(f"_saved_result{i}").reshape(*groups) for i in (1, 2))
+    return _channels(r, ((given.reshape(groups) - mean) * scale).view(given.shape))
+
+
+def _batch_norm(r: Reading) -> Maker | None:
+    native = r.node.name() == "NativeBatchNormBackward0"
+    if r.saved("_saved_training"):
+        return None
+    if r.argument == 2:
+        return _channels(r)
+    if r.argument != 1:
+        return None
+    given = r.saved("_saved_input")
+    mean, variance = r.saved("_saved_running_mean"), r.saved("_saved_running_var")
+    scale = torch.rsqrt(variance + r.saved("_saved_eps" if native else "_saved_epsilon"))
+    shape = (1, -1) + (1,) * (given.ndim - 2)
+    return _channels(r, torch.addcmul((-mean * scale).view(shape), given, scale.view(shape)))
+
+
+def _prelu(r: Reading) -> Maker | None:
+    return _summed(r, r.saved("_saved_self").clamp(max=0)) if r.argument == 1 else None
+
+
+def _lookup(r: Reading, indices: Tensor) -> Maker | None:
+    """A table of which each index took a row; indices below 0 count for nothing."""
+    if r.layout.axis >= indices.ndim:
+        return None
+    rows = r.layout.arrange(indices).reshape(r.layout.n, -1).to(torch.int64)
+    samples = torch.arange(r.layout.n, device=rows.device)[:, None].expand_as(rows)
+    width = max(1, torch.Size(r.shape[1:]).numel())
+
+    def make(delta: Tensor) -> Term:
+        values = r.layout.arrange(delta).reshape(-1, width)
+        return Lookup(samples.flatten(), rows.flatten(), values, r.layout.n, r.shape)
+
+    return make
+
+
+def _embedding(r: Reading) -> Maker | None:
+    if r.saved("_saved_scale_grad_by_freq"):
+        return None
+    indices, padding = r.saved("_saved_indices"), r.saved("_saved_padding_idx")
+    # The padding token gets no gradient.
+    return _lookup(r, indices.masked_fill(indices == padding, -1) if _row(r, padding) else indices)
+
+
+def _row(r: Reading, padding: int) -> bool:
+    """Whether a padding index is one of the table's (none reads as -1, unsigned)."""
+    return 0 <= padding < r.shape[0]
+
+
+def _embedding_bag(r: Reading) -> Maker | None:
+    mode = r.saved("_saved_mode")  # 0: sum, 1: mean, 2: max
+    if r.argument != 0 or mode == 2 or r.saved("_saved_scale_grad_by_freq") or r.layout.axis != 0:
+        return None
+    indices, padding = r.saved("_saved_indices"), r.saved("_saved_padding_idx")
+    weights = r.saved("_saved_per_sample_weights")
+    bags = _result(r)[0]
+    offsets = r.saved("_saved_offsets")[:bags].contiguous()
+    entries = torch.arange(len(indices), device=indices.device, dtype=offsets.dtype)
+    bag = torch.searchsorted(offsets, entries, right=True) - 1
+    rows = indices.to(torch.int64)
+    if _row(r, padding):
+        rows = rows.masked_fill(rows == padding, -1)
+    numbers = torch.arange(bags, device=bag.device)
+    owner = r.layout.arrange(numbers).new_empty(bags)
+    order = r.layout.arrange(numbers)  # (n, entries): which bags are a sample's
+    owner[order.flatten()] = numbers[: r.layout.n].repeat_interleave(r.layout.entries)
+    factor = torch.ones(len(rows), dtype=r.dtype, device=rows.device)
+    if weights is not None:
+        factor = weights
+    if mode == 1:
+        counts = torch.bincount(bag[rows >= 0], minlength=bags).clamp(min=1)
+        factor = factor / counts[bag]
+
+    def make(delta: Tensor) -> Term:
+        values = delta[bag] * factor[:, None]
+        return Lookup(owner[bag], rows, values, r.layout.n, r.shape)
+
+    return make
+
+
+def _index(r: Reading) -> Maker | None:
+    if r.node.name() == "IndexSelectBackward0":
+        taken, first = r.saved("_saved_index"), r.saved("_saved_dim") in (0, -len(r.shape))
+    else:
+        taken, *rest = r.saved("_saved_indices")
+        first = all(further is None for further in rest)
+    # Elsewhere than first, or by a mask, other numbers than whole rows are taken.
+    if not first or taken is None or taken.dtype not in (torch.int32, torch.int64):
+        return None
+    return _lookup(r, taken % r.shape[0])
+
+
+def _mul(r: Reading) -> Maker | None:
+    return _summed(r, r.saved("_saved_other" if r.argument == 0 else "_saved_self"))
+
+
+def _div(r: Reading) -> Maker | None:
+    return _summed(r, 1 / r.saved("_saved_other")) if r.argument == 0 else None
+
+
+def _where(r: Reading) -> Maker | None:
+    condition = r.saved("_saved_condition")
+    return _summed(r, (condition if r.argument == 0 else ~condition).to(r.dtype))
+
+
+def _add(r: Reading) -> Maker | None:
+    sign = -1.0 if r.node.name() == "SubBackward0" else 1.0
+    alpha = 1.0 if r.argument == 0 else sign * float(r.saved("_saved_alpha"))
+    return _summed(r, None if alpha == 1.0 else alpha)
+
+
+def _repeat(r: Reading) -> Maker | None:
+    repeats = r.saved("_saved_repeats")
+    shape = (1,) * (len(repeats) - len(r.shape)) + r.shape
+    if any(size > 1 and times > 1 for size, times in zip(shape, repeats, strict=True)):
+        return None
+    return _summed(r)
+
+
+_BATCH_NORM = ("_saved_training", "_saved_input", "_saved_running_mean", "_saved_running_var")
+_NORM = ("_saved_input", "_saved_result1", "_saved_result2")
+_LOOKUP = ("_saved_indices", "_saved_padding_idx", "_saved_scale_grad_by_freq")
+
+# What each operation must have saved for its rule: all that is used of autograd's private fields.
+SAVED: dict[str, tuple[str, ...]] = {
+    "AddmmBackward0": ("_saved_mat1", "_saved_mat2", "_saved_alpha", "_saved_beta"),
+    "MmBackward0": ("_saved_self", "_saved_mat2"),
+    "BmmBackward0": ("_saved_self", "_saved_mat2"),
+    "MvBackward0": ("_saved_self",),
+    "ConvolutionBackward0": (
+        "_saved_input", "_saved_stride", "_saved_padding", "_saved_dilation", "_saved_groups",
+        "_saved_transposed",
+    ),
+    "NativeLayerNormBackward0": _NORM,
+    "FusedRmsNormBackward0": ("_saved_input", "_saved_result1"),
+    "NativeGroupNormBackward0": (*_NORM, "_saved_group"),
+    "NativeBatchNormBackward0": (*_BATCH_NORM, "_saved_eps"),
+    "CudnnBatchNormBackward0": (*_BATCH_NORM, "_saved_epsilon"),
+    "PreluKernelBackward0": ("_saved_self",),
+    "EmbeddingBackward0": _LOOKUP,
+    "EmbeddingBagBackward0": (
+        *_LOOKUP, "_saved_mode", "_saved_offsets", "_saved_per_sample_weights",
+    ),
+    "IndexBackward0": ("_saved_indices",),
+    "IndexSelectBackward0": ("_saved_index", "_saved_dim"),
+    "MulBackward0": ("_saved_self", "_saved_other"),
+    "DivBackward0": ("_saved_other",),
+    "WhereBackward0": ("_saved_condition",),
+    "AddBackward0": ("_saved_alpha",),
+    "SubBackward0": ("_saved_alpha",),
+    "ExpandBackward0": (),
+    "RepeatBackward0": ("_saved_repeats",),
+}  # fmt: skip
+
+_RULES: dict[str, Callable[[Reading], Maker | None]] = {
+    "AddmmBackward0": _addmm,
+    "MmBackward0": _mm,
+    "BmmBackward0": _bmm,
+    "MvBackward0": _mv,
+    "ConvolutionBackward0": _convolution,
+    "NativeLayerNormBackward0": _layer_norm,
+    "FusedRmsNormBackward0": _rms_norm,
+    "NativeGroupNormBackward0": _group_norm,
+    "NativeBatchNormBackward0": _batch_norm,
+    "CudnnBatchNormBackward0": _batch_norm,
+    "PreluKernelBackward0": _prelu,
+    "EmbeddingBackward0": _embedding,
+    "EmbeddingBagBackward0": _embedding_bag,
+    "IndexBackward0": _index,
+    "IndexSelectBackward0": _index,
+    "MulBackward0": _mul,
+    "DivBackward0": _div,
+    "WhereBackward0": _where,
+    "AddBackward0": _add,
+    "SubBackward0": _add,
+    "ExpandBackward0": _summed,
+    "RepeatBackward0": _repeat,
 }
 
-_RULES: dict[type[nn.Module], dict[str, LayerRule]] = {
-    nn.Conv1d: _CONV,
-    nn.Conv2d: _CONV,
-    nn.Conv3d: _CONV,
-    nn.Linear: _LINEAR,
-    nn.BatchNorm1d: _BATCH_NORM,
-    nn.BatchNorm2d: _BATCH_NORM,
-    nn.BatchNorm3d: _BATCH_NORM,
-    nn.SyncBatchNorm: _BATCH_NORM,
-    nn.GroupNorm: _GROUP_NORM,
-    nn.LayerNorm: _LAYER_NORM,
-    nn.Embedding: _EMBEDDING,
-}
+
+def missing_fields(node: Node) -> list[str]:
+    """What a rule reads of an operation that this release of torch does not save."""
+    return [field for field in SAVED[node.name()] if not hasattr(type(node), field)]
+
+
+def read_rule(r: Reading) -> Maker | None:
+    """The way from an operation's output gradient to a parameter's term.
+
+    Returns:
+        None for an operation without a rule, or where its rule does not hold.
+
+    Raises:
+        RuntimeError: the operation's input has been overwritten since.
+    """
+    kind = r.node.name()
+    if kind not in _RULES:
+        return None
+    missing = missing_fields(r.node)
+    if missing:
+        logger.warning(
+            "torch %s saves no %s on %s; its parameters go the slow way",
+            torch.__version__, ", ".join(missing), kind,
+        )  # fmt: skip
+        return None
+    return _RULES[kind](r)

@@ -108,7 +108,8 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
                     "labeled_fisher must be a Tensor or an array; got "
                     f"{type(labeled_fisher).__name__}"
                 )
-            labeled_fisher = labeled_fisher.double().cpu()
+            if not labeled_fisher.is_meta:
+                labeled_fisher = labeled_fisher.double().cpu()
         n, n_select = len(factors), min(self.query_size, len(factors))
         fisher = factors.fisher()
         if labeled_fisher is not None:
@@ -178,7 +179,7 @@ def head_mask(predictions: Any, n_entries: int) -> Tensor:
     Raises:
         ValueError: no predictions, or not of two kinds.
     """
-    factors = _factors(predictions, n_entries, 1)
+    factors = _factors(predictions, check_integer("n_entries", n_entries, 1), 1)
     index = factors.head_index
     return torch.arange(factors.n_columns) if index is None else index
 
@@ -204,6 +205,8 @@ def _two_kinds(predictions: Any) -> tuple[Array, Array]:
 
 
 def _mean(array: Array) -> Array:
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"predictions must be numbers; got {array.dtype}")
     if array.ndim < 2:
         raise ValueError(f"predictions must have shape (N, ..., iterations); got {array.shape}")
     if not array.size:

@@ -14,7 +14,9 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fishermask_fast.checks import check_integer
+from fishermask_fast.checks import check_flag, check_integer
+from fishermask_fast.likelihoods import LikelihoodLike
+from fishermask_fast.network import LIKELIHOOD_OF_PROBLEM, problem_type
 from fishermask_fast.selection import Selection
 from fishermask_fast.selector import FisherMaskSelector
 
@@ -29,6 +31,7 @@ def query(
     *,
     tokenizer: Any = None,
     collate: Callable[[list[Any]], Any] | None = None,
+    likelihood: LikelihoodLike | None = None,
     batch_size: int = 16,
     progress: bool = False,
     **options: Any,
@@ -36,7 +39,8 @@ def query(
     """Picks samples of a tokenised dataset.
 
     Args:
-        model: a PreTrainedModel that classifies: its output has `.logits` (N, C).
+        model: a PreTrainedModel that classifies or regresses, or such a model of peft's: its output
+            has `.logits` (N, C).
         unlabeled: a datasets.Dataset, or any sequence of dicts; columns that the model's forward
             does not take, and labels, are left out.
         n_select: how many to pick.
@@ -44,6 +48,11 @@ def query(
         tokenizer: pads each batch to its longest sample; without one, and without `collate`, all
             samples must be equally long.
         collate: makes a batch of a list of items, instead.
+        likelihood: as for `masked_gradients`. None is what the model's configuration asks for:
+            "bernoulli" where its `problem_type` is "multi_label_classification", "gaussian" where
+            it is "regression" (or where it is None and there is one label, as transformers'
+            losses have it), else "categorical". `problem_type` may be None for a multi-label
+            model that was never called with labels: set it, or say likelihood="bernoulli".
         batch_size: samples of a forward pass.
         progress: show bars (needs tqdm).
         **options: of FisherMaskSelector, such as fraction=0.01, or mask="head" and
@@ -57,7 +66,12 @@ def query(
         ValueError: columns of which the model takes none, or as FisherMaskSelector.query.
     """
     batch_size = check_integer("batch_size", batch_size, 1)
-    selector = FisherMaskSelector(model, **options)
+    check_flag("progress", progress)
+    if collate is not None and not callable(collate):
+        raise TypeError(f"collate must make a batch of a list of items; got {collate!r}")
+    if likelihood is None:
+        likelihood = _asked_for(model)
+    selector = FisherMaskSelector(model, likelihood=likelihood, **options)
     selector.check_parameters()
     if tokenizer is not None and collate is not None:
         raise TypeError("give tokenizer or collate, not both")
@@ -77,16 +91,29 @@ def query(
             )
         return DataLoader(data, batch_size, collate_fn=lambda items: collate(_only(items, taken)))
 
+    pool, known = loader("unlabeled", unlabeled), None
+    if labeled is not None and (not hasattr(labeled, "__len__") or len(labeled)):
+        known = loader("labeled", labeled)
     return selector.query(
-        loader("unlabeled", unlabeled),
+        pool,
         n_select,
-        None if labeled is None or len(labeled) == 0 else loader("labeled", labeled),
+        known,
         progress=progress,
     )
 
 
-def _arguments(model: nn.Module) -> set[str] | None:
+def _asked_for(model: object) -> str:
+    """The likelihood of the loss that transformers would take for this model's configuration."""
+    problem = problem_type(model) if isinstance(model, nn.Module) else None
+    if problem is None and getattr(getattr(model, "config", None), "num_labels", None) == 1:
+        problem = "regression"
+    return LIKELIHOOD_OF_PROBLEM.get(problem or "", "categorical")
+
+
+def _arguments(model: Any) -> set[str] | None:
     """Columns that the model's forward takes; None where it takes any."""
+    # An adapter's own forward names some columns and hands all others on.
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     parameters = inspect.signature(model.forward).parameters.values()
     if all(p.kind is p.VAR_KEYWORD or p.kind is p.VAR_POSITIONAL for p in parameters):
         return None

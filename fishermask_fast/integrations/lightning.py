@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fishermask_fast.checks import check_flag
 from fishermask_fast.selection import Selection
 from fishermask_fast.selector import FisherMaskSelector
 
@@ -50,6 +51,8 @@ def query(
         TypeError: no data module, a loader that is not one DataLoader, or an unknown option.
         ValueError: as FisherMaskSelector.query.
     """
+    check_flag("setup", setup)
+    check_flag("progress", progress)
     missing = [name for name in _HOOKS if not callable(getattr(datamodule, name, None))]
     if missing:
         raise TypeError(

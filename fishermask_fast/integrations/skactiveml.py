@@ -19,7 +19,7 @@ from fishermask_fast.checks import check_integer, check_positive
 from fishermask_fast.engine import scores_along
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.masks import FisherMask
+from fishermask_fast.masks import FisherMask, check_size
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector
 
@@ -47,8 +47,10 @@ except ImportError as error:
 Array = np.ndarray[Any, Any]
 
 
-class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
-    """What the two strategies share: everything but whose gradients, and where they are masked."""
+class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
+    """What all strategies share: everything but whose gradients, and where they are masked."""
+
+    _likelihood = "categorical"
 
     def query(
         self,
@@ -87,13 +89,31 @@ class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
             TypeError, ValueError: an argument that cannot be, as scikit-activeml's own strategies.
             NotFittedError: `fit_clf` is False and `clf` was not fitted.
         """
+        return self._query(
+            X, y, (clf, "clf", SkactivemlClassifier), fit_clf, sample_weight, candidates,
+            batch_size, return_utilities,
+        )  # fmt: skip
+
+    def _query(
+        self,
+        X: Any,
+        y: Any,
+        asked: tuple[Any, str, type],
+        fit: bool,
+        sample_weight: Any,
+        candidates: Any,
+        batch_size: int,
+        return_utilities: bool,
+    ) -> Any:
+        """`query` of an estimator, with its name among the arguments and the class it must have."""
+        estimator, name, kind = asked
         X, y, candidates, batch_size, return_utilities = self._validate_data(
             X, y, candidates, batch_size, return_utilities, reset=True
         )
         own, mapping = self._transform_candidates(candidates, X, y)
-        check_type(clf, "clf", SkactivemlClassifier)
-        check_equal_missing_label(clf.missing_label, self.missing_label_)
-        check_scalar(fit_clf, "fit_clf", bool)
+        check_type(estimator, name, kind)
+        check_equal_missing_label(estimator.missing_label, self.missing_label_)
+        check_scalar(fit, f"fit_{name}", bool)
         self._check_parameters()
         labeled = np.flatnonzero(is_labeled(y, missing_label=self.missing_label_))
         if mapping is None:
@@ -107,11 +127,13 @@ class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         if batch_size == 0:
             nothing = np.empty(0, dtype=int)
             return (nothing, utilities) if return_utilities else nothing
-        if fit_clf:
+        if fit:
             weights = () if sample_weight is None else (sample_weight,)
-            clf = clone(clf).fit(X, y, *weights)
+            estimator = clone(estimator).fit(X, y, *weights)
         shown = np.arange(len(own)) if mapping is None else among
-        picks, scores = self._select(clf, samples, labeled, among, batch_size, return_utilities)
+        picks, scores = self._select(
+            estimator, samples, labeled, among, batch_size, return_utilities
+        )
         for row, (values, before) in enumerate(zip(scores, range(batch_size), strict=False)):
             utilities[row, shown] = values
             utilities[row, shown[picks[:before]]] = np.nan
@@ -161,9 +183,7 @@ class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
             check_integer("rank", self.rank, 1)
 
     def _factors(self, clf: Any, samples: Array) -> GradientFactors:
-        if isinstance(clf, SkorchMixin) and not hasattr(clf, "neural_net_"):
-            # Its predict_proba would set up a network of random weights.
-            raise NotFittedError("with fit_clf=False the classifier must be fitted or initialized")
+        check_network(clf, "fit_clf=False the classifier")
         if self.clf_embedding_flag_name is None and isinstance(clf, SkorchMixin):
             module, dtype = _logits_module(clf), clf.sample_dtype
             return self._module_factors(module, as_tensor("X", samples.astype(dtype, copy=False)))
@@ -187,7 +207,7 @@ class _FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class BaitQuery(_FisherQuery):
+class BaitQuery(FisherQuery):
     """BAIT (Ash et al. 2021): the gradients of the head, oversampled and pruned.
 
     Args:
@@ -224,13 +244,19 @@ class BaitQuery(_FisherQuery):
         check_scalar(self.bias, "bias", bool)
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
-        return masked_gradients(module, samples, FisherMask.head(module), rank=self.rank)
+        return masked_gradients(
+            module,
+            samples,
+            FisherMask.head(module, inputs=samples[:1]),
+            likelihood=self._likelihood,
+            rank=self.rank,
+        )
 
     def _head_factors(self, embeddings: Array, probabilities: Array) -> GradientFactors:
         return factors_from_embeddings(embeddings, probabilities, rank=self.rank, bias=self.bias)
 
 
-class FisherMaskQuery(_FisherQuery):
+class FisherMaskQuery(FisherQuery):
     """FisherMask (Gul et al. 2024): the gradients of the parameters with the most information.
 
     Args:
@@ -246,12 +272,15 @@ class FisherMaskQuery(_FisherQuery):
         bias: see BaitQuery.
         missing_label: the label of a sample without one.
         random_state: of the samples behind the mask, and of a random mask.
+        n_parameters: how many parameters the mask keeps, instead of a share; with neither see
+            FisherMaskSelector.
+        head: name of a module's head; None reads it from the logits.
     """
 
     def __init__(
         self,
         clf_embedding_flag_name: Any = None,
-        fraction: float = 0.002,
+        fraction: float | None = None,
         mask: str = "global",
         keep_head: bool = True,
         head_entries: int = 2000,
@@ -262,11 +291,15 @@ class FisherMaskQuery(_FisherQuery):
         bias: bool = False,
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
+        n_parameters: int | None = None,
+        head: str | None = None,
     ) -> None:
         self.clf_embedding_flag_name = clf_embedding_flag_name
         self.fraction = fraction
+        self.n_parameters = n_parameters
         self.mask = mask
         self.keep_head = keep_head
+        self.head = head
         self.head_entries = head_entries
         self.fisher_samples = fisher_samples
         self.lamb = lamb
@@ -277,8 +310,7 @@ class FisherMaskQuery(_FisherQuery):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if check_positive("fraction", self.fraction) > 1:
-            raise ValueError(f"fraction must be at most 1; got {self.fraction}")
+        check_size(self.fraction, self.n_parameters)
         if not isinstance(self.mask, str) or self.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
         check_scalar(self.keep_head, "keep_head", bool)
@@ -290,13 +322,17 @@ class FisherMaskQuery(_FisherQuery):
         selector = FisherMaskSelector(
             module,
             fraction=self.fraction,
+            n_parameters=self.n_parameters,
             mask=self.mask,
             keep_head=self.keep_head,
+            likelihood=self._likelihood,
+            head=self.head,
             fisher_samples=self.fisher_samples,
             rank=self.rank,
             seed=int(self.random_state_.randint(2**31 - 1)),
         )
-        return masked_gradients(module, samples, selector.make_mask(samples), rank=self.rank)
+        mask = selector.make_mask(samples)
+        return masked_gradients(module, samples, mask, likelihood=self._likelihood, rank=self.rank)
 
     def _head_factors(self, embeddings: Array, probabilities: Array) -> GradientFactors:
         size = probabilities.shape[1] * (embeddings.shape[1] + self.bias)
@@ -309,7 +345,13 @@ class FisherMaskQuery(_FisherQuery):
         )
 
 
-class _Logits(nn.Module):
+def check_network(estimator: Any, what: str) -> None:
+    """Raises where a skorch wrapper has no network yet: predicting would make a random one."""
+    if isinstance(estimator, SkorchMixin) and not hasattr(estimator, "neural_net_"):
+        raise NotFittedError(f"with {what} must be fitted or initialized")
+
+
+class ChosenOutput(nn.Module):
     """The output of a module that probabilities are made of, as logits.
 
     Probabilities p themselves serve as log p, whose softmax they are.
@@ -333,4 +375,4 @@ def _logits_module(clf: Any) -> nn.Module:
     # The softmax of logits, and of log-probabilities, are the probabilities.
     as_logits = isinstance(transform, nn.Softmax) or transform in (torch.exp, torch.softmax)
     module: nn.Module = clf.neural_net_.module_
-    return module if place == 0 and as_logits else _Logits(module, place, as_logits)
+    return module if place == 0 and as_logits else ChosenOutput(module, place, as_logits)

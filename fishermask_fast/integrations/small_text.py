@@ -11,17 +11,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fishermask_fast.checks import check_integer, check_positive
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
+from fishermask_fast.masks import check_size
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector
 
 try:
-    from small_text.query_strategies import QueryStrategy, constraints
+    from small_text.query_strategies import QueryStrategy
 except ImportError as error:
     raise ImportError(
         "fishermask_fast.integrations.small_text needs small-text 1.4: "
@@ -31,9 +33,11 @@ except ImportError as error:
 Array = np.ndarray[Any, Any]
 
 
-@constraints(classification_type="single-label")
 class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
-    """FisherMask (Gul et al. 2024) for small-text's active learners.
+    """FisherMask (Gul et al. 2024) for small-text's active learners, one label a text or several.
+
+    With several (a classifier with `multi_label=True` on multi-label data) each label is a
+    Bernoulli variable of its own; see `likelihood="bernoulli"` of `masked_gradients`.
 
     Args:
         fraction: share of a network's parameters that the mask keeps, in (0, 1].
@@ -47,6 +51,9 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         fisher_samples: samples behind the mask of a network, drawn by `seed`.
         rank: rows a sample; None is exact.
         seed: of the samples behind the mask, and of a random mask.
+        n_parameters: how many parameters the mask keeps, instead of a share; with neither see
+            FisherMaskSelector.
+        head: name of a network's head; None reads it from the logits.
 
     Attributes:
         scores_: by how much each pick of the last query lowered tr(M^-1 F), in the order picked.
@@ -54,7 +61,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
 
     def __init__(
         self,
-        fraction: float = 0.002,
+        fraction: float | None = None,
         mask: str = "global",
         keep_head: bool = True,
         head_entries: int = 2000,
@@ -64,10 +71,14 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         fisher_samples: int = 1024,
         rank: int | None = None,
         seed: int = 0,
+        n_parameters: int | None = None,
+        head: str | None = None,
     ) -> None:
         self.fraction = fraction
+        self.n_parameters = n_parameters
         self.mask = mask
         self.keep_head = keep_head
+        self.head = head
         self.head_entries = head_entries
         self.embeddings = embeddings
         self.lamb = lamb
@@ -94,7 +105,8 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             dataset: all samples.
             indices_unlabeled: of the samples to pick from.
             indices_labeled: of the labeled samples.
-            y: their labels, which are not read.
+            y: their labels, of which only the kind is read: a sparse matrix where texts have
+                several.
             n: how many to pick.
 
         Returns:
@@ -102,12 +114,14 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
 
         Raises:
             EmptyPoolException, PoolExhaustedException: fewer than n unlabeled samples.
-            ValueError: a classifier that was not fitted, or one without features.
+            ValueError: a classifier that was not fitted, one without features, or one for several
+                labels where the data have one, or the other way round.
         """
         self._validate_query_input(indices_unlabeled, n)
         pool = np.asarray(indices_unlabeled, dtype=np.int64)
         labeled = np.asarray(indices_labeled, dtype=np.int64)
-        factors = self._factors(clf, dataset[np.concatenate([pool, labeled])])
+        likelihood = _likelihood(clf, issparse(y))
+        factors = self._factors(clf, dataset[np.concatenate([pool, labeled])], likelihood)
         labeled_fisher = factors[len(pool) :].fisher() if len(labeled) else None
         selection = select_batch(
             factors[: len(pool)],
@@ -122,11 +136,12 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         chosen: Array = pool[selection.indices.numpy()]
         return chosen
 
-    def _factors(self, clf: Any, dataset: Any) -> GradientFactors:
+    def _factors(self, clf: Any, dataset: Any, likelihood: str) -> GradientFactors:
         if hasattr(clf, "_create_collate_fn") and not self.embeddings:
-            return self._network_factors(clf, dataset)
+            return self._network_factors(clf, dataset, likelihood)
         probabilities = np.asarray(clf.predict_proba(dataset), dtype=np.float64)
-        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+        if likelihood == "categorical":
+            probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
         features = clf.embed(dataset) if hasattr(clf, "embed") else dataset.x
         if hasattr(features, "toarray"):
             features = features.toarray()
@@ -140,9 +155,11 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             features = features.astype(np.float64)
         size = probabilities.shape[1] * features.shape[1]
         entries = size if self.mask == "head" else min(self.head_entries, size)
-        return factors_from_embeddings(features, probabilities, mask=entries, rank=self.rank)
+        return factors_from_embeddings(
+            features, probabilities, likelihood=likelihood, mask=entries, rank=self.rank
+        )
 
-    def _network_factors(self, clf: Any, dataset: Any) -> GradientFactors:
+    def _network_factors(self, clf: Any, dataset: Any, likelihood: str) -> GradientFactors:
         if getattr(clf, "model", None) is None:
             raise ValueError(f"{type(clf).__name__} was not fitted: it has no model yet")
         collate = clf._create_collate_fn()
@@ -155,17 +172,20 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         selector = FisherMaskSelector(
             clf.model,
             fraction=self.fraction,
+            n_parameters=self.n_parameters,
             mask=self.mask,
             keep_head=self.keep_head,
+            likelihood=likelihood,
+            head=self.head,
             fisher_samples=self.fisher_samples,
             rank=self.rank,
             seed=self.seed,
         )
-        return masked_gradients(clf.model, samples, selector.make_mask(samples), rank=self.rank)
+        mask = selector.make_mask(samples)
+        return masked_gradients(clf.model, samples, mask, likelihood=likelihood, rank=self.rank)
 
     def _check_parameters(self) -> None:
-        if check_positive("fraction", self.fraction) > 1:
-            raise ValueError(f"fraction must be at most 1; got {self.fraction}")
+        check_size(self.fraction, self.n_parameters)
         if self.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
         for name in ("keep_head", "embeddings"):
@@ -183,7 +203,22 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         check_positive("lamb", self.lamb)
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}(mask={self.mask!r}, fraction={self.fraction})"
+        size = (
+            f"n_parameters={self.n_parameters}"
+            if self.n_parameters
+            else f"fraction={self.fraction}"
+        )
+        return f"{type(self).__name__}(mask={self.mask!r}, {size})"
+
+
+def _likelihood(clf: Any, several: bool) -> str:
+    """What the classifier's outputs are of the labels; `several`: whether a text may have many."""
+    if bool(getattr(clf, "multi_label", several)) != several:
+        raise ValueError(
+            f"the classifier must be made with multi_label={several}, as the labels are "
+            f"{'several' if several else 'one'} a text; got multi_label={not several}"
+        )
+    return "bernoulli" if several else "categorical"
 
 
 def _inputs(batch: tuple[Tensor, ...]) -> Tensor | dict[str, Tensor]:

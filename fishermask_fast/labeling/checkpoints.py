@@ -32,11 +32,11 @@ def load_model(name: str, checkpoint: Path, size: int) -> nn.Module:
     """
     state = _read(checkpoint)
     with torch.device("meta"):
-        head = find_head(build_model(name, 2, (3, size, size)))
-    if head is None:
-        raise ValueError(f"{name} has no nn.Linear as its head, whose size tells the classes")
+        head = find_head(build_model(name, 2, (3, size, size)), torch.empty(1, 3, size, size))
+    if not isinstance(head, str):
+        raise ValueError(f"{name} has no layer as its head, whose size tells the classes")
     weight = state.get(f"{head}.weight")
-    if weight is None or weight.ndim != 2 or weight.shape[0] < 2:
+    if weight is None or weight.ndim < 2 or weight.shape[0] < 2:
         raise ValueError(
             f"{checkpoint} is no checkpoint of {name}: it has no {head}.weight of two or more rows"
         )

@@ -26,15 +26,15 @@ from fishermask_fast.datasets import LabeledSamples, evaluation_transform
 from fishermask_fast.labeling import images as own_data
 from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.labeling.images import OwnImages, ReadImages
-from fishermask_fast.models import default_fraction, find_device
-from fishermask_fast.options import QueryOptions, SelectOptions
+from fishermask_fast.models import find_device
+from fishermask_fast.network import call, evaluating
+from fishermask_fast.options import SelectOptions
 from fishermask_fast.plotting import MOST_SHOWN, image_grid
 from fishermask_fast.strategies import (
     STRATEGIES,
     Picks,
     check,
     predict,
-    require_head,
 )
 
 PICKS_FILE, GRID_NAME, TASKS_FILE, SKIPPED_FILE = (
@@ -59,7 +59,7 @@ def select_images(options: SelectOptions) -> None:
     size = options.image_size
     model = load_model(options.model, options.checkpoint, size)
     classes = _classes(options, images, model)
-    query = _query(options, len(classes), progress)
+    query = replace(options.query, progress=progress)
     check(options.strategy, model, len(classes), query)
     model.to(find_device(options.device))
     _check_enough(options.n, len(images.unlabeled))
@@ -111,7 +111,8 @@ def _find(options: SelectOptions) -> OwnImages:
 
 
 def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> list[str]:
-    n_outputs = cast(nn.Linear, model.get_submodule(require_head(model))).out_features
+    with evaluating(model) as net, torch.no_grad():
+        n_outputs = call(net, torch.zeros(1, 3, options.image_size, options.image_size)).shape[1]
     names = list(options.classes or images.classes or map(str, range(n_outputs)))
     if len(set(names)) < len(names):
         raise ValueError(f"classes must differ; got {', '.join(names)}")
@@ -121,14 +122,6 @@ def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> lis
             f"{', '.join(names[:8])}; give --classes in the order of the model's outputs"
         )
     return names
-
-
-def _query(options: SelectOptions, n_classes: int, progress: bool) -> QueryOptions:
-    fraction = options.query.fraction
-    if fraction is None:
-        shape = (3, options.image_size, options.image_size)
-        fraction = default_fraction(options.model, n_classes, shape)
-    return replace(options.query, fraction=fraction, progress=progress)
 
 
 def _check_enough(n: int, available: int) -> None:

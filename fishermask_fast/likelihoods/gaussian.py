@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fishermask_fast.likelihoods.likelihood import check_options, check_vectors
 
-# The smallest step of uniform numbers in float64: half of it keeps the inverse normal finite.
-_HALF_STEP = 2.0**-54
+# Between 0 and 1, where the inverse normal is finite: half of the step of uniform float64 numbers.
+_SMALLEST, _LARGEST = 2.0**-54, 1 - 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Gaussian:
 
     def sampled_rows(self, outputs: Tensor, uniform: Tensor) -> Tensor:
         """y - z for y drawn from N(z, I): standard normal numbers, all outputs in one row."""
-        noise: Tensor = torch.special.ndtri(uniform.double() + _HALF_STEP)
+        noise: Tensor = torch.special.ndtri(uniform.double().clamp(_SMALLEST, _LARGEST))
         return noise.to(outputs.device)[:, None, :]
 
     def identity(self, samples: Iterable[Tensor]) -> str:

@@ -13,7 +13,7 @@ from fishermask_fast.datasets import load_data
 from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
 from fishermask_fast.loop.report import learning_curves, read_runs, tables
 from fishermask_fast.loop.run import Experiment
-from fishermask_fast.models import default_fraction, default_model, find_device
+from fishermask_fast.models import default_model, find_device
 from fishermask_fast.options import STRATEGIES, RunOptions
 
 CURVE_NAME = "learning_curve"
@@ -46,16 +46,12 @@ def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> E
     names = _strategies(options)
     data = load_data(replace(options.data, seed=seed))
     model = options.model or default_model(data.kind, data.name)
-    fraction = options.query.fraction
-    if fraction is None:
-        size = len(data.classes), data.shape
-        fraction = default_fraction(model, *size, vocabulary=data.vocabulary)
     return Experiment(
         data,
         model,
         replace(options.schedule, strategies=names, seed=seed),
         options.recipe,
-        replace(options.query, fraction=fraction, progress=progress),
+        replace(options.query, progress=progress),
         device,
         options.variants,
     )

@@ -1,14 +1,19 @@
 """Which k of a network's P parameters count, by their scores f_i.
 
-Rooms: mask (FisherMask), checks (what a mask must be), mask_file. May import: network and below.
+Rooms: mask (FisherMask), size (how many parameters), choice (which of them), checks (what a mask
+must be), mask_file. May import: network and below.
 """
 
 from __future__ import annotations
 
-from fishermask_fast.masks.mask import METHODS, FisherMask, check_fraction
+from fishermask_fast.masks.choice import METHODS
+from fishermask_fast.masks.mask import FisherMask
+from fishermask_fast.masks.size import MaskSize, check_size, size_of_mask
 
 __all__ = [
     "FisherMask",
     "METHODS",
-    "check_fraction",
+    "MaskSize",
+    "check_size",
+    "size_of_mask",
 ]

@@ -72,6 +72,8 @@ def check_share(fraction: float) -> None:
 def check_scores(scores: Mapping[str, Tensor]) -> None:
     if not isinstance(scores, Mapping) or not all(isinstance(s, Tensor) for s in scores.values()):
         raise TypeError("scores must map parameter names to tensors, as fisher_diagonal gives them")
+    if odd := [name for name in scores if not isinstance(name, str)]:
+        raise TypeError(f"scores must map names of parameters to tensors; got the name {odd[0]!r}")
     if not scores:
         raise ValueError("scores must hold at least one tensor; got none")
     for name, score in scores.items():

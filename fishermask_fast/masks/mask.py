@@ -1,47 +1,50 @@
-"""Which parameters count: the choice of k of a network's P parameters, tensor by tensor.
+"""Which parameters count: k of a network's P, tensor by tensor.
 
-From scores f_i (the Fisher diagonal, f_i = E_x E_{y~p(y|x)} (d log p_y(x) / d theta_i)^2):
+From scores f_i (the Fisher diagonal, f_i = E_x E_{y~p(y|x)} (d log p_y(x) / d theta_i)^2) the
+global, per_layer and relative masks of `choice`, and beside them
 
-    global     the head, then the largest f_i of all other tensors until k = floor(fraction P)
-    per_layer  the ceil(fraction size) largest of each tensor, and the head
-    relative   in each tensor the entries above twice its mean, at most 2.5% of it, and the head
     random     k parameters uniformly, without replacement
     head       the head alone
 
-A head is a module, weight and bias; keeping it whole is a choice. Ties go to the lowest position.
+A head is what turns the last features into logits, weight and bias; keeping it whole is a choice.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast import plotting
+from fishermask_fast.checks import check_flag, check_path
 from fishermask_fast.masks.checks import (
     Shapes,
     check_masked,
     check_same_shapes,
     check_scores,
-    check_share,
 )
+from fishermask_fast.masks.choice import METHODS, choose
 from fishermask_fast.masks.mask_file import MaskContent, read_mask, write_mask
-from fishermask_fast.network import check_seed, find_head, trainable, unwrap
+from fishermask_fast.masks.size import check_size, shapes_of, total_size
+from fishermask_fast.network import (
+    Head,
+    Inputs,
+    check_seed,
+    find_head,
+    head_parameters,
+    is_under,
+    one_head,
+)
 
-__all__ = [
-    "METHODS",
-    "FisherMask",
-    "TensorShare",
-    "check_fraction",
-]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-METHODS = ("global", "per_layer", "relative")
-_RELATIVE_ABOVE = 2.0
-_RELATIVE_MOST = 0.025
+_MOST_SHOWN = 3  # tensors of a mask's repr
 
 
 class TensorShare(NamedTuple):
@@ -52,7 +55,7 @@ class TensorShare(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FisherMask:
     """k parameters of a network.
 
@@ -61,6 +64,7 @@ class FisherMask:
         indices: name -> sorted flat positions (int64), for tensors of which any are masked.
         method: how the mask was chosen.
         head_names: names of the head's parameters; empty where none is known.
+        reason: why it holds so many, in a few words.
 
     Raises:
         TypeError: positions that are not int64 tensors.
@@ -72,12 +76,32 @@ class FisherMask:
     indices: dict[str, Tensor]
     method: str
     head_names: tuple[str, ...] = ()
+    reason: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise TypeError(f"method must be a text; got {self.method!r}")
         check_masked(self.shapes, self.indices, self.head_names)
 
     def __len__(self) -> int:
         return sum(index.numel() for index in self.indices.values())
+
+    def __repr__(self) -> str:
+        total = total_size(self.shapes)
+        parts = [f"{self.method}, k = {len(self):,} of {total:,} parameters"]
+        if self.reason:
+            parts.append(self.reason)
+        shares = self.profile()
+        head = [share for share in shares if share.name in self.head_names]
+        if head:
+            masked, size = sum(s.masked for s in head), sum(s.size for s in head)
+            parts.append(f"head {masked:,} of {size:,}")
+        others = [share for share in shares if share.masked and share not in head]
+        others.sort(key=lambda share: -share.masked)
+        parts += [f"{s.name} {s.masked:,} of {s.size:,}" for s in others[:_MOST_SHOWN]]
+        if len(others) > _MOST_SHOWN:
+            parts.append(f"{len(others) - _MOST_SHOWN} tensors more")
+        return f"FisherMask({'; '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FisherMask):
@@ -94,10 +118,13 @@ class FisherMask:
     def from_scores(
         cls,
         scores: Mapping[str, Tensor],
-        fraction: float,
+        fraction: float | None = None,
         method: str = "global",
         *,
-        head: str | None = None,
+        n_parameters: int | None = None,
+        model: nn.Module | None = None,
+        inputs: Inputs | None = None,
+        head: Head | None = None,
         keep_head: bool = True,
     ) -> FisherMask:
         """The parameters of largest score.
@@ -106,92 +133,105 @@ class FisherMask:
             scores: name -> score of every trainable parameter (as from `fisher_diagonal`).
             fraction: share of the parameters, in (0, 1]. "relative" has limits of its own.
             method: "global", "per_layer" or "relative".
-            head: name of the head module; by default the last one with a matrix as its weight.
+            n_parameters: how many parameters, instead of a fraction; with neither, `size` says how
+                many the model's size and head call for.
+            model: the model that the scores are of, so that its head can be found.
+            inputs: a batch for the model, from which the head is read for certain.
+            head: name of the head: a module, a parameter, or a tuple of them; () for none. Without
+                it and without a model, the one tensor that looks like a head's weight.
             keep_head: whether the head's weight and bias are masked whole, whatever their scores.
 
         Raises:
             TypeError: scores are not a mapping of floating-point tensors.
             ValueError: an unknown method, a fraction outside (0, 1] or too small for the head,
-                scores that are not finite, no head of that name, or an empty mask.
+                scores that are not finite, no head of that name, several layers that may be the
+                head, or an empty mask.
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-        check_share(fraction)
+        check_size(fraction, n_parameters)
+        check_flag("keep_head", keep_head)
         check_scores(scores)
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
-        head_names = _head_names(shapes, head, required=keep_head)
-        kept = set(head_names) if keep_head else set()
-        flat = {name: score.detach().flatten().cpu() for name, score in scores.items()}
-        if method == "global":
-            chosen = _global(flat, fraction, kept)
-        elif method == "per_layer":
-            counts = {name: math.ceil(_product(fraction, s.numel())) for name, s in flat.items()}
-            chosen = {name: _largest(s, counts[name]) for name, s in flat.items()}
+        needs_head = keep_head or (fraction is None and n_parameters is None)
+        if model is not None:
+            check_same_shapes(shapes, shapes_of(model), "the model", "the scores")
+            head_names = _head_of(model, head, inputs, required=head is not None and head != ())
         else:
-            chosen = {name: _relative(s) for name, s in flat.items()}
-        for name in kept:
-            chosen[name] = torch.arange(flat[name].numel())
-        return cls._of(shapes, chosen, method, head_names)
+            head_names = _head_in(shapes, head, required=needs_head)
+        dtypes = {score.dtype for score in scores.values()}
+        flat = {
+            # Of one dtype, so that comparisons between tensors are exact.
+            name: score.detach().flatten().to("cpu", None if len(dtypes) == 1 else torch.float64)
+            for name, score in scores.items()
+        }
+        chosen, reason = choose(flat, method, head_names, fraction, n_parameters, keep_head)
+        return cls._of(shapes, chosen, method, head_names, reason)
 
     @classmethod
     def random(
         cls,
         model: nn.Module,
-        fraction: float,
+        fraction: float | None = None,
         *,
+        n_parameters: int | None = None,
         seed: int = 0,
-        head: str | None = None,
+        inputs: Inputs | None = None,
+        head: Head | None = None,
         keep_head: bool = False,
     ) -> FisherMask:
-        """k = floor(fraction P) trainable parameters uniformly, without replacement.
+        """k trainable parameters uniformly, without replacement.
 
         Args:
             model: whose parameters.
-            fraction: share of the parameters, in (0, 1].
+            fraction: share of the parameters, in (0, 1]; k = floor(fraction P).
+            n_parameters: how many parameters, instead of a fraction; see `from_scores`.
             seed: of the draw; the global random state plays no part.
-            head: name of the head module; found if None.
+            inputs: a batch for the model, from which the head is read for certain.
+            head: name of the head; see `from_scores`.
             keep_head: whether the head is masked whole and only the rest drawn.
 
         Raises:
-            TypeError: the fraction is no number, or the seed no int.
+            TypeError: a number of the wrong type, or the seed no int.
             ValueError: as for `from_scores`, or a negative seed.
         """
-        check_share(fraction)
-        shapes = _shapes_of(model)
+        check_size(fraction, n_parameters)
+        check_flag("keep_head", keep_head)
+        shapes = shapes_of(model)
         generator = torch.Generator().manual_seed(check_seed(seed))
-        scores = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
         # Ranks of a random permutation as scores: no two are equal, so no tie decides.
-        order = torch.randperm(_count(shapes), generator=generator).double()
-        start = 0
-        for score in scores.values():
-            score.view(-1).copy_(order[start : start + score.numel()])
-            start += score.numel()
-        if head is None:
-            head = find_head(model)
-        if head is None and keep_head:
-            raise ValueError("the model has no nn.Linear to keep as its head; use keep_head=False")
-        mask = cls.from_scores(scores, fraction, "global", head=head, keep_head=keep_head)
-        return cls(mask.shapes, mask.indices, "random", mask.head_names)
+        order = torch.randperm(total_size(shapes), generator=generator)
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        flat = dict(zip(shapes, order.split(sizes), strict=True))
+        head_names: tuple[str, ...] = ()
+        sized = fraction is not None or n_parameters is not None
+        if head is None and inputs is None and sized and not keep_head:
+            # The draw does not depend on the head, so that a doubt about it is none here.
+            head = one_head(model)
+            head_names = () if head is None else head_parameters(model, head)
+        else:
+            head_names = _head_of(model, head, inputs, required=keep_head)
+        chosen, reason = choose(flat, "global", head_names, fraction, n_parameters, keep_head)
+        return cls._of(shapes, chosen, "random", head_names, reason)
 
     @classmethod
-    def head(cls, model: nn.Module, head: str | None = None) -> FisherMask:
+    def head(
+        cls, model: nn.Module, head: Head | None = None, *, inputs: Inputs | None = None
+    ) -> FisherMask:
         """The head's weight and bias and nothing else, as BAIT uses it.
 
         Args:
             model: whose head.
-            head: name of the head module; the last nn.Linear if None.
+            head: name of the head; see `from_scores`.
+            inputs: a batch for the model, from which the head is read for certain.
 
         Raises:
-            ValueError: there is no such module, or it has no trainable parameters.
+            ValueError: there is no such head, several layers may be it, or it is frozen.
         """
-        shapes = _shapes_of(model)
-        if head is None:
-            head = find_head(model)
-        if head is None:
-            raise ValueError("the model has no trainable nn.Linear to take as its head; name one")
-        names = _head_names(shapes, head, required=True)
+        shapes = shapes_of(model)
+        names = _head_of(model, head, inputs, required=True)
         chosen = {name: torch.arange(math.prod(shapes[name])) for name in names}
-        return cls._of(shapes, chosen, "head", names)
+        return cls._of(shapes, chosen, "head", names, "the whole head")
 
     @classmethod
     def _of(
@@ -200,6 +240,7 @@ class FisherMask:
         chosen: Mapping[str, Tensor],
         method: str,
         head_names: tuple[str, ...],
+        reason: str,
     ) -> FisherMask:
         indices = {name: chosen[name] for name in shapes if name in chosen and len(chosen[name])}
         if not indices:
@@ -207,7 +248,7 @@ class FisherMask:
                 f"the {method} mask is empty: no parameter qualifies; use a larger fraction or "
                 "another method"
             )
-        return cls(shapes, indices, method, head_names)
+        return cls(shapes, indices, method, head_names, reason)
 
     def profile(self) -> list[TensorShare]:
         """How many entries of each tensor are masked, in the model's order, with zeros."""
@@ -215,6 +256,20 @@ class FisherMask:
             TensorShare(name, self._index(name).numel(), math.prod(shape))
             for name, shape in self.shapes.items()
         ]
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draws the share of each tensor that is masked, in the model's order.
+
+        Args:
+            axes: matplotlib axes to draw on; new ones if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        return plotting.shares(self.profile(), axes, x="% of the tensor's parameters masked")
 
     def overlap(self, other: FisherMask) -> float:
         """Parameters that both masks hold, as a share of the larger mask.
@@ -241,7 +296,7 @@ class FisherMask:
         Raises:
             ValueError: names or shapes differ; says which, first of all.
         """
-        check_same_shapes(self.shapes, _shapes_of(model), "the model", "the mask")
+        check_same_shapes(self.shapes, shapes_of(model), "the model", "the mask")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the mask to one file (numpy's npz), whole or not at all.
@@ -249,7 +304,8 @@ class FisherMask:
         Raises:
             OSError: the file cannot be written.
         """
-        content = MaskContent(self.shapes, self.indices, self.method, self.head_names)
+        path = check_path("path", path)
+        content = MaskContent(self.shapes, self.indices, self.method, self.head_names, self.reason)
         write_mask(path, content)
 
     @classmethod
@@ -260,100 +316,74 @@ class FisherMask:
             FileNotFoundError: there is no such file.
             ValueError: the file holds no mask, is damaged, or is of a newer format.
         """
+        path = check_path("path", path)
         try:
             return cls(*read_mask(path))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} is not a saved FisherMask: {error}") from error
 
 
-def check_fraction(
-    model: nn.Module, fraction: float, method: str = "global", keep_head: bool = True
-) -> None:
-    """Raises, before any gradient is taken, where `from_scores` or `random` would.
+def _head_of(
+    model: nn.Module, head: Head | None, inputs: Inputs | None, *, required: bool
+) -> tuple[str, ...]:
+    """The trainable parameters of a model's head.
 
     Raises:
-        TypeError: the fraction is no number.
-        ValueError: it is outside (0, 1], or leaves a "global" or "random" mask too few parameters
-            for the head that is to be kept, or none.
+        ValueError: there is no such head, or where required none at all or a frozen one.
     """
-    check_share(fraction)
-    if method not in ("global", "random"):
-        return
-    shapes = _shapes_of(model)
-    head = _head_names(shapes, find_head(model), required=True) if keep_head else ()
-    _mask_size(_count(shapes), fraction, sum(math.prod(shapes[name]) for name in head))
+    if head is None:
+        head = find_head(model, inputs)
+    if head is None:
+        if required:
+            raise ValueError(
+                "the model has no trainable nn.Linear to take as its head; name its head with "
+                "head=..., or use keep_head=False"
+            )
+        return ()
+    names = head_parameters(model, head)
+    if not names and required:
+        found = " is unknown"
+        if head != ():
+            found = f", {head!r}, is frozen, so that no gradient is taken there"
+        raise ValueError(
+            f"the head{found}; unfreeze it or name another with head=..., or use another mask or "
+            "keep_head=False"
+        )
+    return names
 
 
-def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in trainable(unwrap(model)).items()}
+def _head_in(shapes: Shapes, head: Head | None, *, required: bool) -> tuple[str, ...]:
+    """The parameters of the head `head` among these, or of the one module with a matrix as weight.
 
-
-def _count(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())
-
-
-def _product(fraction: float, size: int) -> float:
-    """fraction * size without the last bits that would move a whole number down or up."""
-    return round(fraction * size, 9)
-
-
-def _head_names(shapes: Shapes, head: str | None, required: bool) -> tuple[str, ...]:
-    """The parameters of the head module `head`, or of the last with a matrix named weight."""
+    Raises:
+        ValueError: there is no such head, or where required none or several may be it.
+    """
     if head is None:
         matrices = [
-            name
+            name.rpartition(".")[0]
             for name, shape in shapes.items()
             if name.rpartition(".")[2] == "weight" and len(shape) == 2
         ]
-        if not matrices:
-            if required:
+        if len(matrices) != 1:
+            if not required:
+                return ()
+            if not matrices:
                 raise ValueError(
                     "no tensor looks like a head (a weight of two dimensions); name the head "
                     "module or use keep_head=False"
                 )
-            return ()
-        head = matrices[-1].rpartition(".")[0]
-    names = tuple(name for name in shapes if name.rpartition(".")[0] == head)
+            raise ValueError(
+                f"several layers may be the head: {_listed(matrices)}; name it with head=..., or "
+                "give model= and inputs= so that it is found, or use keep_head=False"
+            )
+        head = matrices[0]
+    parts = (head,) if isinstance(head, str) else head
+    names = tuple(name for name in shapes if any(is_under(name, part) for part in parts))
     if not names:
         raise ValueError(f"head {head!r} has no trainable parameters; there are {list(shapes)}")
     return names
 
 
-def _global(flat: dict[str, Tensor], fraction: float, kept: set[str]) -> dict[str, Tensor]:
-    size = sum(flat[name].numel() for name in kept)
-    k = _mask_size(sum(score.numel() for score in flat.values()), fraction, size)
-    others = [name for name in flat if name not in kept]
-    if not others:
-        return {}
-    positions = _largest(torch.cat([flat[name] for name in others]), k - size)
-    chosen, start = {}, 0
-    for name in others:
-        end = start + flat[name].numel()
-        chosen[name] = positions[(positions >= start) & (positions < end)] - start
-        start = end
-    return chosen
-
-
-def _mask_size(total: int, fraction: float, head_size: int) -> int:
-    """k = floor(fraction P), at least the head that is kept, or one parameter."""
-    k = math.floor(_product(fraction, total))
-    least = max(head_size, 1)
-    if k < least:
-        need = math.ceil(least / total * 1e6) / 1e6
-        what = f"the head's {head_size} parameters" if head_size else "one parameter"
-        raise ValueError(
-            f"fraction {fraction} of {total} parameters is k = {k}, fewer than {what}; "
-            f"use fraction >= {need}" + (", or keep_head=False" if head_size else "")
-        )
-    return k
-
-
-def _relative(score: Tensor) -> Tensor:
-    above = int((score > _RELATIVE_ABOVE * score.double().mean()).sum())
-    return _largest(score, min(above, math.floor(_product(_RELATIVE_MOST, score.numel()))))
-
-
-def _largest(score: Tensor, count: int) -> Tensor:
-    """Sorted positions of the `count` largest, the lowest first among equals."""
-    order = score.sort(descending=True, stable=True).indices
-    return order[:count].sort().values
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name or "the model itself" for name in names[-8:])
+    return shown if len(names) <= 8 else f"{len(names)} of them, such as {shown}"

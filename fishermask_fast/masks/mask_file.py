@@ -30,6 +30,7 @@ class MaskContent(NamedTuple):
     indices: dict[str, Tensor]
     method: str
     head_names: tuple[str, ...]
+    reason: str
 
 
 def write_mask(path: str | os.PathLike[str], content: MaskContent) -> None:
@@ -42,6 +43,7 @@ def write_mask(path: str | os.PathLike[str], content: MaskContent) -> None:
         "format": _FORMAT,
         "method": content.method,
         "head_names": content.head_names,
+        "reason": content.reason,
         "shapes": [[name, list(shape)] for name, shape in content.shapes.items()],
         "masked": list(content.indices),
     }
@@ -71,7 +73,8 @@ def read_mask(path: str | os.PathLike[str]) -> MaskContent:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"no archive, or a damaged one: {error}") from error
     shapes = {name: tuple(shape) for name, shape in header["shapes"]}
-    return MaskContent(shapes, indices, header["method"], tuple(header["head_names"]))
+    head_names, reason = tuple(header["head_names"]), header.get("reason", "")
+    return MaskContent(shapes, indices, header["method"], head_names, reason)
 
 
 def _check_size(archive: zipfile.ZipFile) -> None:
@@ -112,6 +115,8 @@ def _read_header(text: np.ndarray[Any, Any]) -> dict[str, Any]:
         raise ValueError(f"its format {header['format']} is {relation} {_FORMAT}")
     if not isinstance(header["method"], str):
         raise TypeError(f"method must be a text; got {header['method']!r}")
+    if not isinstance(header.get("reason", ""), str):
+        raise TypeError(f"reason must be a text; got {header['reason']!r}")
     for key in ("masked", "head_names"):
         _check_names(key, header[key])
     if not isinstance(header["shapes"], list) or any(

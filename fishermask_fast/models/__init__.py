@@ -10,7 +10,6 @@ from fishermask_fast.models.devices import find_device
 from fishermask_fast.models.networks import (
     TINY_MODELS,
     build_model,
-    default_fraction,
     default_model,
     resnet18_small,
 )
@@ -18,7 +17,6 @@ from fishermask_fast.models.networks import (
 __all__ = [
     "TINY_MODELS",
     "build_model",
-    "default_fraction",
     "default_model",
     "find_device",
     "resnet18_small",

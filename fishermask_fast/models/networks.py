@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.models.transformers import VisionTransformer
-from fishermask_fast.network import find_head
 
 
 class SmallResNet(nn.Module):
@@ -160,7 +159,6 @@ class MeanOfWords(nn.Module):
 
 
 TINY_MODELS = ("cnn_small", "mlp_small", "text_small")
-LARGEST_MASK, BESIDE_HEAD = 4096, 512
 IMAGE_MODELS = ("cnn_small", "mlp_small", "resnet18_small", "vit_small")
 
 
@@ -216,35 +214,6 @@ def _maker(
         "vit_small": lambda: VisionTransformer(n_classes, channels, (height, width)),
     }
     return makers.get(name) or (lambda: _torchvision_model(name, n_classes, shape))
-
-
-def default_fraction(
-    name: str, n_classes: int, shape: Sequence[int], *, vocabulary: int = 0
-) -> float:
-    """Share of a model's parameters that a mask keeps where nobody says otherwise.
-
-    0.002, the published choice; more where the head alone is a larger share than that; less where
-    k would pass ``LARGEST_MASK``, since M^-1 takes k^2 numbers and k^3 products. A head that comes
-    near that is still kept whole, with ``BESIDE_HEAD`` parameters beside it.
-
-    Args:
-        name: As for ``build_model``.
-        n_classes: Number of logits.
-        shape: Of one sample, as for ``build_model``.
-        vocabulary: Number of word ids, for texts.
-
-    Raises:
-        ValueError: As for ``build_model``.
-    """
-    with torch.device("meta"):
-        model = build_model(name, n_classes, shape, vocabulary=vocabulary)
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    head = find_head(model)
-    n_head = 0 if head is None else sum(p.numel() for p in model.get_submodule(head).parameters())
-    fraction = {"cnn_small": 0.05, "mlp_small": 0.15}.get(name, 0.002)
-    if n_head >= fraction * n_parameters:
-        fraction = min(1.0, 2 * n_head / n_parameters)
-    return min(fraction, max(LARGEST_MASK, n_head + BESIDE_HEAD) / n_parameters)
 
 
 def _torchvision_model(name: str, n_classes: int, shape: tuple[int, ...]) -> nn.Module:

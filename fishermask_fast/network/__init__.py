@@ -17,7 +17,14 @@ from fishermask_fast.network.batches import (
     take,
     to_model,
 )
-from fishermask_fast.network.collating import Inputs, count_samples, is_batched
+from fishermask_fast.network.collating import (
+    Inputs,
+    Keywords,
+    count_samples,
+    model_inputs,
+    rebuilt,
+    samples_of,
+)
 from fishermask_fast.network.evaluation import (
     CONVOLUTIONS,
     call,
@@ -30,6 +37,7 @@ from fishermask_fast.network.evaluation import (
     input_dtype,
     logits_of,
     outputs_of,
+    outputs_of_samples,
     raw_outputs,
     trainable,
     unflattening,
@@ -49,8 +57,21 @@ from fishermask_fast.network.graph import (
     read_graph,
     result_shapes,
     trial_samples,
+    uncached,
 )
-from fishermask_fast.network.head import find_head
+from fishermask_fast.network.head import (
+    Head,
+    find_head,
+    head_candidates,
+    head_parameters,
+    is_under,
+    one_head,
+)
+from fishermask_fast.network.stated import (
+    LIKELIHOOD_OF_PROBLEM,
+    problem_type,
+    warn_where_another_is_stated,
+)
 
 __all__ = [
     "VIEWS",
@@ -67,7 +88,9 @@ __all__ = [
     "result_shapes",
     "trial_samples",
     "CONVOLUTIONS",
+    "Head",
     "Inputs",
+    "LIKELIHOOD_OF_PROBLEM",
     "KeptTensors",
     "Pool",
     "call",
@@ -82,14 +105,25 @@ __all__ = [
     "drop_kept_tensors",
     "evaluating",
     "find_head",
+    "head_candidates",
+    "head_parameters",
     "input_dtype",
-    "is_batched",
+    "Keywords",
+    "model_inputs",
+    "rebuilt",
+    "samples_of",
+    "is_under",
     "logits_of",
+    "one_head",
     "outputs_of",
+    "problem_type",
+    "outputs_of_samples",
     "raw_outputs",
     "take",
     "to_model",
     "trainable",
+    "uncached",
     "unflattening",
     "unwrap",
+    "warn_where_another_is_stated",
 ]

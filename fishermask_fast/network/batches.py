@@ -32,8 +32,9 @@ from fishermask_fast.network.collating import (
     Collating,
     Inputs,
     count_samples,
-    is_batched,
     model_inputs,
+    rebuilt,
+    samples_of,
 )
 
 _ADVICE = (
@@ -202,14 +203,10 @@ class Pool:
 
 def take(inputs: Inputs, rows: Tensor) -> Inputs:
     """Some samples of a batch; what has no samples' dimension stays as it is."""
-    n = count_samples(inputs)
-
-    def pick(value: Any) -> Any:
-        return value[rows] if is_batched(value, n) else value
-
     if isinstance(inputs, Tensor):
         return inputs[rows]
-    return {key: pick(value) for key, value in inputs.items()}
+    picked = {k: value[rows] for k, value in samples_of(inputs, count_samples(inputs)).items()}
+    return rebuilt(inputs, {**inputs, **picked})
 
 
 def to_model(inputs: Inputs, device: torch.device, dtype: torch.dtype | None) -> Inputs:
@@ -219,10 +216,11 @@ def to_model(inputs: Inputs, device: torch.device, dtype: torch.dtype | None) ->
     """
     if isinstance(inputs, Tensor):
         return inputs.detach().to(device=device, dtype=dtype)
-    return {
+    moved = {
         key: value.detach().to(device) if isinstance(value, Tensor) else value
         for key, value in inputs.items()
     }
+    return rebuilt(inputs, moved)
 
 
 def check_count(name: str, value: object, optional: bool = True) -> None:

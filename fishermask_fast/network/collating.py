@@ -19,6 +19,24 @@ from torch.utils.data import default_collate
 Inputs = Tensor | dict[str, Any]
 """What a model is called with: one tensor, or keyword arguments."""
 
+
+class Keywords(dict[str, Any]):
+    """Keyword arguments of a batch, of which some are known to be the same for every sample.
+
+    Attributes:
+        shared: names of tensors that do not grow with the batch, such as class weights or an
+            adjacency matrix, whatever their length.
+    """
+
+    def __init__(self, values: Mapping[str, Any], shared: frozenset[str] = frozenset()) -> None:
+        super().__init__(values)
+        self.shared = shared
+
+    def with_values(self, values: Mapping[str, Any]) -> Keywords:
+        """Other values under the same names."""
+        return Keywords(values, self.shared)
+
+
 _LABEL_KEYS = ("labels", "label", "target", "targets")
 
 
@@ -50,15 +68,85 @@ class Collating:
         given = list(items)  # as collate functions sort their argument in place
         missing = tuple(i for i, item in enumerate(given) if item is None)
         try:
-            batch = self.collate(list(given))
-        except Exception:
+            batch = self._batch(given)
+        except Exception as error:
             if missing:
                 return Collated(None, len(given), missing)
-            raise
+            if self.collate is not default_collate:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                "the data's samples must be tensors, arrays or numbers of one shape, or tuples or "
+                f"dicts of these, as torch's default_collate takes them; got {_named(given[0])}: "
+                f"{error}"
+            ) from error
         if missing and _rows(batch) != len(given):
             return Collated(None, len(given), missing)
-        in_order = self.collate is default_collate or _keeps_order(self.collate, given, batch)
+        if self.collate is default_collate:
+            return Collated(batch, len(given))
+        shared = _shared(self.collate, given, batch)
+        batch = _marked(batch, shared)
+        in_order = _keeps_order(self.collate, given, batch, shared)
         return Collated(batch, len(given), in_order=in_order)
+
+    def _batch(self, items: list[Any]) -> Any:
+        if self.collate is not default_collate:
+            return self.collate(list(items))
+        # Labels may be None, boxes, or of other shapes each: they need not go into a batch.
+        inputs = [_input_of(item) for item in items]
+        pictures = [item for item in inputs if type(item).__module__.partition(".")[0] == "PIL"]
+        if pictures:
+            raise TypeError(
+                f"samples are PIL images ({type(pictures[0]).__name__}), which no model takes; "
+                "give the dataset the transform of evaluation that makes tensors of them, such as "
+                "torchvision's weights.transforms(), or ToTensor() after resizing"
+            )
+        return default_collate(inputs)
+
+
+def _input_of(item: Any) -> Any:
+    """An item without its labels."""
+    if isinstance(item, (tuple, list)) and item:
+        item = item[0]
+    if isinstance(item, Mapping):
+        return {key: value for key, value in item.items() if key not in _LABEL_KEYS}
+    return item
+
+
+def _shared(collate: Callable[[list[Any]], Any], items: list[Any], batch: object) -> frozenset[str]:
+    """Names of a batch's tensors that do not grow with the number of items.
+
+    Told by another batch of one item, or of the one twice; where that fails, by length alone.
+    """
+    try:
+        inputs = model_inputs(batch)
+        if isinstance(inputs, Tensor):
+            return frozenset()
+        n = 1 if len(items) > 1 else 2
+        others = model_inputs(collate([items[0]] * n))
+    except Exception:
+        return frozenset()
+    assert isinstance(others, dict)
+    tensors = {key for key, value in inputs.items() if isinstance(value, Tensor)}
+    grown = {
+        key
+        for key in tensors
+        if is_batched(inputs[key], len(items)) and is_batched(others.get(key), n)
+    }
+    # A function that gives the same for any items would leave no samples: that is another fault.
+    return frozenset(tensors - grown) if grown else frozenset()
+
+
+def _marked(batch: Any, shared: frozenset[str]) -> Any:
+    """The batch's part for the model with what is known of it."""
+    inputs = model_inputs(batch)
+    return Keywords(inputs, shared) if shared and not isinstance(inputs, Tensor) else batch
+
+
+def _named(item: object) -> str:
+    if isinstance(item, (tuple, list)):
+        return f"a {type(item).__name__} of {', '.join(type(part).__name__ for part in item)}"
+    return type(item).__name__
 
 
 def _rows(batch: object) -> int | None:
@@ -68,7 +156,9 @@ def _rows(batch: object) -> int | None:
         return None
 
 
-def _keeps_order(collate: Callable[[list[Any]], Any], items: list[Any], batch: object) -> bool:
+def _keeps_order(
+    collate: Callable[[list[Any]], Any], items: list[Any], batch: object, shared: frozenset[str]
+) -> bool:
     """Whether a batch's rows are the items in order, as far as asking again can tell.
 
     A function that draws at random, or that changes its items, answers otherwise each time; of it
@@ -77,10 +167,11 @@ def _keeps_order(collate: Callable[[list[Any]], Any], items: list[Any], batch: o
     if len(items) < 2 or _rows(batch) != len(items):
         return True
     try:
-        mirrored = collate(items[::-1])
+        mirrored = _marked(collate(items[::-1]), shared)
         if _same_rows(batch, mirrored, len(items), reverse=True):
             return True
-        return not _same_rows(batch, collate(list(items)), len(items), reverse=False)
+        again = _marked(collate(list(items)), shared)
+        return not _same_rows(batch, again, len(items), reverse=False)
     except Exception:
         return True
 
@@ -96,8 +187,7 @@ def _same_rows(batch: object, other: object, n: int, *, reverse: bool) -> bool:
 
 def _row_tensors(batch: object, n: int) -> dict[str, Tensor]:
     inputs = model_inputs(batch)
-    named = {"": inputs} if isinstance(inputs, Tensor) else inputs
-    return {key: value for key, value in named.items() if is_batched(value, n)}
+    return {"": inputs} if isinstance(inputs, Tensor) else samples_of(inputs, n)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -115,7 +205,8 @@ def model_inputs(batch: object) -> Inputs:
     if isinstance(batch, Tensor):
         return batch
     if isinstance(batch, Mapping):
-        return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+        inputs = {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+        return batch.with_values(inputs) if isinstance(batch, Keywords) else inputs
     raise TypeError(
         "a batch must be a Tensor, a tuple or list whose first item is the input, or a dict of "
         f"keyword arguments; got {type(batch).__name__}"
@@ -123,17 +214,36 @@ def model_inputs(batch: object) -> Inputs:
 
 
 def count_samples(inputs: Inputs) -> int:
-    """Samples in a batch: the length of its first tensor.
+    """Samples in a batch: the length of its first tensor that is not shared.
 
     Raises:
         TypeError: a dict without tensors.
     """
     if isinstance(inputs, Tensor):
         return inputs.shape[0]
-    for value in inputs.values():
-        if isinstance(value, Tensor) and value.ndim:
+    for key, value in inputs.items():
+        if isinstance(value, Tensor) and value.ndim and key not in shared_names(inputs):
             return value.shape[0]
     raise TypeError(f"a dict batch must hold a tensor; got keys {sorted(inputs)}")
+
+
+def shared_names(inputs: Inputs) -> frozenset[str]:
+    """Names of keyword arguments that are known to be the same for every sample."""
+    return inputs.shared if isinstance(inputs, Keywords) else frozenset()
+
+
+def samples_of(inputs: dict[str, Any], n: int) -> dict[str, Tensor]:
+    """Those keyword arguments of a batch that hold something for each of n samples."""
+    return {
+        key: value
+        for key, value in inputs.items()
+        if is_batched(value, n) and key not in shared_names(inputs)
+    }
+
+
+def rebuilt(inputs: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with other values, and what was known of them."""
+    return inputs.with_values(values) if isinstance(inputs, Keywords) else values
 
 
 def is_batched(value: object, n: int) -> bool:

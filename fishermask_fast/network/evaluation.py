@@ -256,6 +256,25 @@ def raw_outputs(model: nn.Module, inputs: Inputs) -> Tensor:
     return found
 
 
+def outputs_of_samples(model: nn.Module, inputs: Inputs, name: str) -> Tensor:
+    """As `raw_outputs`, of the first samples of some data called `name`.
+
+    Raises:
+        TypeError: as `call`.
+        ValueError: as `call`, or the model does not take such samples.
+    """
+    try:
+        return raw_outputs(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError) as error:
+        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
+        raise ValueError(
+            f"the model does not take {name} samples, here a batch of {count_samples(inputs)}, "
+            f"{shape}: {error}"
+        ) from error
+
+
 def logits_of(output: object) -> Tensor:
     """The outputs in what a model returns, flattened to (n, outputs).
 

@@ -246,18 +246,26 @@ def find_consumers(
 
 
 @contextmanager
-def asking(parameters: Collection[Tensor]) -> Iterator[None]:
-    """Lets parameters ask for gradients, and shows every use of each of them."""
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
-    # Shared casts of autocast would hide a second use of a weight.
+def uncached() -> Iterator[None]:
+    """Shows every use of a parameter, which shared casts of autocast would hide."""
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
         yield
     finally:
         torch.set_autocast_cache_enabled(cached)
+
+
+@contextmanager
+def asking(parameters: Collection[Tensor]) -> Iterator[None]:
+    """Lets parameters ask for gradients, and shows every use of each of them."""
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with uncached():
+            yield
+    finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 

@@ -36,10 +36,12 @@ class QueryOptions:
     """What strategies may need beyond model and data; see ``FisherMaskSelector``.
 
     Attributes:
-        fraction: Share of the parameters that the mask keeps (default: 0.002; more where the head
-            alone is larger, less for networks of more than 2 million parameters).
+        fraction: Share of the parameters that the mask keeps (default: 0.002, at least twice the
+            head, at most 4,096 parameters or the head and 512).
+        n_parameters: How many parameters the mask keeps, instead of a share.
         mask: How fishermask chooses parameters.
         keep_head: Keep the head's parameters whole, or let them compete with all others.
+        head: Name of the layer that gives the logits (default: read from them).
         weighting: Gradients times sqrt(p), or as they are.
         lamb: lambda I is where M starts.
         fisher_samples: Samples behind the mask.
@@ -49,8 +51,10 @@ class QueryOptions:
     """
 
     fraction: float | None = None
+    n_parameters: int | None = None
     mask: MaskName = "global"
     keep_head: bool = True
+    head: str | None = None
     weighting: Literal["fisher", "none"] = "fisher"
     lamb: float = 1.0
     fisher_samples: int = 1024

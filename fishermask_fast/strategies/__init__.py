@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from fishermask_fast.strategies.interface import Picks
 from fishermask_fast.strategies.registry import STRATEGIES, check
-from fishermask_fast.strategies.uncertainty import predict, require_head
+from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
     "Picks",
     "STRATEGIES",
     "check",
     "predict",
-    "require_head",
 ]

@@ -13,12 +13,11 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
+from fishermask_fast.network import head_parameters
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selector import FisherMaskSelector
 from fishermask_fast.strategies.interface import Picks, Pool
-from fishermask_fast.strategies.uncertainty import entropy, require_head
-
-PUBLISHED_FRACTION = 0.002
+from fishermask_fast.strategies.uncertainty import entropy, inputs_of, require_head
 
 
 def fishermask(
@@ -70,24 +69,29 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
         batch_size=options.batch_size,
         progress=options.progress,
     )
-    head = require_head(model)
-    for name in scores:
-        if name.rpartition(".")[0] == head:
-            # The lowest score there is: the head's entries would be the last to be taken.
-            scores[name] = torch.zeros_like(scores[name])
-    return FisherMask.from_scores(scores, _fraction(options), "global", keep_head=False)
-
-
-def _fraction(options: QueryOptions) -> float:
-    return PUBLISHED_FRACTION if options.fraction is None else options.fraction
+    head = require_head(model, inputs_of(data), options.head)
+    for name in head_parameters(model, head):
+        # The lowest score there is: the head's entries would be the last to be taken.
+        scores[name] = torch.zeros_like(scores[name])
+    return FisherMask.from_scores(
+        scores,
+        options.fraction,
+        "global",
+        n_parameters=options.n_parameters,
+        model=model,
+        head=head,
+        keep_head=False,
+    )
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
         model,
-        fraction=_fraction(options),
+        fraction=options.fraction,
+        n_parameters=options.n_parameters,
         mask="global" if options.mask == "middle" else options.mask,
         keep_head=options.keep_head and options.mask != "middle",
+        head=options.head,
         weighting=options.weighting,
         lamb=options.lamb,
         fisher_samples=options.fisher_samples,
@@ -101,6 +105,7 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
     return FisherMaskSelector(
         model,
         mask="head",
+        head=options.head,
         backward_steps=1,
         weighting=options.weighting,
         lamb=options.lamb,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fishermask_fast.network import head_candidates, unwrap
 from fishermask_fast.options import MASKS, QueryOptions
 from fishermask_fast.strategies.diversity import badge, coreset
 from fishermask_fast.strategies.fisher import (
@@ -18,7 +19,6 @@ from fishermask_fast.strategies.uncertainty import (
     entropy,
     least_confidence,
     margin,
-    require_head,
 )
 
 
@@ -53,5 +53,5 @@ def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) ->
         if options.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {options.mask!r}")
         SELECTORS[name](model, 0, options).check_parameters()
-    elif name in ("coreset", "badge"):
-        require_head(model)
+    elif name in ("coreset", "badge") and not head_candidates(unwrap(model)):
+        raise ValueError("model must end in a head, such as nn.Linear; found none")

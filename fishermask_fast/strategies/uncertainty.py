@@ -16,15 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.likelihoods import likelihood_of
-from fishermask_fast.network import batches as data
 from fishermask_fast.network import (
+    Head,
+    Inputs,
     check_finite,
     device_of,
     evaluating,
     find_head,
     input_dtype,
     raw_outputs,
+    unwrap,
 )
+from fishermask_fast.network import batches as data
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.interface import Picks, Pool
 
@@ -80,7 +83,7 @@ def predict(
         ValueError: Logits are not finite, or the head takes more than one vector a sample.
     """
     samples = data.Pool.of(pool, "pool")
-    head = require_head(model) if hidden else ""
+    head = _head_module(model, samples.first(1)) if hidden else ""
     seen: list[Tensor] = []
     log_p, inputs = [], []
     with evaluating(model) as net:
@@ -107,15 +110,27 @@ def predict(
     return found, torch.cat(inputs) if hidden else found.new_zeros(len(found), 0)
 
 
-def require_head(model: nn.Module) -> str:
-    """Name of the model's head, the last module with a matrix as its weight.
+def require_head(model: nn.Module, inputs: Inputs, head: Head | None = None) -> Head:
+    """Name of the model's head, given or read from the logits of a batch.
 
     Raises:
         ValueError: There is none.
     """
-    head = find_head(model)
-    if head is None:
+    found = find_head(model, inputs) if head is None else head
+    if found is None:
         raise ValueError("model must end in a head, such as nn.Linear; found none")
+    return found
+
+
+def inputs_of(pool: Pool) -> Inputs:
+    """The first sample of a pool, as a batch."""
+    return data.Pool.of(pool, "pool").first(1)
+
+
+def _head_module(model: nn.Module, inputs: Inputs) -> str:
+    head = require_head(model, inputs)
+    if not isinstance(head, str) or head not in dict(unwrap(model).named_modules()):
+        raise ValueError(f"the model's head must be one module; found the parameters of {head}")
     return head
 
 

@@ -13,6 +13,7 @@ from fishermask_fast import Selection, reference, select_batch
 from fishermask_fast.engine.block_engine import BlockEngine
 from fishermask_fast.engine.directions import Directions
 from fishermask_fast.engine.engine import Engine
+from fishermask_fast.engine.problem import SetUp
 from fishermask_fast.ops.blocks import pick_block
 
 BLOCK_SIZES = (1, 5, None)
@@ -65,7 +66,8 @@ def test_adversarial_pools(
         expected = greedy(pool.double(), n_select, fisher, lamb=lamb)
         found = select_batch(pool, n_select, fisher, lamb=lamb, block_size=block_size)
         assert picks(found) == expected
-    assert by_blocks
+    # A pool as large against lamb as that one is left to the other engine.
+    assert by_blocks or kind == "one dominant"
 
 
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
@@ -150,7 +152,7 @@ def test_updates_are_those_of_one_pick_at_a_time(sign: int, generator: torch.Gen
     u, w = engine._updates(found, y.view_as(v), z.view_as(v), 5)
 
     matrices = (matrix.contiguous().clone() for matrix in (inverse, double))
-    directions = Directions(factors.n_rows, scale, *matrices, sign, 5)
+    directions = Directions(factors.n_rows, scale, SetUp(*matrices, 0.0), sign, 5)
     directions.begin()
     for t, slot in enumerate(found.slots.tolist()):
         (update,) = directions.updates(factors, torch.tensor([slot]), [slot])

@@ -38,7 +38,7 @@ def test_waiting_updates_are_taken_as_exactly_as_they_were_made(
     inverse = torch.eye(k, dtype=torch.float64)
     double = random_fisher(generator, k)
     pool = LocalCandidates(factors, 1.0, 1)
-    pool.set_up(inverse, double, 1.0, traces=True)
+    pool.set_up(inverse, double, lamb=1.0, traces=True)
     first, wrong, second = (updates(generator, n, 3, k) for n in (2, 1, 3))
 
     leaders = pool.begin(5, ())
@@ -69,7 +69,7 @@ def test_many_waiting_updates_take_a_pass_of_their_own(generator: torch.Generato
     inverse, double = torch.eye(k, dtype=torch.float64), random_fisher(generator, k)
     pool = LocalCandidates(factors, 1.0, 1)
     pool.max_block = 4
-    pool.set_up(inverse, double, 1.0, traces=True)
+    pool.set_up(inverse, double, lamb=1.0, traces=True)
     given = [updates(generator, 2, 3, k) for _ in range(2)]
     passed = []
     for part in given:

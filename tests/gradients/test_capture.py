@@ -14,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from fishermask_fast import reference
 from fishermask_fast.gradients import passes as walk
-from fishermask_fast.gradients.capture import backward, forward, make_plan
+from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
+from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network.evaluation import evaluating, unwrap
 
 
@@ -137,8 +138,8 @@ def test_backward_stops_at_the_earliest_layer_watched() -> None:
     model.insert(4, Noticing())
     with evaluating(model) as net:
         plan = make_plan(net, inputs, ["6.weight"])
-        tape = forward(net, plan, inputs)
-        deltas = list(backward(tape, plan, torch.eye(4).expand(2, 4, 4)))
+        tape = forward(net, plan, inputs, torch.float32)
+        deltas = list(backward(tape, torch.eye(4).expand(2, 4, 4)))
     assert not reached and len(deltas) == 4
     assert torch.equal(deltas[1][0], torch.eye(4)[1].expand(2, 4))
 
@@ -214,7 +215,9 @@ def test_unusual_paths(kind: type[nn.Module]) -> None:
 
 def test_head_followed_by_something() -> None:
     model, inputs = Scaled().double(), torch.randn(6, 5).double()
-    mask = type(some_of_each(model)).from_scores(fisher_diagonal(model, inputs), 0.8)
+    mask = type(some_of_each(model)).from_scores(
+        fisher_diagonal(model, inputs), 0.8, model=model, inputs=inputs
+    )
     first = nn.Module()
     first.inner = model
     first.forward = lambda x: model(x)[0]  # type: ignore[method-assign]
@@ -326,4 +329,7 @@ def test_weight_used_under_autocast_twice() -> None:
 
     model, inputs = Twice(), torch.randn(3, 5)
     with torch.autocast("cpu", torch.bfloat16), evaluating(model) as net:
-        assert "body.weight" in make_plan(net, inputs, ["body.weight", "body.bias"]).others
+        plan = make_plan(net, inputs, ["body.weight", "body.bias"])
+        assert plan.others == () and len(plan.ways["body.weight"]) == 2
+        tape = forward(net, plan, inputs, torch.float32)
+    assert len(tape.uses["body.weight"]) == 2

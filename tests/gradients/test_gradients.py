@@ -13,9 +13,6 @@ from networks import SharedWeights, TextClassifier, expected_columns, some_of_ea
 from torch import Tensor, nn
 from torch.utils.data import (
     DataLoader,
-    Dataset,
-    IterableDataset,
-    SubsetRandomSampler,
     TensorDataset,
 )
 
@@ -47,7 +44,7 @@ def information(factors: GradientFactors | Tensor) -> Tensor:
 @pytest.mark.parametrize("weighting", ["fisher", "none"])
 def test_weightings(weighting: str) -> None:
     model, inputs = make_model(), make_inputs()
-    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4)
+    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4, model=model)
     expected = reference.per_sample_gradients(model, inputs, weighting)
     rank = 4 if weighting == "fisher" else None
     factors = masked_gradients(model, inputs, mask, weighting=weighting, rank=rank)
@@ -57,7 +54,7 @@ def test_weightings(weighting: str) -> None:
 @pytest.mark.parametrize("n_classes", [2, 3, 6])
 def test_one_row_fewer_is_exact(n_classes: int) -> None:
     model, inputs = make_model(n_classes), make_inputs()
-    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4)
+    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4, model=model)
     full = masked_gradients(model, inputs, mask, rank=n_classes)
     fewer = masked_gradients(model, inputs, mask)
     assert full.n_rows == n_classes and fewer.n_rows == n_classes - 1
@@ -164,7 +161,7 @@ def test_one_sample() -> None:
 
 def test_some_indices_continue_an_interrupted_run() -> None:
     model, inputs = make_model(), make_inputs()
-    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4)
+    mask = FisherMask.from_scores(fisher_diagonal(model, inputs), 0.4, model=model)
     whole = masked_gradients(model, inputs, mask)
     first = masked_gradients(model, inputs, mask, indices=range(4))
     rest = masked_gradients(model, TensorDataset(inputs), mask, indices=range(4, 7))
@@ -238,167 +235,6 @@ def test_sampled_diagonal_approaches_the_exact_one() -> None:
         assert relative_error(sampled[name], values) < 0.15
     again = fisher_diagonal(model, inputs, n_samples=4000, expectation="sampled", batch_size=900)
     assert all(relative_error(again[n], v) < 1e-12 for n, v in sampled.items())
-
-
-class Stream(IterableDataset[Tensor]):
-    def __iter__(self) -> Any:
-        return iter([])
-
-
-class Empty(Dataset[Tensor]):
-    def __len__(self) -> int:
-        return 0
-
-    def __getitem__(self, i: int) -> Tensor:
-        raise IndexError
-
-
-@pytest.mark.parametrize(
-    ("data", "error", "message"),
-    [
-        (torch.empty(0, 1, 5, 5), ValueError, "data is empty"),
-        (torch.tensor(1.0), ValueError, "of samples; got a scalar"),
-        (Empty(), ValueError, "data is empty"),
-        (Stream(), TypeError, "map-style Dataset .* got Stream"),
-        (DataLoader(Stream()), TypeError, "IterableDataset"),
-        ({"x": torch.ones(3)}, TypeError, "got dict"),
-        (5, TypeError, "got int"),
-        (
-            DataLoader(TensorDataset(torch.ones(3, 2)), sampler=SubsetRandomSampler([0, 1])),
-            ValueError,
-            "SubsetRandomSampler.*torch.utils.data.Subset",
-        ),
-        (["abc", "def"], TypeError, "a batch must be"),
-    ],
-)
-def test_bad_data(data: object, error: type[Exception], message: str) -> None:
-    model = make_model()
-    with pytest.raises(error, match=message):
-        masked_gradients(model, data, some_of_each(model))
-    with pytest.raises(error, match=message):
-        fisher_diagonal(model, data)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"weighting": "sqrt"}, ValueError, 'must be "fisher" or "none"'),
-        ({"rank": 0}, ValueError, "rank must be at least 1"),
-        ({"rank": 5}, ValueError, "at most the number of classes 4"),
-        ({"rank": 2, "weighting": "none"}, ValueError, "rank=2"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
-        ({"batch_size": 2.5}, TypeError, "batch_size must be a positive int"),
-        ({"indices": [7]}, ValueError, "samples 0 to 6; got 1 outside, such as 7"),
-        ({"indices": []}, ValueError, "got none"),
-        ({"mask": {"0.weight": [1]}}, TypeError, "mask must be a FisherMask; got dict"),
-    ],
-)
-def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    model = make_model()
-    arguments = {"mask": some_of_each(model)} | options
-    with pytest.raises(error, match=message):
-        masked_gradients(model, make_inputs(), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"n_samples": 0}, ValueError, "n_samples must be at least 1"),
-        ({"n_samples": None}, TypeError, "n_samples must be a positive int"),
-        ({"expectation": "mean"}, ValueError, '"exact" or "sampled"'),
-        ({"batch_size": -1}, ValueError, "batch_size must be at least 1"),
-    ],
-)
-def test_bad_diagonal_options(
-    options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        fisher_diagonal(make_model(), make_inputs(), **options)
-
-
-def frozen() -> nn.Module:
-    return make_model().requires_grad_(False)
-
-
-class Detached(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(25, 3).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.flatten(1)).detach()
-
-
-class AlwaysTraining(nn.BatchNorm2d):
-    def train(self, mode: bool = True) -> AlwaysTraining:
-        return super().train(True)
-
-
-@pytest.mark.parametrize(
-    ("model", "error", "message"),
-    [
-        (nn.Flatten(), ValueError, "it has no parameters"),
-        (frozen(), ValueError, "its 6 parameters are all frozen"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(25, 1)), ValueError, "two classes"),
-        (nn.Sequential(nn.Linear(5, 3)), ValueError, r"shape \(N, C\); got \(7, 1, 5, 3\)"),
-        (
-            nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), *make_model()),
-            ValueError,
-            "0 is a BatchNorm2d without running statistics",
-        ),
-        (
-            nn.Sequential(AlwaysTraining(1), *make_model()),
-            ValueError,
-            "0 is a AlwaysTraining that stays in train mode",
-        ),
-        (nn.Sequential(nn.LazyLinear(3)), ValueError, "0.weight has no shape yet"),
-        (Detached(), ValueError, "carry no gradient"),
-        (make_model, TypeError, "must be an nn.Module; got function"),
-    ],
-)
-def test_bad_models(model: Any, error: type[Exception], message: str) -> None:
-    if isinstance(model, nn.Module) and "Lazy" not in str(model):
-        model = model.double()
-    with pytest.raises(error, match=message):
-        fisher_diagonal(model, make_inputs())
-
-
-def test_model_on_two_devices() -> None:
-    model = make_model()
-    model[5] = nn.Linear(6, 4, device="meta")
-    with pytest.raises(ValueError, match="on one device; its tensors are on cpu, meta"):
-        fisher_diagonal(model, make_inputs())
-
-
-def test_mask_of_another_model() -> None:
-    model = make_model()
-    with pytest.raises(ValueError, match="made for another model"):
-        masked_gradients(model, make_inputs(), FisherMask.head(make_model(5)))
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_bad_values_in_the_data(bad: float) -> None:
-    model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(25, 3)), make_inputs(9).float()
-    inputs[4, 0, 0, 0] = inputs[5, 0, 2, 2] = bad
-    message = r"2 of samples 3 to 5 \(of 9\) hold NaN or Inf, the first at index 4"
-    with pytest.raises(ValueError, match=message):
-        masked_gradients(model, inputs, some_of_each(model), batch_size=3)
-
-
-def test_bad_gradients_of_good_logits() -> None:
-    class Root(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.fc = nn.Linear(2, 2, bias=False), nn.Linear(2, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.body(x).abs().sqrt())
-
-    model, inputs = Root(), torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1.0]])
-    with pytest.raises(ValueError, match="masked gradients must be finite.*first at index 1"):
-        masked_gradients(model, inputs, some_of_each(model))
-    with pytest.raises(ValueError, match="gradients must be finite; those of body.weight"):
-        fisher_diagonal(model, inputs)
 
 
 @pytest.mark.parametrize("numbers", [1, 60, 10**6])

@@ -9,9 +9,9 @@ from networks import expected_columns, some_of_each
 from torch import Tensor, nn
 
 from fishermask_fast import reference
-from fishermask_fast.gradients.capture import make_plan
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
+from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.masks.mask import FisherMask
 from fishermask_fast.network.evaluation import evaluating
 from fishermask_fast.selector import FisherMaskSelector

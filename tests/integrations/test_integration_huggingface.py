@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
+from conftest import relative_error
+from networks import expected_columns
 
-from fishermask_fast import FisherMaskSelector
+from fishermask_fast import (
+    FisherMask,
+    FisherMaskSelector,
+    fisher_diagonal,
+    masked_gradients,
+    reference,
+)
 from fishermask_fast.integrations.huggingface import query
+from fishermask_fast.likelihoods.categorical import make_rows
+from fishermask_fast.network import find_head
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -140,3 +151,118 @@ def test_bad_input(
     }
     with pytest.raises(error, match=message):
         query(**(given | change))
+
+
+def bert(**options: Any) -> Any:
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=16, **options,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config)
+
+
+ASKED: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({"num_labels": 3}, "categorical"),
+    "one class": ({"num_labels": 3, "problem_type": "single_label_classification"}, "categorical"),
+    "labels": ({"num_labels": 3, "problem_type": "multi_label_classification"}, "bernoulli"),
+    "targets": ({"num_labels": 3, "problem_type": "regression"}, "gaussian"),
+    "one target": ({"num_labels": 1}, "gaussian"),
+    "one label": ({"num_labels": 1, "problem_type": "multi_label_classification"}, "bernoulli"),
+}
+
+
+def columns_of(tokenizer: Any, texts: list[str]) -> list[dict[str, torch.Tensor]]:
+    padded = tokenizer(texts, padding="max_length", max_length=16)
+    return [
+        {name: torch.tensor(padded[name][i]) for name in ("input_ids", "attention_mask")}
+        for i in range(len(texts))
+    ]
+
+
+@pytest.mark.parametrize(("options", "likelihood"), ASKED.values(), ids=ASKED.keys())
+def test_the_configuration_says_what_the_outputs_are(
+    options: dict[str, Any], likelihood: str, tokenizer: Any, texts: list[str]
+) -> None:
+    model = bert(**options)
+    items, columns = tokenised(tokenizer, texts), columns_of(tokenizer, texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = query(model, items, 6, tokenizer=tokenizer, mask="head")
+    selector = FisherMaskSelector(model, mask="head", likelihood=likelihood)
+    expected = selector.query(columns, 6, progress=False)  # type: ignore[arg-type]
+    assert found.indices.tolist() == expected.indices.tolist()
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
+def test_disagreement_with_the_configuration_is_said(tokenizer: Any, texts: list[str]) -> None:
+    model = bert(num_labels=3, problem_type="multi_label_classification")
+    items = tokenised(tokenizer, texts)
+    with pytest.warns(UserWarning, match="taken for categorical.*problem_type.*bernoulli"):
+        query(model, items, 3, tokenizer=tokenizer, mask="head", likelihood="categorical")
+
+
+def test_training_on_several_labels_is_seen(tokenizer: Any, texts: list[str]) -> None:
+    """transformers notes in the configuration which loss it took for the first labels."""
+    model = bert(num_labels=3)
+    batch = tokenizer(texts[:4], padding=True, return_tensors="pt")
+    model(**batch, labels=torch.ones(4, 3)).loss.backward()
+    columns = columns_of(tokenizer, texts)
+    with pytest.warns(UserWarning, match="multi_label_classification"):
+        FisherMaskSelector(model, mask="head").query(columns, 3, progress=False)  # type: ignore[arg-type]
+
+
+def with_adapters(model: Any) -> Any:
+    peft = pytest.importorskip("peft")
+    options = {"r": 2, "target_modules": ["query", "value"], "init_lora_weights": False}
+    return peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", **options))
+
+
+@pytest.mark.parametrize("options", [{"num_labels": 3}, ASKED["labels"][0], {"num_labels": 1}])
+def test_adapters(options: dict[str, Any], tokenizer: Any, texts: list[str]) -> None:
+    """Masks and gradients are of the adapters and the head alone, and are plain autograd's."""
+    model = with_adapters(bert(**options)).double().eval()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "classifier" in name for name in trained)
+    likelihood = {None: "categorical", "multi_label_classification": "bernoulli"}[
+        options.get("problem_type")
+    ]
+    if options["num_labels"] == 1:
+        likelihood = "gaussian"
+    everything = FisherMask.from_scores(
+        fisher_diagonal(model, columns_of(tokenizer, texts), likelihood=likelihood),
+        1.0,
+        "global",
+        head=find_head(model),
+    )
+    assert set(everything.indices) == trained
+    found = masked_gradients(model, columns_of(tokenizer, texts), everything, likelihood=likelihood)
+    rows_of = {
+        "categorical": lambda z: make_rows(z, "fisher"),
+        "bernoulli": reference.bernoulli_rows,
+        "gaussian": reference.gaussian_rows,
+    }[likelihood]
+    padded = columns_of(tokenizer, texts)
+    columns = {name: torch.stack([one[name] for one in padded]) for name in padded[0]}
+    expected = reference.likelihood_gradients(model, columns, rows_of)
+    head = everything.head_names[0].rpartition(".")[0] if found.coupling is not None else None
+    columns_expected = expected_columns(expected, everything, head)
+    assert relative_error(found.dense(), columns_expected) < 1e-10
+
+
+def test_adapters_see_every_column(texts: list[str]) -> None:
+    """The adapter's forward names fewer columns than its model takes (no token_type_ids)."""
+    model = with_adapters(bert(num_labels=3))
+    items = [
+        {
+            "input_ids": [2, 4 + i % 8, 4 + i % 5, 3],
+            "attention_mask": [1, 1, 1, 1],
+            "token_type_ids": [0, 0, i % 2, 1],
+        }
+        for i in range(30)
+    ]
+    with torch.no_grad():
+        model.get_base_model().bert.embeddings.token_type_embeddings.weight.normal_(0, 3)
+    found = query(model, items, 6, mask="head")
+    tensors: Any = [{key: torch.tensor(value) for key, value in item.items()} for item in items]
+    expected = FisherMaskSelector(model, mask="head").query(tensors, 6, progress=False)
+    torch.testing.assert_close(found.scores, expected.scores)

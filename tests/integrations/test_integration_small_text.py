@@ -14,6 +14,7 @@ pytest.importorskip("small_text")
 transformers = pytest.importorskip("transformers")
 
 from scipy.sparse import csr_matrix  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
 from small_text import (  # noqa: E402
     ConfidenceEnhancedLinearSVC,
     EmptyPoolException,
@@ -37,7 +38,7 @@ from tests.unit.small_text.query_strategies.test_strategies import (  # noqa: E4
     SamplingStrategiesTests,
 )
 
-from fishermask_fast import FisherMaskSelector  # noqa: E402
+from fishermask_fast import FisherMaskSelector, reference  # noqa: E402
 from fishermask_fast.integrations.small_text import FisherMaskStrategy  # noqa: E402
 
 
@@ -53,9 +54,12 @@ class ContractTest(unittest.TestCase, SamplingStrategiesTests):  # type: ignore[
             "FisherMaskStrategy(mask='global', fraction=0.002)", str(FisherMaskStrategy())
         )
 
-    def test_is_single_label(self) -> None:
-        with self.assertRaisesRegex(RuntimeError, "single-label"):
-            FisherMaskStrategy().query(None, None, [0], [], csr_matrix((2, 2)), n=1)
+    def test_labels_and_classifier_of_two_minds(self) -> None:
+        with self.assertRaisesRegex(ValueError, "multi_label=True.*several.*multi_label=False"):
+            FisherMaskStrategy().query(self._get_clf(), None, [0], [], csr_matrix((2, 2)), n=1)
+        several = SklearnClassifier(ConfidenceEnhancedLinearSVC(), 2, multi_label=True)
+        with self.assertRaisesRegex(ValueError, "multi_label=False.*one.*multi_label=True"):
+            FisherMaskStrategy().query(several, None, [0], [], np.array([]), n=1)
 
     def test_empty_pool(self) -> None:
         with self.assertRaises(EmptyPoolException):
@@ -238,3 +242,49 @@ def test_classifier_without_features(texts: Any) -> None:
 def test_bad_parameters(change: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(change))):
         FisherMaskStrategy(**change)
+
+
+def several_labels(n: int, generator: torch.Generator) -> Any:
+    return csr_matrix((torch.rand(n, 3, generator=generator) < 0.5).int().numpy())
+
+
+def test_several_labels_of_a_network(generator: torch.Generator) -> None:
+    tokens = torch.randint(VOCABULARY, (N, LENGTH), generator=generator)
+    labels = several_labels(N, generator)
+    items = [(text, labels[i].indices) for i, text in enumerate(tokens)]
+    data = PytorchTextClassificationDataset(
+        items, Vocabulary(), multi_label=True, target_labels=np.arange(3)
+    )
+    clf = KimCNNClassifier(3, multi_label=True, **convolutional())
+    clf.fit(data)
+    pool, labeled = np.arange(10, N), np.arange(10)
+    strategy = FisherMaskStrategy(fraction=0.5)
+    picks = strategy.query(clf, data, pool, labeled, labels[:10], n=5)
+    expected = FisherMaskSelector(clf.model, fraction=0.5, likelihood="bernoulli").query(
+        tokens[10:], 5, tokens[:10], progress=False
+    )
+    assert picks.tolist() == (expected.indices + 10).tolist()
+
+
+def test_several_labels_of_features(generator: torch.Generator) -> None:
+    features = torch.randn(N, 4, dtype=torch.float64, generator=generator).numpy()
+    labels = several_labels(N, generator)
+    data = SklearnDataset(features, labels, target_labels=np.arange(3))
+    clf = SklearnClassifier(LogisticRegression(), 3, multi_label=True)
+    clf.fit(data)
+    pool, labeled = np.arange(10, N), np.arange(10)
+    strategy = FisherMaskStrategy(mask="head", backward_steps=1)
+    picks = strategy.query(clf, data, pool, labeled, labels[:10], n=5)
+    p = torch.from_numpy(np.asarray(clf.predict_proba(data)))
+    scale = torch.diag_embed((p * (1 - p)).sqrt())
+    v = torch.einsum("nrc,nd->nrcd", scale, torch.from_numpy(features)).flatten(2)
+    known = v[:10]
+    expected, _ = reference.select(
+        v[10:],
+        5,
+        (v.mT @ v).mean(0),
+        (known.mT @ known).mean(0),
+        n_labeled=10,
+        backward_steps=1,
+    )
+    assert picks.tolist() == [10 + i for i in expected]

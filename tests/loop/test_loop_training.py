@@ -17,7 +17,7 @@ from fishermask_fast.datasets import samples
 from fishermask_fast.datasets.pools import LoopData, load_data
 from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples
 from fishermask_fast.loop.run.train import evaluate, settle_batch_norm, train_model, try_training
-from fishermask_fast.models.networks import build_model, default_fraction, resnet18_small
+from fishermask_fast.models.networks import build_model, resnet18_small
 from fishermask_fast.options import DataOptions, Recipe
 
 QUICK = Recipe(epochs=2, min_steps=4)
@@ -174,21 +174,6 @@ def test_torchvision_networks_by_name() -> None:
         build_model("resnet18", 7, (1, 32, 32))
     with pytest.raises(ValueError, match="model must be one of cnn_small, .*; got 'resnet19'"):
         build_model("resnet19", 7, (3, 32, 32))
-
-
-@pytest.mark.parametrize("name", ["cnn_small", "mlp_small", "resnet18_small"])
-def test_the_default_fraction_is_wider_than_the_head(name: str) -> None:
-    model = build_model(name, 10, (1, 8, 8))
-    head = list(model.parameters())[-1].numel()
-    fraction = default_fraction(name, 10, (1, 8, 8))
-    assert fraction * sum(p.numel() for p in model.parameters()) > head
-
-
-@pytest.mark.parametrize(("n_classes", "k"), [(10, 512 * 10 + 10 + 512), (4, 4096)])
-def test_the_default_mask_of_a_large_network_is_bounded(n_classes: int, k: int) -> None:
-    model = build_model("resnet18", n_classes, (3, 32, 32))
-    size = sum(p.numel() for p in model.parameters())
-    assert default_fraction("resnet18", n_classes, (3, 32, 32)) * size == pytest.approx(k)
 
 
 def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:

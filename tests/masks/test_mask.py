@@ -47,7 +47,7 @@ def whole_head() -> set[tuple[str, int]]:
 
 def test_global_takes_the_head_and_the_largest_of_the_rest() -> None:
     scores = make_scores()
-    mask = FisherMask.from_scores(scores, 0.2)
+    mask = FisherMask.from_scores(scores, 0.2, head="4")
     k = math.floor(0.2 * TOTAL)
     assert len(mask) == k
     rest = {name: s for name, s in scores.items() if not name.startswith("4")}
@@ -64,7 +64,7 @@ def test_global_without_the_head_kept() -> None:
 @pytest.mark.parametrize("keep_head", [True, False])
 def test_per_layer_takes_the_top_of_each_tensor(keep_head: bool) -> None:
     scores = make_scores()
-    mask = FisherMask.from_scores(scores, 0.1, "per_layer", keep_head=keep_head)
+    mask = FisherMask.from_scores(scores, 0.1, "per_layer", head="4", keep_head=keep_head)
     expected = set().union(
         *(largest({n: s}, math.ceil(0.1 * s.numel())) for n, s in scores.items())
     )
@@ -140,19 +140,19 @@ def test_frozen_parameters_are_never_masked() -> None:
 
 def test_profile_and_overlap() -> None:
     scores = make_scores()
-    mask = FisherMask.from_scores(scores, 0.2)
+    mask = FisherMask.from_scores(scores, 0.2, head="4")
     profile = mask.profile()
     assert [row.name for row in profile] == list(scores)
     assert sum(row.masked for row in profile) == len(mask)
     assert profile[-1] == TensorShare("4.bias", 3, 3)
     assert mask.overlap(mask) == 1.0
-    other = FisherMask.from_scores(make_scores(1), 0.3)
+    other = FisherMask.from_scores(make_scores(1), 0.3, head="4")
     common = len(members(mask) & members(other))
     assert mask.overlap(other) == other.overlap(mask) == common / len(other)
 
 
 def test_save_and_load(tmp_path: Path) -> None:
-    mask = FisherMask.from_scores(make_scores(), 0.2)
+    mask = FisherMask.from_scores(make_scores(), 0.2, head="4")
     path = tmp_path / "mask.file"
     mask.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["mask.file"]
@@ -165,7 +165,7 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mask = FisherMask.from_scores(make_scores(), 0.2)
+    mask = FisherMask.from_scores(make_scores(), 0.2, head="4")
     path = tmp_path / "mask.npz"
     mask.save(path)
 
@@ -180,7 +180,7 @@ def test_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_check_against_another_model() -> None:
-    mask = FisherMask.from_scores(make_scores(), 0.2)
+    mask = FisherMask.from_scores(make_scores(), 0.2, head="4")
     mask.check(make_model())
     wider = make_model()
     wider[0] = nn.Conv2d(1, 4, 5)
@@ -200,9 +200,9 @@ def test_check_against_another_model() -> None:
 def test_fraction_too_small_for_the_head() -> None:
     scores = make_scores()
     with pytest.raises(ValueError, match=r"k = 4, fewer than the head's 33 parameters") as caught:
-        FisherMask.from_scores(scores, 0.01)
+        FisherMask.from_scores(scores, 0.01, head="4")
     fraction = float(str(caught.value).split(">= ")[1].split(",")[0])
-    assert len(FisherMask.from_scores(scores, fraction)) == HEAD
+    assert len(FisherMask.from_scores(scores, fraction, head="4")) == HEAD
 
 
 @pytest.mark.parametrize(
@@ -221,12 +221,13 @@ def test_fraction_too_small_for_the_head() -> None:
             ValueError,
             "2 of a's 3 are NaN or Inf, the first at 1",
         ),
-        ({"scores": {"a": torch.ones(3)}}, ValueError, "looks like a head"),
+        ({"scores": {"a": torch.ones(3)}, "head": None}, ValueError, "looks like a head"),
+        ({"head": None}, ValueError, r"several layers may be the head: 3, 4; name it with head="),
         ({"head": "no"}, ValueError, "head 'no' has no trainable parameters"),
     ],
 )
 def test_bad_input(change: dict[str, object], error: type[Exception], message: str) -> None:
-    arguments = {"scores": make_scores(), "fraction": 0.2} | change
+    arguments = {"scores": make_scores(), "fraction": 0.2, "head": "4"} | change
     with pytest.raises(error, match=message):
         FisherMask.from_scores(**arguments)  # type: ignore[arg-type]
 

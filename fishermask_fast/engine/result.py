@@ -1,0 +1,98 @@
+"""What a selection gives: picks s_1 ... s_K, and tr(M^-1 F) along them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, overload
+
+from torch import Tensor
+
+from fishermask_fast import plotting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_SHOWN = 6
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """What was selected, and how the objective tr(M^-1 F) came down.
+
+    It counts as the sequence of its picks: ``len(selection)``, ``selection[0]``, ``for index in
+    selection``.
+
+    Attributes:
+        indices: (K,) int64, the selected samples in the order picked.
+        scores: (K,) float64, by how much each lowered tr(M^-1 F) when it was picked.
+        objective: float64, tr(M^-1 F) before the first pick, after each pick and each removal.
+        dropped: (b K,) int64, the samples that backward steps dropped, in that order.
+        setups: how often the state of every candidate was made anew.
+        passes: passes over all candidates' gradients, set-ups apart.
+    """
+
+    indices: Tensor
+    scores: Tensor
+    objective: Tensor
+    dropped: Tensor
+    setups: int
+    passes: int
+
+    def __len__(self) -> int:
+        return self.indices.numel()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices.tolist())
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        """The sample picked at a place, or those of a slice of places."""
+        picks: list[int] = self.indices.tolist()
+        return picks[place]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(str, self[:_MOST_SHOWN]))
+        more = ", ..." if len(self) > _MOST_SHOWN else ""
+        dropped = f", {self.dropped.numel()} dropped" if self.dropped.numel() else ""
+        scores = ""
+        if len(self):
+            scores = f", scores {float(self.scores.max()):.3g} to {float(self.scores.min()):.3g}"
+        objective = ""
+        if self.objective.numel():
+            first, last = float(self.objective[0]), float(self.objective[-1])
+            objective = f", tr(M^-1 F) {first:.4g} to {last:.4g}"
+        return f"Selection([{shown}{more}], K = {len(self)}{dropped}{scores}{objective})"
+
+    def to_frame(self) -> Any:
+        """The picks as a pandas DataFrame with columns rank (from 1), index and score.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        pandas = import_module("pandas")
+        ranks = range(1, len(self) + 1)
+        return pandas.DataFrame({"rank": ranks, "index": list(self), "score": self.scores.tolist()})
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draws tr(M^-1 F) against picks, and removals where there were any.
+
+        Args:
+            axes: matplotlib axes to draw on; new ones if None.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        return plotting.curve(
+            self.objective.tolist(),
+            axes,
+            x="picks, then removals" if self.dropped.numel() else "picks",
+            y="tr(M$^{-1}$F)",
+        )

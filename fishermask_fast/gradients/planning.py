@@ -1,0 +1,295 @@
+"""Which parameters go by rule and which by torch.func, found out by trying.
+
+Two samples of the pool go through the model together, and each of them alone. A parameter goes by
+rule if, for every operation that consumes it, the samples' places in the result are told, no
+sample's loss has a gradient at the other's, and the rule's rows of both samples equal plain
+autograd's for the sample alone,
+
+    V_x[j] = d (c^T f(x; theta)) / d theta,
+
+at the positions that are compared. Everything else is left to torch.func, and the log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, saved_tensors_hooks
+
+from fishermask_fast.gradients.capture import Plan, Tape, Way, read_tape, read_use
+from fishermask_fast.gradients.places import Place, find_place
+from fishermask_fast.gradients.rules import SAVED
+from fishermask_fast.network import (
+    Consumer,
+    Consumers,
+    Graph,
+    Inputs,
+    asking,
+    call,
+    compute_dtype,
+    match_consumers,
+    read_graph,
+    result_shapes,
+    take,
+    trial_samples,
+)
+
+logger = logging.getLogger(__name__)
+
+_BY_INDEX = ("Index", "Gather", "Scatter", "MaskedSelect", "MaskedScatter", "Take")
+# Positions of a parameter at which its rule is compared with autograd.
+_COMPARED = 256
+
+
+class _SavedBytes(saved_tensors_hooks):
+    """Counts what autograd keeps for the backward pass, parameters left out."""
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self.known = {p.untyped_storage().data_ptr() for p in parameters}
+        self.sizes: dict[int, int] = {}
+        super().__init__(self._note, lambda tensor: tensor)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        if tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.known:
+                self.sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def total(self) -> int:
+        return sum(self.sizes.values())
+
+
+def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
+    """Finds out how each of the named parameters can get its per-sample gradient.
+
+    Afterwards those with rules ask for gradients, so that the graph begins at them.
+
+    Args:
+        model: as `evaluation.evaluating` gives it.
+        inputs: a batch, of which two samples are tried.
+        names: the parameters that are wanted.
+
+    Raises:
+        ValueError: the logits do not depend on any of them by autograd.
+    """
+    parameters = dict(model.named_parameters())
+    wanted = {name: parameters[name] for name in names}
+    two, three = trial_samples(inputs)
+    with asking(wanted.values()):
+        saved = _SavedBytes(parameters.values())
+        with saved:
+            larger = read_graph(call(model, three))
+        logits = call(model, two)
+        if not logits.requires_grad:
+            raise ValueError(
+                "the model's logits carry no gradient to the parameters wanted; is its output "
+                "detached, or computed under no_grad?"
+            )
+        graph = read_graph(logits)
+        found = match_consumers(graph, larger, wanted)
+        trial = _Trial(model, two, logits, graph, larger, found, wanted)
+        ways = trial.ways()
+        plan = Plan(
+            ways,
+            {name: found.trails[name] for name in ways},
+            tuple(name for name in names if name not in ways),
+            _layers(ways, found, wanted),
+            saved.total() // 3 + 3 * trial.held // 4,
+            _reorders(graph, larger, found),
+        )
+    if plan.others:
+        logger.info("parameters without a rule, left to torch.func: %s", ", ".join(plan.others))
+    for name in plan.ways:
+        parameters[name].requires_grad_(True)
+    return plan
+
+
+class _Trial:
+    """Two samples together and alone, to see which rules hold."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        logits: Tensor,
+        graph: Graph,
+        larger: Graph,
+        found: Consumers,
+        wanted: dict[str, nn.Parameter],
+    ) -> None:
+        self.model, self.inputs, self.logits = model, inputs, logits
+        self.graph, self.found, self.wanted = graph, found, wanted
+        self.counterpart = dict(zip(graph.nodes, larger.nodes, strict=False))
+        self.larger = larger
+        self.dtype = compute_dtype(wanted)
+        self.held = 0
+        # Unequal weights, since a constant one may vanish behind a softmax.
+        weights = torch.linspace(0.5, 1.5, logits.shape[1], dtype=torch.float64)
+        self.weights = weights.to(logits)
+
+    def ways(self) -> dict[str, tuple[Way, ...]]:
+        """The parameters whose rules hold, and how each gets its gradient."""
+        nodes = list(dict.fromkeys(use.node for uses in self.found.uses.values() for use in uses))
+        deltas = self._single_gradients(nodes)
+        places = {
+            node: find_place((self.graph, node), (self.larger, self.counterpart[node]), single)
+            for node, single in deltas.items()
+        }
+        ways = {}
+        for name, uses in self.found.uses.items():
+            if name in self.found.unknown:
+                continue
+            tried = [self._way(use, places.get(use.node)) for use in uses]
+            if all(way is not None for way in tried):
+                ways[name] = tuple(way for way in tried if way is not None)
+        return self._proven(ways, deltas)
+
+    def _single_gradients(self, nodes: list[Node]) -> dict[Node, list[Tensor | None]]:
+        """Each operation's output gradients for a loss of sample 0 alone, then of sample 1."""
+        found: dict[Node, list[Tensor | None]] = {node: [] for node in nodes}
+        if not nodes:
+            return found
+        for sample in range(2):
+            cotangent = torch.zeros_like(self.logits)
+            cotangent[sample] = self.weights
+            deltas = torch.autograd.grad(
+                self.logits,
+                [GradientEdge(node, 0) for node in nodes],
+                grad_outputs=cotangent,
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for node, delta in zip(nodes, deltas, strict=True):
+                found[node].append(delta)
+                self.held += 0 if delta is None else delta.nbytes
+        return found
+
+    def _way(self, use: Consumer, place: Place | None) -> Way | None:
+        layout = None if place is None else place.resolve(self.graph, use.node, 2)
+        if place is None or layout is None:
+            return None
+        way = Way(place, use.path)
+        edge = use.node, use.argument
+        try:
+            make = read_use(self.wanted[use.parameter], edge, way, layout, self.dtype)
+        except RuntimeError as error:  # overwritten since: not the operation's input any more
+            logger.info("no rule for %s: %s", use.parameter, error)
+            return None
+        return None if make is None else way
+
+    def _proven(
+        self, ways: dict[str, tuple[Way, ...]], deltas: dict[Node, list[Tensor | None]]
+    ) -> dict[str, tuple[Way, ...]]:
+        """Those whose rows equal plain autograd's."""
+        reached = [name for name, each in ways.items() if each]
+        if not reached:
+            return ways
+        trails = {name: self.found.trails[name] for name in ways}
+        plan = Plan(ways, trails, (), (), 0)
+        tape = read_tape(self.logits, plan, self.wanted, 2, self.dtype)
+        both = [_sum(deltas[edge.node]) for edge in tape.edges]
+        expected = [self._alone(sample, reached) for sample in range(2)]
+        largest = max(float(g.abs().max()) for one in expected for g in one if g.numel())
+        eps = torch.finfo(self._coarsest()).eps
+        for place, name in enumerate(reached):
+            truth = torch.stack([one[place].reshape(-1).to(self.dtype) for one in expected])
+            error = self._error(tape, name, both, truth)
+            # Gradients that are zero but for rounding are small beside the others'.
+            if not error <= eps**0.5 * float(truth.abs().max()) + 10 * eps * largest:
+                logger.warning(
+                    "the rule for %s differs from autograd by %.1e; it goes the slow way",
+                    name, error,
+                )  # fmt: skip
+                del ways[name]
+        return ways
+
+    def _error(self, tape: Tape, name: str, deltas: list[Tensor | None], truth: Tensor) -> float:
+        """The largest difference of the rule's rows from (2, numbers) at some positions."""
+        size = truth.shape[1]
+        step = max(1, size // _COMPARED)
+        index = torch.arange(0, size, step, device=truth.device)
+        index = torch.cat([index, truth.abs().argmax(1)]).unique()
+        try:
+            term = tape.term(name, deltas)
+            found = 0.0 if term is None else term.masked(index)
+        except (RuntimeError, NotImplementedError) as error:  # no rule of vmap for what is between
+            logger.info("no rule for %s: %s", name, error)
+            return float("inf")
+        return float((found - truth[:, index]).abs().max())
+
+    def _alone(self, sample: int, names: list[str]) -> list[Tensor]:
+        """Plain autograd's gradients for one sample, in a batch of its own where there can be."""
+        try:
+            logits = call(self.model, take(self.inputs, torch.tensor([sample])))
+            weights = self.weights.expand(1, -1)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            logger.info("the model takes no single sample: %s", error)
+            logits, weights = self.logits, torch.zeros_like(self.logits)
+            weights[sample] = self.weights
+        chosen = [self.wanted[name] for name in names]
+        found = torch.autograd.grad(
+            logits, chosen, grad_outputs=weights, retain_graph=True, allow_unused=True
+        )
+        return [
+            torch.zeros_like(p) if g is None else g.to_dense()
+            for p, g in zip(chosen, found, strict=True)
+        ]
+
+    def _coarsest(self) -> torch.dtype:
+        """The least exact dtype that numbers of the network have."""
+        used = {self.logits.dtype, *(p.dtype for p in self.wanted.values())}
+        used |= {result.dtype for node in self.graph.nodes for result in node._input_metadata}
+        return max((d for d in used if d.is_floating_point), key=lambda d: torch.finfo(d).eps)
+
+
+def _sum(deltas: list[Tensor | None]) -> Tensor | None:
+    first, second = deltas
+    return second if first is None else first if second is None else first + second
+
+
+def _layers(
+    ways: dict[str, tuple[Way, ...]], found: Consumers, wanted: dict[str, nn.Parameter]
+) -> tuple[tuple[str, str | None], ...]:
+    """(weight, bias or None) of each linear layer used once, on one vector a sample."""
+    layers = []
+    for name, each in ways.items():
+        if len(each) != 1 or each[0] != Way(Place(0), ("TBackward0",)):
+            continue
+        (use,) = found.uses[name]
+        kinds = {"AddmmBackward0": 2, "MmBackward0": 1}
+        if kinds.get(use.kind) != use.argument:
+            continue
+        bias = None
+        if use.kind == "AddmmBackward0":
+            if (use.node._saved_alpha, use.node._saved_beta) != (1, 1):  # type: ignore[attr-defined]
+                continue
+            source = use.node.next_functions[0][0]
+            at = [n for n, uses in found.uses.items() if uses and uses[0].node is use.node]
+            bias = next(
+                (
+                    n
+                    for n in at
+                    if ways.get(n) == (Way(Place(0), ()),)
+                    and source is not None
+                    and getattr(source, "variable", None) is wanted[n]
+                    and wanted[n].ndim == 1
+                ),
+                None,
+            )
+        layers.append((name, bias))
+    return tuple(layers)
+
+
+def _reorders(graph: Graph, larger: Graph, found: Consumers) -> bool:
+    """Whether the model moves values by index; looking up a parameter moves no sample."""
+    consuming = {use.node for uses in found.uses.values() for use in uses}
+    return any(
+        node.name().startswith(_BY_INDEX)
+        and result_shapes(node) != result_shapes(counterpart)
+        and not (node in consuming and node.name() in SAVED)
+        for node, counterpart in zip(graph.nodes, larger.nodes, strict=False)
+    )

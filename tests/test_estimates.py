@@ -1,0 +1,122 @@
+"""What a query needs is counted before it begins, and refused where it does not fit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fishermask_fast import FisherMaskSelector, estimates
+
+CODE = Path(__file__).parent
+
+
+def model(n_classes: int = 3) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(20, 60), nn.Tanh(), nn.Linear(60, n_classes))
+
+
+def pool(n: int = 30) -> Tensor:
+    return torch.randn(n, 20, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_table_before_any_work(tmp_path: Path) -> None:
+    net = model()
+    flags = [p.requires_grad for p in net.parameters()]
+    selector = FisherMaskSelector(net)
+    told = selector.estimate(pool(), 5, pool(10))
+    assert told.k == 366 and told.n_rows == 2
+    assert set(told.seconds) == {"mask", "gradients", "fisher"}
+    assert min(told.seconds.values()) > 0
+    # The head is kept apart: 183 others twice, 2 x 3 of coupling and 61 inputs, in float32.
+    sample = 4 * (2 * 183 + 2 * 3 + 61)
+    assert told.parts["gradients"]["gradients of the pool"] == 30 * sample
+    assert told.parts["selection"]["k x k matrices"] == pytest.approx(8.8 * 8 * 366**2, abs=8)
+    shown = repr(told)
+    assert "366 masked parameters: room beside the head's 183" in shown and "peak" in shown
+    assert [p.requires_grad for p in net.parameters()] == flags and net.training
+    stored = selector.estimate(pool(), 5, out=tmp_path / "v.safetensors")
+    assert stored.file_bytes == 30 * sample and not list(tmp_path.iterdir())
+    assert stored.parts["gradients"]["gradients of the pool"] == 0
+
+
+@pytest.mark.parametrize("mask", ["global", "per_layer", "relative", "random", "head"])
+def test_every_mask_is_counted(mask: str) -> None:
+    selector = FisherMaskSelector(model(), mask=mask)
+    told = selector.estimate(pool(), 5)
+    selector.query(pool(), 5, progress=False)
+    if mask != "relative":
+        assert told.k == len(selector.mask_)
+    diagonal = told.parts["mask"]["the Fisher diagonal"]
+    assert (diagonal > 0) == (mask in ("global", "per_layer", "relative"))
+
+
+@pytest.mark.parametrize(
+    ("options", "n", "way"),
+    [
+        ({"n_parameters": 1443}, 30, "n_parameters= masks fewer parameters"),
+        ({"n_parameters": 200}, 400_000, "out=path keeps the gradients in a file"),
+        ({"n_parameters": 200}, 400_000, "rank= takes fewer rows"),
+        ({"mask": "relative", "batch_size": 10**6}, 400_000, "batch_size= takes fewer samples"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_ways_out(
+    options: dict[str, object], n: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 200 * 2**20
+    monkeypatch.setattr(estimates, "available_memory", lambda device: free)
+    for name in ("fisher_diagonal", "masked_gradients"):
+        monkeypatch.setattr(f"fishermask_fast.selector.{name}", lambda *a, **k: pytest.fail("work"))
+    selector = FisherMaskSelector(model(), **options)  # type: ignore[arg-type]
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"cpu has 200.0 MiB free") as refused:
+        selector.query(torch.zeros(1, 20).expand(n, 20), 5, progress=False)
+    assert way in str(refused.value) and "needs" in str(refused.value)
+    assert time.perf_counter() - start < 1
+
+
+def test_memory_never_changes_the_picks(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for free in (2**28, 2**40):
+        monkeypatch.setattr(estimates, "available_memory", lambda device, free=free: free)
+        selector = FisherMaskSelector(model())
+        picks = list(selector.query(pool(), 6, pool(4), progress=False))
+        found.append((picks, selector.mask_))
+    assert found[0] == found[1]
+
+
+LIMITED = """
+import resource, sys
+import torch
+from torch import nn
+from fishermask_fast import FisherMaskSelector
+torch.set_num_threads(1)
+model = nn.Sequential(nn.Linear(20, 60), nn.Tanh(), nn.Linear(60, 3))
+data = torch.randn(30, 20)
+FisherMaskSelector(model).query(data, 3, progress=False)  # all libraries are there
+used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) * 1024
+limit = used + 220 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+big = nn.Sequential(nn.Linear(20, 300), nn.Tanh(), nn.Linear(300, 3))
+selector = FisherMaskSelector(big, n_parameters=int(sys.argv[1]))
+try:
+    print("picked", len(selector.query(data, 3, progress=False)))
+except ValueError as error:
+    print("refused", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
+@pytest.mark.parametrize(("k", "word"), [(1000, "picked 3"), (7000, "refused")])
+def test_under_a_limit_it_finishes_or_refuses(k: int, word: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(k)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(word), done.stdout
