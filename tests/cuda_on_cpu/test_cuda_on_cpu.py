@@ -181,17 +181,21 @@ def test_classes(
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize(("lamb", "size"), [(0.02, 1.0), (1e-3, 30.0)])
 @pytest.mark.parametrize("head", ["none", "part"])
 def test_removals(
     head: str,
+    lamb: float,
+    size: float,
     library: ctypes.CDLL,
     generator: torch.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    factors = random_factors(generator, n=90, r=4, m=9, c=5, d=6, head=head, dtype=torch.float32)
+    factors = random_factors(generator, n=60, r=4, m=9, c=5, d=6, head=head, dtype=torch.float32)
+    factors = factors.map(lambda part: part * size)
     fisher = random_fisher(generator, factors.n_columns)
     with emulated.scheduled(library, emulated.Schedule("random", processors=3, resident=2, seed=5)):
         found, expected = selections(
-            monkeypatch, factors, n_select=30, fisher=fisher, lamb=0.02, backward_steps=1
+            monkeypatch, factors, n_select=20, fisher=fisher, lamb=lamb, backward_steps=1
         )
     assert_same(found, expected)
