@@ -14,7 +14,8 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits check-torch check-sanitizers clean
+.PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
+    check-faults check-models check-torch check-sanitizers clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -64,12 +65,20 @@ kernel-report: $(VENV)/.dev
 check-digits: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m sweep tests/engine $(ARGS)
 
+# What masked gradients and the Fisher diagonal cost for forty networks; needs timm and transformers.
+check-models: $(VENV)/.dev
+	$(BIN)/python benchmarks/check_models.py $(ARGS)
+
 check-torch:
 	$(PYTHON) tests/check_torch.py $(ARGS)
 
 # _C under the address and undefined-behaviour sanitizers: the tests of the ops and many random views.
 check-sanitizers: $(VENV)/.dev
 	$(BIN)/python tests/check_sanitizers.py $(ARGS)
+
+# Each kind of work killed at 50 random moments, full disks, files removed: nothing lost, same bytes.
+check-faults: $(VENV)/.dev
+	$(BIN)/python tests/check_faults.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 
-from fishermask_fast.datasets.pools import LoopData, load_data
+from fishermask_fast.datasets import PoolAndTest, load_data
 from fishermask_fast.loop.run import train
 from fishermask_fast.loop.run.train import evaluate, train_model
 from fishermask_fast.models.networks import build_model
@@ -25,7 +25,7 @@ from fishermask_fast.options import DataOptions, Recipe
 
 
 def accuracy(
-    data: LoopData, n_labels: int, seed: int, min_steps: int, settle: bool, batch_size: int
+    data: PoolAndTest, n_labels: int, seed: int, min_steps: int, settle: bool, batch_size: int
 ) -> tuple[float, int]:
     """Test accuracy and steps of one training on the same number of labels of each class."""
     members = [(data.pool.targets == label).nonzero().flatten() for label in range(4)]

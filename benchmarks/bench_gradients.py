@@ -23,7 +23,6 @@ from gradient_problem import (
     published_rows,
     torch_func_jacobians,
 )
-from torch import nn
 
 from fishermask_fast.gradients import weight_products
 from fishermask_fast.gradients.diagonal import fisher_diagonal
@@ -83,15 +82,15 @@ def test_many_classes(benchmark: Any, n_classes: int) -> None:
 @pytest.mark.parametrize("way", ["gathered dots", "whole product", "ours"])
 @pytest.mark.benchmark(group="entries of a 3 x 3 convolution of 64 channels, 8 x 8")
 def test_crossover(benchmark: Any, way: str, share: float) -> None:
-    module = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    conv = weight_products.Convolution((64, 64, 3, 3), (1, 1), (1, 1), 1)
     delta = torch.randn(BATCH, 64, 8, 8)
-    a = weight_products.conv_prepare(module, torch.randn(BATCH, 64, 8, 8))
-    size = module.weight.numel()
+    a = weight_products.pad(torch.randn(BATCH, 64, 8, 8), (1, 1))
+    size = 64 * 64 * 9
     index = torch.randperm(size)[: max(1, int(share * size))].sort().values
     pair = [1, 1]
     ways: dict[str, Callable[[], Any]] = {
-        "gathered dots": lambda: weight_products.conv_masked_by_dots(module, a, delta, index),
-        "whole product": lambda: weight_products.conv_masked_by_product(module, a, delta, index),
+        "gathered dots": lambda: weight_products.conv_masked_by_dots(conv, a, delta, index),
+        "whole product": lambda: weight_products.conv_masked_by_product(conv, a, delta, index),
         "ours": lambda: weight_ops.masked_grad_conv2d(a, delta, index, [3, 3], pair, pair, 1),
     }
     measure(benchmark, BATCH, ways[way])

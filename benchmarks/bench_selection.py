@@ -21,8 +21,8 @@ from real_gradients import resampled_gradients
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, reference, select_batch
+from fishermask_fast.engine.blocks import Engine
 from fishermask_fast.engine.candidates import LocalCandidates
-from fishermask_fast.engine.engine import Engine
 from fishermask_fast.engine.problem import Problem
 from fishermask_fast.ops import selection as ops
 

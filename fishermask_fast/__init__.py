@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         save_factors,
     )
     from fishermask_fast.gradients import fisher_diagonal, masked_gradients
+    from fishermask_fast.inspection import ModelReport, inspect_model
     from fishermask_fast.masks import FisherMask
     from fishermask_fast.ops import BuildInfo, build_info
     from fishermask_fast.selection import Selection, fast_select, select_batch
@@ -30,6 +31,7 @@ __all__ = [
     "FisherMask",
     "FisherMaskSelector",
     "GradientFactors",
+    "ModelReport",
     "PrecisionWarning",
     "Selection",
     "StoredFactors",
@@ -38,6 +40,7 @@ __all__ = [
     "factors_from_embeddings",
     "fast_select",
     "fisher_diagonal",
+    "inspect_model",
     "masked_gradients",
     "save_factors",
     "select_batch",
@@ -54,7 +57,9 @@ _WINGS = {
     "build_info": "ops",
     "factors_from_embeddings": "factors",
     "fast_select": "selection",
+    "ModelReport": "inspection",
     "fisher_diagonal": "gradients",
+    "inspect_model": "inspection",
     "masked_gradients": "gradients",
     "save_factors": "factors",
     "select_batch": "selection",

@@ -8,8 +8,11 @@ Nothing is imported before it is needed, so that ``--version`` is instant.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from fishermask_fast.version import __version__
 
@@ -41,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print_info()
         else:
-            _parse_and_run(given)
+            with _ending_in_good_order():
+                _parse_and_run(given)
     except KeyboardInterrupt:
         left = "recorded rounds are whole" if given[:1] == ["run"] else "nothing half-written"
         print(f"fishermask-fast: interrupted; {left}", file=sys.stderr)
@@ -51,6 +55,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         return _complain(str(error))
     return 0
+
+
+@contextmanager
+def _ending_in_good_order() -> Iterator[None]:
+    """Let what ends a program, as a batch system's SIGTERM, take drafts away as Ctrl-C does."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]  # Windows has one
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    # As under nohup, what is ignored stays so.
+    ours = [n for n in numbers if n is not None and signal.getsignal(n) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _parse_and_run(given: Sequence[str]) -> None:

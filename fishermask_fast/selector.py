@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_flag, check_path, check_positive, is_integer
+from fishermask_fast.checks import (
+    caller_level,
+    check_flag,
+    check_path,
+    check_positive,
+    is_integer,
+)
 from fishermask_fast.distributed import (
     NOTHING,
     Part,
@@ -41,6 +48,7 @@ from fishermask_fast.engine import runs_on
 from fishermask_fast.estimates import Estimate, Query, activations_of, estimate, factor_numbers
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
+from fishermask_fast.inspection import output_warnings, pool_warnings, scale_warnings
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
 from fishermask_fast.network import (
@@ -248,6 +256,7 @@ class FisherMaskSelector:
             known = ranks.part(labeled, "labeled")
         for part, name in ((pool, "unlabeled"), (known, "labeled")):
             ranks.attempt(partial(self._try_model, part, name))
+        ranks.attempt(partial(self._warn, pool if len(pool) else known))
         progress = progress and _has_tqdm()
         self.seconds_ = {}
 
@@ -503,6 +512,17 @@ class FisherMaskSelector:
             inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
             found = outputs_of_samples(net, inputs, name)
         likelihood_of(self.likelihood).check_shape(found.shape)
+
+    def _warn(self, part: Part) -> None:
+        """Tells, once a query each, what looks wrong in outputs and data."""
+        if not len(part):
+            return
+        pool = Pool.of(part.data).subset(part.among(part.places[:2]))
+        inputs = pool.first(2)
+        found = output_warnings(self.model, inputs, self.likelihood)
+        found += scale_warnings(self.model, inputs, self.lamb)
+        for text in found + pool_warnings(pool):
+            warnings.warn(text, UserWarning, stacklevel=caller_level())
 
     def _find_head(self, ranks: Ranks, pool: Part, known: Part) -> Head | None:
         """The head's name, from one sample where nobody gave it."""

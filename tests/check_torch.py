@@ -4,7 +4,8 @@
 
 Each torch gets a virtual environment under build/check-torch. In every one the wheel is installed
 as it is, each registered op runs on small tensors, and what it returns is compared with the pure
-torch definition. Ends with a table, and with exit code 1 where a cell of it is not ``ok``.
+torch definition; and every operation of autograd that has a rule is asked for the fields that the
+rule reads. Ends with a table, and with exit code 1 where a cell of it is not ``ok``.
 """
 
 from __future__ import annotations
@@ -73,18 +74,37 @@ def probe() -> None:
     import op_samples
     import torch
 
-    import fishermask_fast
+    import fishermask_fast.ops
 
     if Path(fishermask_fast.__file__).is_relative_to(ROOT / "fishermask_fast"):
         raise ImportError(f"the source tree was imported: {fishermask_fast.__file__}")
     verdicts = {"import": f"ok ({torch.__version__})"}
-    for name in op_samples.registered_ops():
+    for name in sorted({*op_samples.registered_ops(), *op_samples.SAMPLES}):
         try:
             op_samples.check_op(name)
             verdicts[name] = "ok"
         except Exception as error:  # a broken op is a cell of the table
             verdicts[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+    verdicts |= saved_fields()
     print(json.dumps(verdicts))
+
+
+def saved_fields() -> dict[str, str]:
+    """One verdict for each kind of operation: whether it saves what its rule reads."""
+    import op_nodes
+
+    from fishermask_fast.gradients.rules import SAVED, missing_fields
+
+    verdicts = {}
+    for kind in SAVED:
+        node = op_nodes.node_of(kind)
+        if node is None:
+            elsewhere = kind in op_nodes.ELSEWHERE
+            verdicts[kind] = "ok (needs a GPU)" if elsewhere else "is another operation here"
+            continue
+        missing = missing_fields(node)
+        verdicts[kind] = f"saves no {', '.join(missing)}" if missing else "ok"
+    return verdicts
 
 
 def main() -> int:

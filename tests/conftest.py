@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pools import ADVERSARIAL, Adversarial, adversarial_pool
 from torch import Tensor
 
 from fishermask_fast import _C, build_info
@@ -57,6 +58,19 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"this machine cannot run {request.param}")
     yield request.param
     _C.set_instruction_set(before)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def float_dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Both dtypes that gradients are computed with."""
+    dtype: torch.dtype = request.param
+    return dtype
+
+
+@pytest.fixture(params=ADVERSARIAL)
+def adversarial(request: pytest.FixtureRequest, float_dtype: torch.dtype) -> Adversarial:
+    """Each pool full of ties or of sizes far apart, in both dtypes, with its picks."""
+    return adversarial_pool(request.param, float_dtype)
 
 
 def tolerance(dtype: torch.dtype, k: int = 1, condition: float = 1.0) -> float:

@@ -1,19 +1,17 @@
-"""Masked gradients written by a process that is killed again and again, a little later each time.
+"""Masked gradients written by a process that is killed again and again.
 
     python tests/killed_gradients.py FILE
 
-Prints how often it was killed. Processes are forked, so that only the first pays for the imports.
+Prints how often it was killed.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import time
 
 import torch
+from killing import killed_until_done
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -55,28 +53,7 @@ def write(path: str | None, seconds: float = 0.0) -> None:
     masked_gradients(model, Slow(60, seconds), make_mask(model), batch_size=BATCH, out=path)
 
 
-def main(path: str) -> None:
-    """Write, and be killed, until the file is whole."""
-    # Threads do not survive a fork.
+if __name__ == "__main__":
     torch.set_num_threads(1)
     write(None)  # what torch loads at its first use
-    kills = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            timer = threading.Timer(0.05 * (kills + 1), os.kill, (os.getpid(), signal.SIGKILL))
-            timer.daemon = True
-            timer.start()
-            write(path, seconds=0.005)
-            os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        if status == 0:
-            print(kills)
-            return
-        if not os.WIFSIGNALED(status):
-            sys.exit(f"writing failed with status {status}")
-        kills += 1
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    print(killed_until_done(lambda: write(sys.argv[1], seconds=0.005), seconds=0.05))

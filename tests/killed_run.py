@@ -1,18 +1,16 @@
-"""A run that is killed again and again, each time a little later, until it ends by itself.
+"""A run that is killed again and again, until it ends by itself.
 
     python tests/killed_run.py FOLDER
 
-Prints how often it was killed. Processes are forked, so that only the first pays for the imports.
+Prints how often it was killed.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 
 import torch
+from killing import killed_until_done
 
 from fishermask_fast.datasets.pools import load_data
 from fishermask_fast.loop.records import RunFolder
@@ -31,28 +29,12 @@ def experiment(warm_start: bool = False) -> Experiment:
     )
 
 
-def main(folder: str) -> None:
-    """Run, and be killed, until the run is whole."""
-    # Threads do not survive a fork.
-    torch.set_num_threads(1)
-    run = experiment(warm_start=True)
-    kills = 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            timer = threading.Timer(0.1 * (kills + 1), os.kill, (os.getpid(), signal.SIGKILL))
-            timer.daemon = True
-            timer.start()
-            list(run.run(RunFolder(folder, run.config(), resume=True)))
-            os._exit(0)
-        status = os.waitpid(child, 0)[1]
-        if status == 0:
-            print(kills)
-            return
-        if not os.WIFSIGNALED(status):
-            sys.exit(f"the run failed with status {status}")
-        kills += 1
+def go_on(run: Experiment, folder: str) -> None:
+    """The rounds that are not recorded yet."""
+    list(run.run(RunFolder(folder, run.config(), resume=True)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    torch.set_num_threads(1)
+    run = experiment(warm_start=True)
+    print(killed_until_done(lambda: go_on(run, sys.argv[1]), seconds=0.1))

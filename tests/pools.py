@@ -194,6 +194,27 @@ ADVERSARIAL: dict[str, Callable[[torch.Generator], Tensor]] = {
 }
 
 
+@dataclass(frozen=True)
+class Adversarial:
+    """A pool full of ties or of sizes far apart, and the picks of the published formula from it."""
+
+    kind: str
+    pool: Tensor  # (N, r, k)
+    n_select: int
+    fisher: Tensor
+    expected: dict[float, list[int]]  # lamb -> indices
+
+
+@cache
+def adversarial_pool(kind: str, dtype: torch.dtype) -> Adversarial:
+    generator = torch.Generator().manual_seed(0)
+    pool = ADVERSARIAL[kind](generator).to(dtype)
+    n_select = min(len(pool), 25)
+    fisher = random_fisher(generator, pool.shape[2])
+    expected = {lamb: greedy(pool.double(), n_select, fisher, lamb=lamb) for lamb in (1.0, 0.01)}
+    return Adversarial(kind, pool, n_select, fisher, expected)
+
+
 def parts_of(factors: GradientFactors) -> dict[str, Tensor]:
     return {name: part for name in PARTS if (part := getattr(factors, name)) is not None}
 

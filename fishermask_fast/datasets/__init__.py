@@ -7,13 +7,13 @@ Rooms: samples (stored, and seen through a transform), images, tables (numbers a
 from __future__ import annotations
 
 from fishermask_fast.datasets.images import evaluation_transform
-from fishermask_fast.datasets.pools import LoopData, load_data
-from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, Source
+from fishermask_fast.datasets.pools import load_data
+from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, PoolAndTest, Source
 
 __all__ = [
     "FolderImages",
     "LabeledSamples",
-    "LoopData",
+    "PoolAndTest",
     "Source",
     "evaluation_transform",
     "load_data",

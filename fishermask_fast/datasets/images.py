@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, Transform
+from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, PoolAndTest, Transform
 from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
 
 TORCHVISION_SETS = {
@@ -23,20 +22,7 @@ DIGITS_TEST_SHARE = 500 / 1797
 FOLDER_TEST_SHARE = 0.2
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A whole data set, before any of it is left out."""
-
-    name: str
-    kind: str
-    classes: tuple[str, ...]
-    pool: LabeledSamples
-    test: LabeledSamples
-    training_transform: Transform
-    vocabulary: int = 0
-
-
-def load_digits(seed: int) -> Loaded:
+def load_digits(seed: int) -> PoolAndTest:
     """scikit-learn's 1,797 digits of 8 x 8 pixels, 500 of them to test on."""
     from sklearn import datasets
 
@@ -46,7 +32,7 @@ def load_digits(seed: int) -> Loaded:
     targets = torch.as_tensor(labels, dtype=torch.int64)
     pool, test = split(targets, DIGITS_TEST_SHARE, seed)
     transform = evaluation_transform(*_channel_statistics(images[pool]))
-    return Loaded(
+    return PoolAndTest(
         "digits",
         "images",
         tuple(str(digit) for digit in range(10)),
@@ -56,7 +42,7 @@ def load_digits(seed: int) -> Loaded:
     )
 
 
-def load_torchvision(name: str, root: str, download: bool, augment: bool) -> Loaded:
+def load_torchvision(name: str, root: str, download: bool, augment: bool) -> PoolAndTest:
     """One of ``TORCHVISION_SETS``, with its own split.
 
     Raises:
@@ -92,10 +78,10 @@ def load_torchvision(name: str, root: str, download: bool, augment: bool) -> Loa
         for images, labels in zip(tensors, targets, strict=True)
     )
     classes = getattr(sets[0], "classes", [str(digit) for digit in range(10)])
-    return Loaded(name, "images", tuple(classes), pool, test, training)
+    return PoolAndTest(name, "images", tuple(classes), pool, test, training)
 
 
-def load_folder(folder: Path, size: int, augment: bool, seed: int) -> Loaded:
+def load_folder(folder: Path, size: int, augment: bool, seed: int) -> PoolAndTest:
     """A folder of class folders, split class by class, or ``train`` and ``test`` of such.
 
     Raises:
@@ -118,7 +104,7 @@ def load_folder(folder: Path, size: int, augment: bool, seed: int) -> Loaded:
         paths, targets = [paths[i] for i in pool.tolist()], targets[pool]
     transform = evaluation_transform(PHOTO_MEAN, PHOTO_STD)
     training = augmenting_transform(size, PHOTO_MEAN, PHOTO_STD) if augment else transform
-    return Loaded(
+    return PoolAndTest(
         folder.resolve().name,
         "images",
         tuple(classes),

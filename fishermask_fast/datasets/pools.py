@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from fishermask_fast.datasets import images as sources
-from fishermask_fast.datasets import tables as other_sources
-from fishermask_fast.datasets.images import Loaded
+from fishermask_fast.datasets import images, tables
 from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
-from fishermask_fast.datasets.samples import LabeledSamples, Transform
+from fishermask_fast.datasets.samples import LabeledSamples, PoolAndTest
 from fishermask_fast.options import DataOptions
 
-NAMED = ("digits", *sources.TORCHVISION_SETS, *other_sources.TABLES, *other_sources.TEXTS)
+NAMED = (
+    "digits",
+    *images.TORCHVISION_SETS,
+    *tables.TABLES,
+    *tables.NUMBERS,
+    *tables.TEXTS,
+)
 """Data sets that are known by name."""
 
 
-@dataclass(frozen=True)
-class LoopData:
-    """A pool to label from and a test set, both read through the evaluation transform.
-
-    Attributes:
-        name: For people.
-        options: What was asked for.
-        kind: ``"images"``, ``"tabular"`` or ``"text"``.
-        classes: Names of the classes.
-        pool: Samples to label from.
-        test: Samples to test on.
-        training_transform: What training reads the pool through.
-        vocabulary: Word ids of a text, 0 for other kinds.
-    """
-
-    name: str
-    options: DataOptions
-    kind: str
-    classes: tuple[str, ...]
-    pool: LabeledSamples
-    test: LabeledSamples
-    training_transform: Transform
-    vocabulary: int = 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one sample: (channels, height, width), (features,) or (words,)."""
-        source = self.pool.source
-        if isinstance(source, Tensor):
-            return tuple(source.shape[1:])
-        return (3, source.size, source.size)
-
-    def training_set(self, indices: Tensor) -> LabeledSamples:
-        """The pool's samples at ``indices``, decoded once, seen through the training transform."""
-        stored = self.pool.stored(indices.tolist())
-        return LabeledSamples(stored, self.pool.targets[indices], self.training_transform)
-
-
-def load_data(options: DataOptions) -> LoopData:
+def load_data(options: DataOptions) -> PoolAndTest:
     """Load a pool and a test set.
 
     Raises:
@@ -68,6 +33,11 @@ def load_data(options: DataOptions) -> LoopData:
     _check_exclusive(options)
     loaded = _load(options)
     pool, test, classes = loaded.pool, loaded.test, loaded.classes
+    if loaded.likelihood != "categorical" and (options.class_counts or options.imbalance_ratio):
+        raise ValueError(
+            f"class_counts and imbalance_ratio are for data of one class a sample; {loaded.name} "
+            f"is {loaded.likelihood}"
+        )
     if options.class_counts is not None:
         n_classes = len(options.class_counts)
         if not 2 <= n_classes <= len(classes):
@@ -84,15 +54,8 @@ def load_data(options: DataOptions) -> LoopData:
     if options.imbalance_ratio is None:
         pool = _draw(pool, options.pool_size, "pool_size", options.seed)
     test = _draw(test, options.test_size, "test_size", options.seed)
-    return LoopData(
-        loaded.name,
-        options,
-        loaded.kind,
-        classes,
-        pool.decoded(),
-        test.decoded(),
-        loaded.training_transform,
-        loaded.vocabulary,
+    return replace(
+        loaded, options=options, classes=classes, pool=pool.decoded(), test=test.decoded()
     )
 
 
@@ -103,21 +66,23 @@ def _check_exclusive(options: DataOptions) -> None:
         raise ValueError(f"image_size is for folders of images; {options.name} has its own size")
 
 
-def _load(options: DataOptions) -> Loaded:
+def _load(options: DataOptions) -> PoolAndTest:
     name, path = options.name, Path(options.name)
     if name == "digits":
-        return sources.load_digits(options.seed)
-    if name in sources.TORCHVISION_SETS:
-        return sources.load_torchvision(name, options.root, options.download, options.augment)
-    if name in other_sources.TABLES:
-        return other_sources.load_table(name, options.seed)
-    if name in other_sources.TEXTS:
-        return other_sources.load_newsgroups(options.root, options.download)
+        return images.load_digits(options.seed)
+    if name in images.TORCHVISION_SETS:
+        return images.load_torchvision(name, options.root, options.download, options.augment)
+    if name in tables.TABLES:
+        return tables.load_table(name, options.seed)
+    if name in tables.NUMBERS:
+        return tables.load_numbers(name, options.seed)
+    if name in tables.TEXTS:
+        return tables.load_newsgroups(options.root, options.download)
     if path.suffix.lower() == ".csv" and path.is_file():
-        return other_sources.load_csv(path, options.seed)
+        return tables.load_csv(path, options.seed)
     if path.is_dir():
         size = 32 if options.image_size is None else options.image_size
-        return sources.load_folder(path, size, options.augment, options.seed)
+        return images.load_folder(path, size, options.augment, options.seed)
     raise ValueError(
         f"data must be one of {', '.join(NAMED)} or an existing folder or .csv file; got {name!r}"
     )

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fishermask_fast.options import DataOptions, LikelihoodName
+
 Apply = Callable[[Tensor], Tensor]
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
 LARGEST_DECODED = 2**31
@@ -108,12 +110,17 @@ def _middle(image: Tensor, longest: int) -> list[int]:
 Source = Tensor | FolderImages
 
 
-class LabeledSamples(Dataset[tuple[Tensor, int]]):
+Label = int | list[float]
+"""A class, or numbers: 0 or 1 of each label, or the targets of a regression."""
+
+
+class LabeledSamples(Dataset[tuple[Tensor, Label]]):
     """Stored samples with their labels, seen through one transform.
 
     Args:
         source: (N, ...) stored samples, or images decoded when read.
-        targets: int64 (N,) class indices.
+        targets: int64 (N,) class indices; or float32 (N, C), 0 or 1 of each label, or the numbers
+            to predict.
         transform: From stored samples to what the network reads.
     """
 
@@ -125,10 +132,10 @@ class LabeledSamples(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Label]]:
         """Several samples, transformed together: what a DataLoader asks a batch of."""
         read = self.transform(self.stored(indices))
         return list(zip(read, self.targets[list(indices)].tolist(), strict=True))
@@ -162,3 +169,44 @@ class LabeledSamples(Dataset[tuple[Tensor, int]]):
             first = next(iter(errors.values()))
             raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {first}")
         return LabeledSamples(source, self.targets, self.transform)
+
+
+@dataclass(frozen=True)
+class PoolAndTest:
+    """A pool to label from and a test set, both read through the evaluation transform.
+
+    Attributes:
+        name: For people.
+        kind: ``"images"``, ``"tabular"`` or ``"text"``.
+        classes: Names of the classes.
+        pool: Samples to label from.
+        test: Samples to test on.
+        training_transform: What training reads the pool through.
+        vocabulary: Word ids of a text, 0 for other kinds.
+        likelihood: What a network's outputs are of the labels: ``"categorical"`` (of classes),
+            ``"bernoulli"`` (of several labels) or ``"gaussian"`` (of a regression).
+        options: What was asked for.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    pool: LabeledSamples
+    test: LabeledSamples
+    training_transform: Transform
+    vocabulary: int = 0
+    likelihood: LikelihoodName = "categorical"
+    options: DataOptions = DataOptions()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: (channels, height, width), (features,) or (words,)."""
+        source = self.pool.source
+        if isinstance(source, Tensor):
+            return tuple(source.shape[1:])
+        return (3, source.size, source.size)
+
+    def training_set(self, indices: Tensor) -> LabeledSamples:
+        """The pool's samples at ``indices``, decoded once, seen through the training transform."""
+        stored = self.pool.stored(indices.tolist())
+        return LabeledSamples(stored, self.pool.targets[indices], self.training_transform)

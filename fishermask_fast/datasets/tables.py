@@ -11,23 +11,25 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fishermask_fast.datasets.images import Loaded, split
-from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples
+from fishermask_fast.datasets.images import split
+from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples, PoolAndTest
 
 TABLES = ("breast-cancer", "iris", "wine")
+NUMBERS = ("diabetes", "multilabel")
 TEXTS = ("20newsgroups",)
 TEST_SHARE = 0.3
 VOCABULARY, LENGTH = 10_000, 200
 PADDING, UNKNOWN = 0, 1
 
 
-def load_table(name: str, seed: int) -> Loaded:
+def load_table(name: str, seed: int) -> PoolAndTest:
     """One of scikit-learn's bundled ``TABLES``, split class by class."""
     from sklearn import datasets
 
@@ -37,7 +39,34 @@ def load_table(name: str, seed: int) -> Loaded:
     return _table(name, values, targets, [str(label) for label in found.target_names], seed)
 
 
-def load_newsgroups(root: str, download: bool) -> Loaded:
+def load_numbers(name: str, seed: int) -> PoolAndTest:
+    """One of ``NUMBERS``, split at random.
+
+    ``diabetes`` is scikit-learn's regression of a disease's progression on 10 columns (442
+    patients), the target standardised by the pool's; ``multilabel`` are 2,000 documents of 20 word
+    counts with some of 5 topics each, as its ``make_multilabel_classification`` generates them.
+    """
+    from sklearn import datasets
+
+    if name == "diabetes":
+        values, found = datasets.load_diabetes(return_X_y=True)
+        targets = torch.as_tensor(found, dtype=torch.float64)[:, None]
+        names = ["progression"]
+    else:
+        values, found = datasets.make_multilabel_classification(2000, random_state=0)
+        targets = torch.as_tensor(found, dtype=torch.float64)
+        names = [f"topic {i}" for i in range(targets.shape[1])]
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    n_test = round(TEST_SHARE * len(targets))
+    pool, test = order[n_test:].sort().values, order[:n_test].sort().values
+    if name == "diabetes":
+        mean, std = targets[pool].mean(0), targets[pool].std(0, correction=0)
+        targets = (targets - mean) / std
+    table = _split_table(name, torch.as_tensor(values).double(), targets.float(), names, pool, test)
+    return replace(table, likelihood="gaussian" if name == "diabetes" else "bernoulli")
+
+
+def load_newsgroups(root: str, download: bool) -> PoolAndTest:
     """The 20 newsgroups, headers, footers and quotes removed, with their own split.
 
     Raises:
@@ -67,7 +96,7 @@ def load_newsgroups(root: str, download: bool) -> Loaded:
     return _text("20newsgroups", texts[0], targets[0], texts[1], targets[1], parts[0].target_names)
 
 
-def load_csv(file: Path, seed: int) -> Loaded:
+def load_csv(file: Path, seed: int) -> PoolAndTest:
     """A CSV with a column ``label`` and either a column ``text`` or columns of numbers.
 
     Raises:
@@ -114,12 +143,20 @@ def _number(file: Path, line: int, name: str, text: str | None) -> float:
     return value
 
 
-def _table(name: str, values: Tensor, targets: Tensor, classes: Sequence[str], seed: int) -> Loaded:
+def _table(
+    name: str, values: Tensor, targets: Tensor, classes: Sequence[str], seed: int
+) -> PoolAndTest:
     pool, test = split(targets, TEST_SHARE, seed)
+    return _split_table(name, values, targets, classes, pool, test)
+
+
+def _split_table(
+    name: str, values: Tensor, targets: Tensor, classes: Sequence[str], pool: Tensor, test: Tensor
+) -> PoolAndTest:
     mean, std = values[pool].mean(0), values[pool].std(0, correction=0)
     # A column that never changes tells nothing, and becomes zero.
     scaled = ((values - mean) / std.where(std > 0, 1.0)).float()
-    return Loaded(
+    return PoolAndTest(
         name,
         "tabular",
         tuple(classes),
@@ -136,13 +173,13 @@ def _text(
     test_texts: Sequence[str],
     test_targets: Tensor,
     classes: Sequence[str],
-) -> Loaded:
+) -> PoolAndTest:
     counts = Counter(word for text in texts for word in _words(text))
     # Equally frequent words in alphabetical order: the ids do not depend on the order of the texts.
     common = sorted(counts, key=lambda word: (-counts[word], word))[:VOCABULARY]
     ids = {word: number for number, word in enumerate(common, UNKNOWN + 1)}
     length = min(LENGTH, max([1, *(len(_words(text)) for text in texts)]))
-    return Loaded(
+    return PoolAndTest(
         name,
         "text",
         tuple(classes),

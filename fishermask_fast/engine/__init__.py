@@ -1,9 +1,10 @@
 """The greedy engine: pick what most lowers tr(M^-1 F), by rank-r updates of all scores.
 
 Rooms in reading order: inputs (what is asked for), problem (M and F), greedy (picks, then
-removals), result (Selection), engine (blocks of picks, verified), block_engine (the same on a GPU),
-candidates (A and B of every sample), directions (U and W of a pick), precision (the precision
-policy), scores (all scores along a selection). May import: factors and below; no network.
+removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
+same, made by a GPU), candidates (A and B of every sample), directions (U and W of a pick),
+precision (the precision policy), scores (all scores along a selection). May import: factors and
+below; no network.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The candidates of a selection: where their gradients lie, and the state of each.
 
 Every candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T and its score tr(A_x^-1 B_x)
-(with the signs of engine.py for removals). A block of picks goes through four steps:
+(with the signs of blocks.py for removals). A block of picks goes through four steps:
 
     begin    the leaders, with copies of their gradients and of their state
     verify   all others take the block's updates, and tell which of them would have won

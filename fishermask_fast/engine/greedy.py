@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from fishermask_fast.engine.block_engine import BlockEngine
+from fishermask_fast.engine.blocks import Engine
 from fishermask_fast.engine.candidates import Candidates, LocalCandidates
-from fishermask_fast.engine.engine import Engine
+from fishermask_fast.engine.device_blocks import BlockEngine
 from fishermask_fast.engine.inputs import Options
 from fishermask_fast.engine.problem import Problem
 from fishermask_fast.engine.result import Selection

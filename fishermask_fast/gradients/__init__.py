@@ -1,18 +1,21 @@
 """Per-sample gradients on the mask, V_x = R_x J_x, and the Fisher diagonal f_i = E (d log p)_i^2.
 
 Rooms in reading order: masked and diagonal (what is asked for), passes (the way through a pool),
-capture (one forward, r backward passes), rules (rows of a layer's weight), weight_products (dW =
-delta a^T), fallback (torch.func), order (samples keep their places), resumable and fingerprint
-(gradients in a file). May import: masks, network, factors, likelihoods, ops.
+planning (which parameters go by rule), capture (one forward, r backward passes), rules and terms
+(rows of an operation's parameter), weight_products (dW = delta a^T), fallback (torch.func), kept
+(parameters that a kept tensor hides), places and order (where each sample is in a result),
+resumable and fingerprint (gradients in a file). May import: masks, network, factors and below.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.gradients.diagonal import draw, fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
+from fishermask_fast.gradients.passes import slow_parameters
 
 __all__ = [
     "draw",
     "fisher_diagonal",
     "masked_gradients",
+    "slow_parameters",
 ]

@@ -20,9 +20,12 @@ from fishermask_fast.network import (
     call,
     count_samples,
     device_of,
+    evaluating,
     input_dtype,
     outputs_of_samples,
     to_model,
+    trainable,
+    unwrap,
 )
 
 # Memory for one batch's activations and gradients, and the most samples it is spent on.
@@ -61,6 +64,19 @@ def batches(
             yield start, inputs, plan
             start += n
             done(n)
+
+
+def slow_parameters(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
+    """Trainable parameters without a rule, whose gradients torch.func takes sample by sample.
+
+    Args:
+        model: any; given back as it was.
+        inputs: a batch, of which at most three samples are tried.
+    """
+    names = list(trainable(unwrap(model)))
+    with evaluating(model) as net:
+        inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
+        return make_plan(net, inputs, names).others
 
 
 def _fitting_size(plan: Plan, device: torch.device) -> int:

@@ -154,7 +154,9 @@ def _tried(deltas: list[Tensor | None], axis: int, entries: int) -> Place | None
     first, second = deltas
     if first is None or second is None:
         return None
-    mine, others = ((d.movedim(axis, 0).flatten(1) != 0).any(1) for d in (first, second))
+    mine, others = (
+        (d.movedim(axis, 0).reshape(2 * entries, -1) != 0).any(1) for d in (first, second)
+    )
     # An entry without a gradient may be anyone's.
     if not torch.equal(mine, ~others):
         return None

@@ -77,9 +77,11 @@ def _summed(r: Reading, factor: Tensor | float | None = None) -> Maker | None:
         over = [d for d, size in enumerate(shape, 1) if size == 1 and own.shape[d] != 1]
         return Whole((own.sum(over) if over else own).reshape(layout.n, *r.shape))
 
-    # Along the samples the argument has one entry for all.
+    # Along the samples the argument has one entry for all, or is there once for each.
     axis = layout.axis + len(r.shape) - len(_result(r))
-    return make if axis < 0 or r.shape[axis] == 1 else None
+    size = 1 if axis < 0 else r.shape[axis]
+    own = layout.outer == 1 and layout.inner == size and r.node.name() == "RepeatBackward0"
+    return make if size == 1 or own else None
 
 
 def _result(r: Reading) -> tuple[int, ...]:
@@ -313,9 +315,12 @@ def _add(r: Reading) -> Maker | None:
 def _repeat(r: Reading) -> Maker | None:
     repeats = r.saved("_saved_repeats")
     shape = (1,) * (len(repeats) - len(r.shape)) + r.shape
-    if any(size > 1 and times > 1 for size, times in zip(shape, repeats, strict=True)):
-        return None
-    return _summed(r)
+    # Elsewhere than along the samples, copies of more than one entry stand side by side.
+    apart = [
+        size > 1 and times > 1 and axis != r.layout.axis
+        for axis, (size, times) in enumerate(zip(shape, repeats, strict=True))
+    ]
+    return None if any(apart) else _summed(r)
 
 
 _BATCH_NORM = ("_saved_training", "_saved_input", "_saved_running_mean", "_saved_running_var")

@@ -16,6 +16,7 @@ summed over n; what lies between parameter and operation is undone by Moved (vie
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -178,7 +179,8 @@ class Correlation:
 
     def masked(self, index: Tensor) -> Tensor:
         found = conv_masked(self.convolution, *self._images(slice(None)), index)
-        return found.view(self.n, -1, index.numel()).sum(1) if self.delta.shape[1] > 1 else found
+        images = self.delta.shape[1]
+        return found.view(self.n, images, index.numel()).sum(1) if images > 1 else found
 
     def squared(self) -> Tensor:
         if self.delta.shape[1] > 1:
@@ -282,13 +284,16 @@ class Chained:
     def dense(self, part: slice) -> Tensor:
         outer = self.term.dense(part)
         dtype = self.edge.node._input_metadata[self.edge.output_nr].dtype
-        (found,) = torch.autograd.grad(
-            [self.edge],
-            [self.parameter],
-            [outer.to(dtype)],
-            retain_graph=True,
-            is_grads_batched=True,
-        )
+        with warnings.catch_warnings():
+            # Slow paths inside vmap are no news: what lies between is small.
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            (found,) = torch.autograd.grad(
+                [self.edge],
+                [self.parameter],
+                [outer.to(dtype)],
+                retain_graph=True,
+                is_grads_batched=True,
+            )
         return found.to(outer.dtype)
 
     def _parts(self) -> Sequence[slice]:

@@ -1,1 +1,5 @@
-"""One module for each framework; none is imported, nor its framework, before it is asked for."""
+"""One room for each framework; none is imported, nor its framework, before it is asked for.
+
+Rooms: baal, huggingface, lightning, skactiveml, skactiveml_regression, small_text. May import:
+selector and below; not loop.
+"""

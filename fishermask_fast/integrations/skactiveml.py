@@ -48,9 +48,29 @@ Array = np.ndarray[Any, Any]
 
 
 class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
-    """What all strategies share: everything but whose gradients, and where they are masked."""
+    """What all strategies share: everything but whose gradients, and where they are masked.
+
+    scikit-learn reads the parameters off each strategy's own ``__init__``.
+    """
 
     _likelihood = "categorical"
+
+    def __init__(
+        self,
+        clf_embedding_flag_name: Any,
+        lamb: float,
+        backward_steps: int,
+        rank: int | None,
+        bias: bool,
+        missing_label: Any,
+        random_state: Any,
+    ) -> None:
+        self.clf_embedding_flag_name = clf_embedding_flag_name
+        self.lamb = lamb
+        self.backward_steps = backward_steps
+        self.rank = rank
+        self.bias = bias
+        super().__init__(missing_label=missing_label, random_state=random_state)
 
     def query(
         self,
@@ -181,6 +201,7 @@ class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         check_integer("backward_steps", self.backward_steps, 0)
         if self.rank is not None:
             check_integer("rank", self.rank, 1)
+        check_scalar(self.bias, "bias", bool)
 
     def _factors(self, clf: Any, samples: Array) -> GradientFactors:
         check_network(clf, "fit_clf=False the classifier")
@@ -232,16 +253,9 @@ class BaitQuery(FisherQuery):
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
     ) -> None:
-        self.clf_embedding_flag_name = clf_embedding_flag_name
-        self.lamb = lamb
-        self.backward_steps = backward_steps
-        self.rank = rank
-        self.bias = bias
-        super().__init__(missing_label=missing_label, random_state=random_state)
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_scalar(self.bias, "bias", bool)
+        super().__init__(
+            clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state
+        )
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
         return masked_gradients(
@@ -294,7 +308,6 @@ class FisherMaskQuery(FisherQuery):
         n_parameters: int | None = None,
         head: str | None = None,
     ) -> None:
-        self.clf_embedding_flag_name = clf_embedding_flag_name
         self.fraction = fraction
         self.n_parameters = n_parameters
         self.mask = mask
@@ -302,11 +315,9 @@ class FisherMaskQuery(FisherQuery):
         self.head = head
         self.head_entries = head_entries
         self.fisher_samples = fisher_samples
-        self.lamb = lamb
-        self.backward_steps = backward_steps
-        self.rank = rank
-        self.bias = bias
-        super().__init__(missing_label=missing_label, random_state=random_state)
+        super().__init__(
+            clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state
+        )
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -316,7 +327,6 @@ class FisherMaskQuery(FisherQuery):
         check_scalar(self.keep_head, "keep_head", bool)
         check_integer("head_entries", self.head_entries, 1)
         check_integer("fisher_samples", self.fisher_samples, 1)
-        check_scalar(self.bias, "bias", bool)
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
         selector = FisherMaskSelector(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fishermask_fast.datasets import FolderImages, Source
+from fishermask_fast.labeling.csv_files import read_csv
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,7 @@ def from_csv(file: Path) -> OwnImages:
         ValueError: The file cannot be read, has no column ``path``, no row without a label, or a
             row without a path or with that of another row.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+    rows = read_csv(file)
     if not rows or "path" not in rows[0]:
         columns = ", ".join(map(str, rows[0])) if rows else "no rows"
         raise ValueError(f"{file} must have a column path (and label); it has {columns}")

@@ -5,14 +5,10 @@ The output folder appears whole, when everything is done, or not at all.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -23,9 +19,16 @@ import torch
 from torch import nn
 
 from fishermask_fast.datasets import LabeledSamples, evaluation_transform
-from fishermask_fast.labeling import images as own_data
+from fishermask_fast.files import folder_written_whole, replace_file
 from fishermask_fast.labeling.checkpoints import load_model
-from fishermask_fast.labeling.images import OwnImages, ReadImages
+from fishermask_fast.labeling.csv_files import path_cell, write_csv
+from fishermask_fast.labeling.images import (
+    OwnImages,
+    ReadImages,
+    from_csv,
+    from_folders,
+    read_images,
+)
 from fishermask_fast.models import find_device
 from fishermask_fast.network import call, evaluating
 from fishermask_fast.options import SelectOptions
@@ -64,11 +67,11 @@ def select_images(options: SelectOptions) -> None:
     model.to(find_device(options.device))
     _check_enough(options.n, len(images.unlabeled))
 
-    pool = own_data.read_images(images.unlabeled, size, "unlabeled images", progress)
+    pool = read_images(images.unlabeled, size, "unlabeled images", progress)
     _check_enough(options.n, len(pool.paths))
     labeled = None
     if images.labeled:
-        labeled = own_data.read_images(images.labeled, size, "labeled images", progress)
+        labeled = read_images(images.labeled, size, "labeled images", progress)
     skipped = [*pool.skipped, *(labeled.skipped if labeled else ())]
     for path, reason in skipped:
         print(_printable(f"skipped  {path}: {reason}"), file=sys.stderr)
@@ -83,12 +86,13 @@ def select_images(options: SelectOptions) -> None:
     strategy = STRATEGIES[options.strategy]
     picks = strategy(model, samples, seen(labeled), options.n, options.seed, query)
     rows = _rows(model, samples, pool, picks, classes)
-    with _appearing(out) as draft:
-        _write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
+    with folder_written_whole(out) as draft:
+        write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
         tasks = _tasks(rows, images.root, options)
-        (draft / TASKS_FILE).write_text(json.dumps(tasks, indent=2) + "\n", encoding="utf-8")
+        replace_file(draft / TASKS_FILE, (json.dumps(tasks, indent=2) + "\n").encode())
         if skipped:
-            _write_csv(draft / SKIPPED_FILE, ["path", "reason"], skipped)
+            listed = [(path_cell(path), reason) for path, reason in skipped]
+            write_csv(draft / SKIPPED_FILE, ["path", "reason"], listed)
         shown = picks.indices[:MOST_SHOWN].tolist()
         captions = [f"{row['rank']}. {row['predicted']} {row['probability']}" for row in rows]
         title = f"{len(rows)} picks by {options.strategy}, with predicted classes"
@@ -97,7 +101,7 @@ def select_images(options: SelectOptions) -> None:
 
 
 def _check_free(out: Path) -> None:
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise ValueError(f"{out} exists already; name another folder with --out")
     parent = next(path for path in out.absolute().parents if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
@@ -106,8 +110,8 @@ def _check_free(out: Path) -> None:
 
 def _find(options: SelectOptions) -> OwnImages:
     if options.unlabeled is None:
-        return own_data.from_csv(cast(Path, options.csv))
-    return own_data.from_folders(options.unlabeled, options.labeled)
+        return from_csv(cast(Path, options.csv))
+    return from_folders(options.unlabeled, options.labeled)
 
 
 def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> list[str]:
@@ -137,7 +141,7 @@ def _rows(
     scores = picks.info.get("scores", [""] * len(picks.indices))
     return [
         {
-            "path": str(pool.paths[index]),
+            "path": path_cell(pool.paths[index]),
             "rank": rank,
             "score": score if score == "" else f"{score:.6g}",
             "predicted": classes[label],
@@ -179,36 +183,9 @@ def _tasks(
     return tasks
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    # A name that is not UTF-8 is written as the bytes that it is.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name when the block ends well, and goes otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        yield draft
-        draft.chmod(0o777 & ~_umask())
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def _printable(text: str) -> str:
     """The text with what no terminal takes, half a character of a file's name, escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _tell(

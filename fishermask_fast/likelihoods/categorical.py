@@ -40,8 +40,11 @@ class Categorical:
                 'follows, and "gaussian" in regression'
             )
         if len(shape) != 2:
+            dense = {3: "each token or place", 4: "each pixel, as segmentation has them"}
+            found = f" (outputs for {dense[len(shape)]})" if len(shape) in dense else ""
             raise ValueError(
-                f"the model's logits must have shape (N, C); got {tuple(shape)}. {OTHER_SHAPES}"
+                f"the model's logits must have shape (N, C); got {tuple(shape)}{found}. "
+                f"{OTHER_SHAPES}"
             )
 
     def make_rows(

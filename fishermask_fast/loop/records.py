@@ -3,22 +3,36 @@
 One line of ``rounds.jsonl`` is one round of one strategy: the samples it added, and what the
 network trained on all labels so far came to. ``state`` holds the network of each strategy's last
 round. A round's state is written before its line, and the line whole or not at all, so a run that
-is killed at any moment goes on from the last round that has a line.
+is killed at any moment goes on from the last round that has a line. What is read back is checked as
+a whole: each line states a checksum of itself, its state and the line before, ``config.json`` one
+of its own. Records of earlier versions, which state none, are read by types, ranges and sequence.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fishermask_fast.files import replace_file
+from fishermask_fast.files import (
+    NO_LINKS,
+    check_name,
+    check_no_link,
+    checksum,
+    open_file,
+    parse_json,
+    replace_file,
+    sync_folder,
+)
 from fishermask_fast.installation import versions
+from fishermask_fast.loop.rounds import Line, Round, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -27,39 +41,6 @@ ROUNDS_FILE = "rounds.jsonl"
 STATE_FOLDER = "state"
 # Where data lie decides nothing that is recorded.
 WHEREABOUTS = ("root", "download")
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round of one strategy.
-
-    Attributes:
-        strategy: Who picked.
-        seed: Of the run.
-        round: 0 for the initial set, which is the same for every strategy.
-        picks: Pool indices labeled in this round, in the order picked.
-        n_labeled: Labels in all, this round's picks included.
-        accuracy: On the test set, after training on all labels so far.
-        class_accuracy: The same by class; None for a class the test set does not hold.
-        label_counts: How many of this round's picks belong to each class.
-        training: Epochs, optimiser steps, last training accuracy and loss.
-        seconds: By step: those of the query (``query/...``), ``query``, ``train``, ``evaluate``.
-        query: What else the strategy tells of its picks: ``mask`` is how many entries of each
-            tensor are masked and how many it has, ``mask_overlap`` the share of the mask that it
-            has in common with that of the round before.
-    """
-
-    strategy: str
-    seed: int
-    round: int
-    picks: list[int]
-    n_labeled: int
-    accuracy: float
-    class_accuracy: list[float | None]
-    label_counts: list[int]
-    training: dict[str, float]
-    seconds: dict[str, float]
-    query: dict[str, Any] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -83,6 +64,10 @@ class RunFolder:
     ) -> None:
         self.path = Path(path)
         self.rounds: list[Round] = []
+        # Of rounds.jsonl: its bytes, the checksum of its last line, and those of the states.
+        self._size = 0
+        self._last = ""
+        self._states: dict[tuple[str, int], str | None] = {}
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out must be a folder; {self.path} is a file")
         if not resume:
@@ -128,61 +113,124 @@ class RunFolder:
             known = [content["versions"], *content.get("resumed_with", [])]
             if now in known:
                 self._is_ours = True
-                self._read()
+                self._read(content["config"])
                 return
             logger.warning("%s was begun with other versions; picks may differ", self.path)
             content["resumed_with"] = [*known[1:], now]
         self._is_ours = True
+        # As it will be read: a tuple is a list there.
+        content = json.loads(json.dumps(content))
+        content["checksum"] = checksum({**content, "checksum": None})
         replace_file(self.path / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
-        self._read()
+        self._read(content["config"])
 
-    def _read(self) -> None:
+    def _read(self, config: dict[str, Any]) -> None:
         file = self.path / ROUNDS_FILE
-        if not file.exists():
+        if not file.exists() and not file.is_symlink():
             return
-        content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(file, whole)
-        self.rounds = list(read_rounds(self.path))
+        content = _read(file)
+        lines = read_lines(content, file, config)
+        self._size = content.rfind(b"\n") + 1
+        if self._size < len(content):
+            os.truncate(file, self._size)
+        self.rounds = [line.entry for line in lines]
+        self._states = {(line.entry.strategy, line.entry.round): line.state for line in lines}
+        self._last = lines[-1].checksum if lines else ""
+        self._check_states()
+
+    def _check_states(self) -> None:
+        """Raise where a state is of a round that follows one which is not recorded.
+
+        Raises:
+            ValueError: Lines have been lost.
+        """
+        reached: dict[str, int] = {}
+        for entry in self.rounds:
+            reached[entry.strategy] = entry.round
+        for path in (self.path / STATE_FOLDER).glob("*-*.pt"):
+            strategy, _, number = path.stem.rpartition("-")
+            # A state is written before its line.
+            if number.isdecimal() and int(number) > reached.get(strategy, -1) + 1:
+                raise ValueError(
+                    f"{self.path / ROUNDS_FILE} has lost lines: {path} is of a later round than "
+                    "the last one recorded"
+                )
 
     def append(self, entry: Round) -> None:
-        """Add one whole line to ``rounds.jsonl``: one write of one line, then flushed to disk."""
-        line = (json.dumps(asdict(entry)) + "\n").encode()
-        descriptor = os.open(self.path / ROUNDS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        """Add one whole line to ``rounds.jsonl``: one write of one line, then flushed to disk.
+
+        Raises:
+            OSError: It cannot be written.
+            ValueError: Somebody else has changed the file since this run wrote to it.
+        """
+        state = self._states.get((entry.strategy, entry.round))
+        line = Line.of(entry, state, self._last)
+        content = line.to_bytes()
+        descriptor = self._open_rounds()
         try:
-            written = os.write(descriptor, line)
-            if written < len(line):
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
-                raise OSError(f"no room left to record a round in {self.path}")
+            written = os.write(descriptor, content)
+            if written < len(content):
+                os.ftruncate(descriptor, self._size)
+                raise OSError(errno.ENOSPC, "no room left to record a round", str(self.path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if not self._size:
+            sync_folder(self.path)
+        self._size, self._last = self._size + len(content), line.checksum
         self._forget_states(entry.strategy, before=entry.round)
+
+    def _open_rounds(self) -> int:
+        """The record as this run has left it, to be added to."""
+        file = self.path / ROUNDS_FILE
+        create = 0 if self._size else os.O_CREAT
+        try:
+            descriptor = open_file(file, os.O_WRONLY | os.O_APPEND | NO_LINKS | create)
+        except FileNotFoundError:
+            raise ValueError(f"{file} was removed while the run was going") from None
+        size = os.fstat(descriptor).st_size
+        if size != self._size:
+            os.close(descriptor)
+            raise ValueError(
+                f"{file} was changed while the run was going: {self._size} bytes were written, it "
+                f"has {size}"
+            )
+        return descriptor
 
     def save_state(self, strategy: str, number: int, state: bytes) -> None:
         """Keep what a strategy needs to go on after round ``number``, before its line is added."""
         path = self._state(strategy, number)
+        check_no_link(path.parent)
         path.parent.mkdir(exist_ok=True)
         replace_file(path, state)
+        self._states[strategy, number] = hashlib.sha256(state).hexdigest()
 
     def load_state(self, strategy: str, number: int) -> bytes:
         """What ``save_state`` kept.
 
         Raises:
-            ValueError: It is not there.
+            ValueError: It is not there, or not as it was written.
         """
         path = self._state(strategy, number)
+        check_no_link(path.parent)
         if not path.is_file():
             raise ValueError(f"{path} is gone, so the run cannot go on; start it anew")
-        return path.read_bytes()
+        state = path.read_bytes()
+        known = self._states.get((strategy, number))
+        # Records of earlier versions state no checksum.
+        if known is not None and hashlib.sha256(state).hexdigest() != known:
+            raise ValueError(f"{path} is damaged, so the run cannot go on; start it anew")
+        return state
 
     def finish(self) -> None:
         """Drop the states: a run that is whole needs none."""
-        for path in (self.path / STATE_FOLDER).glob("*.pt"):
+        folder = self.path / STATE_FOLDER
+        if folder.is_symlink() or not folder.is_dir():
+            return
+        for path in folder.glob("*.pt"):
             path.unlink()
-        if (self.path / STATE_FOLDER).is_dir():
-            (self.path / STATE_FOLDER).rmdir()
+        with suppress(OSError):  # what else lies there is not ours
+            folder.rmdir()
 
     def close(self) -> None:
         """Let another process run here; remove the folder where it is new and holds no round."""
@@ -194,7 +242,7 @@ class RunFolder:
         os.close(self._lock)
 
     def _state(self, strategy: str, number: int) -> Path:
-        return self.path / STATE_FOLDER / f"{strategy}-{number}.pt"
+        return self.path / STATE_FOLDER / f"{check_name('strategy', strategy)}-{number}.pt"
 
     def _forget_states(self, strategy: str, before: int) -> None:
         if before:
@@ -203,11 +251,16 @@ class RunFolder:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads((path / CONFIG_FILE).read_bytes())
+        content = parse_json(_read(path / CONFIG_FILE))
         for part in ("config", "versions"):
             if not isinstance(content[part], dict):
                 raise TypeError(f"{part} is no object")
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        if not isinstance(content.get("resumed_with", []), list):
+            raise TypeError("resumed_with is no list")
+        # Earlier versions wrote none.
+        if "checksum" in content and content["checksum"] != checksum({**content, "checksum": None}):
+            raise ValueError("it is damaged: its checksum is another")
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / CONFIG_FILE} is not a run's configuration: {error}") from error
     return dict(content)
 
@@ -236,25 +289,25 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return dict(_read_config(Path(path))["config"])
 
 
-def read_rounds(path: str | Path) -> Iterator[Round]:
+def read_rounds(path: str | Path) -> list[Round]:
     """The rounds recorded in a run's folder, in the order they were written.
 
     A last line without its end is one that was being written, and is left out.
 
     Raises:
-        ValueError: The folder holds no record, or a line of it is not a round.
+        ValueError: The folder holds no record, or one that is damaged, incomplete or of another
+            configuration than the folder's.
     """
     file = Path(path) / ROUNDS_FILE
     if not file.is_file():
         raise ValueError(f"{path} holds no {ROUNDS_FILE}")
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield Round(**json.loads(line))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise ValueError(f"{file}, line {number} is not a round: {error}") from error
+    config = _read_config(Path(path))["config"] if (Path(path) / CONFIG_FILE).exists() else {}
+    return [line.entry for line in read_lines(_read(file), file, config)]
+
+
+def _read(file: Path) -> bytes:
+    with os.fdopen(open_file(file, os.O_RDONLY), "rb") as opened:
+        return opened.read()
 
 
 def fresh_folder(parent: str | Path, name: str) -> Path:

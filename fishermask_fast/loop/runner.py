@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from fishermask_fast.datasets import load_data
-from fishermask_fast.loop.records import ROUNDS_FILE, Round, RunFolder, fresh_folder
+from fishermask_fast.loop.records import ROUNDS_FILE, RunFolder, fresh_folder
 from fishermask_fast.loop.report import learning_curves, read_runs, tables
+from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_model, find_device
 from fishermask_fast.options import STRATEGIES, RunOptions
 
 CURVE_NAME = "learning_curve"
+OUTPUTS = {"categorical": "classes", "bernoulli": "labels", "gaussian": "targets"}
 
 
 def run_experiments(options: RunOptions) -> None:
@@ -78,10 +80,10 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
     schedule, data = experiment.schedule, experiment.data
     print(
         f"{data.name}: {len(data.pool):,} samples to label from, {len(data.test):,} to test on, "
-        f"{len(data.classes)} classes; {experiment.model} on {experiment.device}, "
-        f"seed {schedule.seed}"
+        f"{len(data.classes)} {OUTPUTS[data.likelihood]}; {experiment.model} on "
+        f"{experiment.device}, seed {schedule.seed}"
     )
-    print(tables.header(schedule.strategies), flush=True)
+    print(tables.header(schedule.strategies, experiment.task.metric), flush=True)
     rounds: list[Round] = list(folder.rounds)
     shown = 0
     with tqdm(
@@ -111,5 +113,8 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
         show(last=True)
     curve = folder.path / CURVE_NAME
     learning_curves(read_runs([folder.path]), curve)
-    print(f"\n{tables.summary(rounds)}\n\nrecord   {folder.path / ROUNDS_FILE}")
+    print(
+        f"\n{tables.summary(rounds, experiment.task.metric)}\n\n"
+        f"record   {folder.path / ROUNDS_FILE}"
+    )
     print(f"picture  {curve}.png")

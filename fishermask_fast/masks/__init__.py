@@ -1,12 +1,12 @@
 """Which k of a network's P parameters count, by their scores f_i.
 
 Rooms: mask (FisherMask), size (how many parameters), choice (which of them), checks (what a mask
-must be), mask_file. May import: network and below.
+must be), mask_file (on disk). May import: network and below.
 """
 
 from __future__ import annotations
 
-from fishermask_fast.masks.choice import METHODS
+from fishermask_fast.masks.choice import METHODS, parts_of_tensors
 from fishermask_fast.masks.mask import FisherMask
 from fishermask_fast.masks.size import MaskSize, check_size, size_of_mask
 
@@ -15,5 +15,6 @@ __all__ = [
     "METHODS",
     "MaskSize",
     "check_size",
+    "parts_of_tensors",
     "size_of_mask",
 ]

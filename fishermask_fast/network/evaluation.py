@@ -8,7 +8,7 @@ parameter asking for gradients unless a caller says so.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -301,10 +301,21 @@ def outputs_of(output: object) -> Tensor:
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
             "the model must return logits: a floating-point Tensor, an object with .logits, or a "
-            f"tuple whose first item is one; got {type(output).__name__}"
+            f"tuple whose first item is one; got {type(output).__name__}{_dense(output)}"
         )
     # Of a batch of one, .squeeze() leaves no dimension at all.
     return logits.reshape(1) if logits.ndim == 0 else logits
+
+
+def _dense(output: object) -> str:
+    """What kind of model gives such outputs, where that shows."""
+    first = output[0] if isinstance(output, (tuple, list)) and output else output
+    if isinstance(first, Mapping):
+        if "boxes" in first or "pred_boxes" in first:
+            return ", boxes and scores as detection has them: no classifier of samples"
+        if "out" in first or "masks" in first:
+            return ", outputs for each pixel as segmentation has them: no classifier of samples"
+    return ""
 
 
 def _flat(outputs: Tensor) -> Tensor:

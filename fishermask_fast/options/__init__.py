@@ -11,13 +11,14 @@ from __future__ import annotations
 from fishermask_fast.options.commands import PlotOptions, RunOptions, SelectOptions, Variant
 from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
 from fishermask_fast.options.files import OptionsFile
-from fishermask_fast.options.picking import MASKS, STRATEGIES, QueryOptions
+from fishermask_fast.options.picking import MASKS, STRATEGIES, LikelihoodName, QueryOptions
 from fishermask_fast.options.schedule import DRAWS, Schedule
 from fishermask_fast.options.training import Recipe
 
 __all__ = [
     "DRAWS",
     "DataOptions",
+    "LikelihoodName",
     "MASKS",
     "OptionsFile",
     "PHOTO_MEAN",

@@ -26,6 +26,8 @@ MASKS: tuple[str, ...] = get_args(MaskName)
 """Ways to choose parameters; ``"middle"`` is all layers but the head."""
 
 
+LikelihoodName = Literal["categorical", "bernoulli", "gaussian"]
+
 AS_TYPED = Parameter(show_default=lambda values: " ".join(map(str, values)))
 """Of several values: the help shows the default as one would type it."""
 
@@ -41,6 +43,8 @@ class QueryOptions:
         n_parameters: How many parameters the mask keeps, instead of a share.
         mask: How fishermask chooses parameters.
         keep_head: Keep the head's parameters whole, or let them compete with all others.
+        likelihood: What the outputs are: logits of one class, logits of labels each for itself, or
+            means of numbers (default: as the data set has it, else categorical).
         head: Name of the layer that gives the logits (default: read from them).
         weighting: Gradients times sqrt(p), or as they are.
         lamb: lambda I is where M starts.
@@ -54,6 +58,7 @@ class QueryOptions:
     n_parameters: int | None = None
     mask: MaskName = "global"
     keep_head: bool = True
+    likelihood: LikelihoodName | None = None
     head: str | None = None
     weighting: Literal["fisher", "none"] = "fisher"
     lamb: float = 1.0

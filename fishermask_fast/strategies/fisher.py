@@ -64,6 +64,7 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
     scores = fisher_diagonal(
         model,
         data,
+        likelihood=options.likelihood or "categorical",
         n_samples=min(options.fisher_samples, len(data)),  # type: ignore[arg-type]
         seed=seed,
         batch_size=options.batch_size,
@@ -91,6 +92,7 @@ def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> 
         n_parameters=options.n_parameters,
         mask="global" if options.mask == "middle" else options.mask,
         keep_head=options.keep_head and options.mask != "middle",
+        likelihood=options.likelihood or "categorical",
         head=options.head,
         weighting=options.weighting,
         lamb=options.lamb,
@@ -107,6 +109,7 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
         mask="head",
         head=options.head,
         backward_steps=1,
+        likelihood=options.likelihood or "categorical",
         weighting=options.weighting,
         lamb=options.lamb,
         rank=options.rank,

@@ -45,8 +45,17 @@ STRATEGIES: dict[str, Strategy] = {
 """Every strategy by name."""
 
 
+ANY_LIKELIHOOD = ("fishermask", "bait", "random")
+"""Strategies that ask for no probabilities of classes."""
+
+
 def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
     """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    if options.likelihood not in (None, "categorical") and name not in ANY_LIKELIHOOD:
+        raise ValueError(
+            f"strategy {name} is for one class a sample; with likelihood {options.likelihood} take "
+            f"one of {', '.join(ANY_LIKELIHOOD)}"
+        )
     if name in SELECTORS:
         if options.rank is not None and options.rank > n_classes:
             raise ValueError(f"rank must be at most the {n_classes} classes; got {options.rank}")

@@ -20,7 +20,7 @@ from pools import ADVERSARIAL, HEADS, greedy, picks, random_factors, random_fish
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, Selection, select_batch
-from fishermask_fast.engine.block_engine import BlockEngine
+from fishermask_fast.engine.device_blocks import BlockEngine
 from fishermask_fast.factors.inverse_products import inverse_products_by_torch
 
 # Of these a GPU's own kernels are products of torch.

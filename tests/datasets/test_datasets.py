@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from fishermask_fast import FisherMask, masked_gradients
 from fishermask_fast.cli import main
-from fishermask_fast.datasets import images as sources
-from fishermask_fast.datasets import tables as other_sources
+from fishermask_fast.datasets import images, tables
 from fishermask_fast.datasets.imbalance import ratio_counts
 from fishermask_fast.datasets.pools import load_data
 from fishermask_fast.datasets.samples import Transform
@@ -85,7 +84,7 @@ def test_pools_that_cannot_be_are_named(
         load_data(options)
 
 
-@pytest.mark.parametrize("name", other_sources.TABLES)
+@pytest.mark.parametrize("name", tables.TABLES)
 def test_tables_are_standardised_by_the_pool(name: str, assert_close: Callable[..., None]) -> None:
     data = load_data(DataOptions(name))
     assert data.kind == "tabular" and len(data.shape) == 1
@@ -237,7 +236,7 @@ def test_svhn_is_read_as_torchvision_keeps_it(monkeypatch: pytest.MonkeyPatch) -
     data = load_data(DataOptions("svhn"))
     assert (data.shape, len(data.pool), len(data.test), len(data.classes)) == ((3, 4, 5), 12, 4, 10)
     assert data.pool.stored([3])[0, 1, 2, 3] == (3 * 60 + 20 + 10 + 3) % 251
-    assert sources.TORCHVISION_SETS["mnist"] == "MNIST"
+    assert images.TORCHVISION_SETS["mnist"] == "MNIST"
 
 
 def test_the_small_transformer_has_a_rule_for_every_parameter(

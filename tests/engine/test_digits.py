@@ -24,7 +24,7 @@ from fishermask_fast import (
     reference,
     select_batch,
 )
-from fishermask_fast.engine.block_engine import BlockEngine
+from fishermask_fast.engine.device_blocks import BlockEngine
 
 RATIOS = (1.0, 1e-3, 1e-6, 1e-8, 1e-10, 1e-12)
 KINDS = ("dense", "dense, steep", "head", "masked head")

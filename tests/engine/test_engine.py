@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from pools import ADVERSARIAL, greedy, oracle, perturbed, picks, random_factors, random_fisher
+from pools import (
+    ADVERSARIAL,
+    Adversarial,
+    greedy,
+    oracle,
+    perturbed,
+    picks,
+    random_factors,
+    random_fisher,
+)
 
 from fishermask_fast import GradientFactors, Selection, reference, select_batch
 from fishermask_fast.engine.precision import TIE, PrecisionPolicy, Remedy
@@ -61,17 +70,10 @@ def test_blocks_of_perturbed_candidates(backward_steps: int, generator: torch.Ge
         assert selection.dropped.tolist() == first.dropped.tolist()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-@pytest.mark.parametrize("kind", ADVERSARIAL)
-def test_adversarial_pools(
-    kind: str, block_size: int | None, dtype: torch.dtype, generator: torch.Generator
-) -> None:
-    pool = ADVERSARIAL[kind](generator).to(dtype)
-    n_select = min(len(pool), 25)
-    fisher = random_fisher(generator, pool.shape[2])
-    for lamb in (1.0, 0.01):
-        expected = greedy(pool.double(), n_select, fisher, lamb=lamb)
+def test_adversarial_pools(adversarial: Adversarial, block_size: int | None) -> None:
+    pool, n_select, fisher = adversarial.pool, adversarial.n_select, adversarial.fisher
+    for lamb, expected in adversarial.expected.items():
         found = select_batch(pool, n_select, fisher, lamb=lamb, block_size=block_size)
         assert picks(found) == expected
 

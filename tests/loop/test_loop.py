@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import strategies
-from fishermask_fast.datasets.pools import LoopData, load_data
+from fishermask_fast.datasets import PoolAndTest, load_data
 from fishermask_fast.loop import records
 from fishermask_fast.loop.records import Round, RunFolder, read_rounds
 from fishermask_fast.loop.report import tables
@@ -24,7 +24,7 @@ QUERY = QueryOptions(fraction=0.03, fisher_samples=32)
 
 
 @pytest.fixture(scope="module")
-def digits() -> LoopData:
+def digits() -> PoolAndTest:
     return load_data(DataOptions(pool_size=80, test_size=60))
 
 
@@ -33,7 +33,7 @@ def make_round(strategy: str = "random", number: int = 0, accuracy: float = 0.5)
         strategy=strategy,
         seed=0,
         round=number,
-        picks=[3, 1],
+        picks=[3 + 4 * number, 1 + 4 * number],
         n_labeled=2 + 2 * number,
         accuracy=accuracy,
         class_accuracy=[0.5, None],
@@ -46,7 +46,7 @@ def make_round(strategy: str = "random", number: int = 0, accuracy: float = 0.5)
 
 def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b", {"seed": 4})
-    entries = [make_round("random", 0), make_round("bait", 1)]
+    entries = [make_round("random"), make_round("bait"), make_round("bait", 1)]
     for entry in entries:
         folder.append(entry)
     assert list(read_rounds(folder.path)) == entries
@@ -110,13 +110,13 @@ def test_tables_say_what_was_gained() -> None:
 SCHEDULE = Schedule(initial=12, per_round=6, rounds=2)
 
 
-def run(data: LoopData, schedule: Schedule, folder: Path) -> list[Round]:
+def run(data: PoolAndTest, schedule: Schedule, folder: Path) -> list[Round]:
     experiment = Experiment(data, "cnn_small", schedule, QUICK, QUERY)
     return list(experiment.run(RunFolder(folder, experiment.config())))
 
 
 def test_a_run_labels_each_sample_once_and_is_repeated_by_its_seed(
-    digits: LoopData, tmp_path: Path
+    digits: PoolAndTest, tmp_path: Path
 ) -> None:
     state = torch.get_rng_state()
     first = run(digits, SCHEDULE, tmp_path / "first")
@@ -144,14 +144,14 @@ def test_a_run_labels_each_sample_once_and_is_repeated_by_its_seed(
     assert other_seed[0].picks != first[0].picks
 
 
-def test_a_strategys_picks_do_not_depend_on_the_others(digits: LoopData, tmp_path: Path) -> None:
+def test_a_strategys_picks_do_not_depend_on_the_others(digits: PoolAndTest, tmp_path: Path) -> None:
     together = run(digits, SCHEDULE, tmp_path / "together")
     alone = run(digits, dataclasses.replace(SCHEDULE, strategies=("bait",)), tmp_path / "alone")
     picks = [entry.picks for entry in together if entry.strategy == "bait"]
     assert [entry.picks for entry in alone] == picks
 
 
-def test_queries_lower_the_objective(digits: LoopData, tmp_path: Path) -> None:
+def test_queries_lower_the_objective(digits: PoolAndTest, tmp_path: Path) -> None:
     for entry in run(digits, SCHEDULE, tmp_path):
         if entry.round and entry.strategy != "random":
             objective = entry.query["objective"]
@@ -172,19 +172,19 @@ def test_queries_lower_the_objective(digits: LoopData, tmp_path: Path) -> None:
     ],
 )
 def test_bad_schedules_are_named(
-    digits: LoopData, schedule: dict[str, object], message: str
+    digits: PoolAndTest, schedule: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Experiment(digits, "cnn_small", dataclasses.replace(SCHEDULE, **schedule), QUICK, QUERY)  # type: ignore[arg-type]
 
 
-def test_options_unfit_for_the_model_are_found_before_training(digits: LoopData) -> None:
+def test_options_unfit_for_the_model_are_found_before_training(digits: PoolAndTest) -> None:
     with pytest.raises(ValueError, match="fewer than the head's 640 parameters"):
         Experiment(digits, "cnn_small", SCHEDULE, QUICK, QueryOptions(fraction=0.002))
 
 
 def test_a_strategy_that_repeats_itself_is_caught(
-    digits: LoopData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: PoolAndTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def repeat(*_: object) -> Picks:
         return Picks(Tensor([0, 0, 0, 0, 0, 0]).long())

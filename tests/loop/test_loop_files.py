@@ -10,8 +10,8 @@ import torch
 
 from fishermask_fast.cli import main
 from fishermask_fast.commands import parse
-from fishermask_fast.datasets import images as sources
-from fishermask_fast.datasets.samples import LabeledSamples
+from fishermask_fast.datasets import images
+from fishermask_fast.datasets.samples import LabeledSamples, PoolAndTest
 from fishermask_fast.loop.records import Round, read_config, read_rounds
 from fishermask_fast.loop.runner import make_experiment
 
@@ -210,9 +210,9 @@ def test_the_documentations_file_is_ready(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
 def test_ready_experiments_are_ready(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, *_: object) -> sources.Loaded:
+    def load(name: str, *_: object) -> PoolAndTest:
         shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
-        transform = sources.evaluation_transform([0.5] * shape[0], [0.5] * shape[0])
+        transform = images.evaluation_transform([0.5] * shape[0], [0.5] * shape[0])
         pool, test = (
             LabeledSamples(
                 torch.zeros(10 * n, *shape, dtype=torch.uint8),
@@ -222,9 +222,9 @@ def test_ready_experiments_are_ready(path: Path, monkeypatch: pytest.MonkeyPatch
             for n in (5000, 1000)
         )
         classes = tuple(map(str, range(10)))
-        return sources.Loaded(name, "images", classes, pool, test, transform)
+        return PoolAndTest(name, "images", classes, pool, test, transform)
 
-    monkeypatch.setattr(sources, "load_torchvision", load)
+    monkeypatch.setattr(images, "load_torchvision", load)
     arguments = ["run", str(path), "--device", "cpu", "--seed", "1"]
     experiment = make_experiment(parse(arguments).keywords["options"], 1)
     assert len(experiment.arms) > 1

@@ -35,7 +35,7 @@ def write_run(path: Path, seed: int, accuracies: dict[str, list[float]], **confi
                     strategy=name,
                     seed=seed,
                     round=number,
-                    picks=list(range(10)),
+                    picks=list(range(10 * number, 10 * number + 10)),
                     n_labeled=10 * (number + 1),
                     accuracy=accuracy,
                     class_accuracy=[accuracy] * 3,

@@ -13,8 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.datasets import samples
-from fishermask_fast.datasets.pools import LoopData, load_data
+from fishermask_fast.datasets import PoolAndTest, load_data, samples
 from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples
 from fishermask_fast.loop.run.train import evaluate, settle_batch_norm, train_model, try_training
 from fishermask_fast.models.networks import build_model, resnet18_small
@@ -24,7 +23,7 @@ QUICK = Recipe(epochs=2, min_steps=4)
 
 
 @pytest.fixture(scope="module")
-def digits() -> LoopData:
+def digits() -> PoolAndTest:
     return load_data(DataOptions(pool_size=80, test_size=60))
 
 
@@ -53,7 +52,7 @@ def test_digits_are_all_there_once() -> None:
     assert (shares - 500 / 1797).abs().max() < 0.005
 
 
-def test_images_are_read_normalised(digits: LoopData) -> None:
+def test_images_are_read_normalised(digits: PoolAndTest) -> None:
     data = load_data(DataOptions())
     images = torch.stack([image for image, _ in data.pool])
     assert abs(images.mean().item()) < 1e-5
@@ -176,7 +175,7 @@ def test_torchvision_networks_by_name() -> None:
         build_model("resnet19", 7, (3, 32, 32))
 
 
-def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:
+def trained(data: PoolAndTest, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Module:
     model = build_model("cnn_small", 10, data.shape)
     indices = torch.arange(n)
     settling = Subset(data.pool, indices.tolist())
@@ -184,7 +183,7 @@ def trained(data: LoopData, recipe: Recipe, n: int = 40, seed: int = 0) -> nn.Mo
     return model
 
 
-def test_training_is_repeated_by_seed_and_leaves_the_random_state(digits: LoopData) -> None:
+def test_training_is_repeated_by_seed_and_leaves_the_random_state(digits: PoolAndTest) -> None:
     state = torch.get_rng_state()
     first, again, other = (trained(digits, QUICK, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
@@ -204,14 +203,14 @@ def test_training_is_repeated_by_seed_and_leaves_the_random_state(digits: LoopDa
     ],
     ids=["epochs", "least steps", "accuracy", "one sample left over"],
 )
-def test_training_stops(digits: LoopData, recipe: Recipe, epochs: int, steps: int) -> None:
+def test_training_stops(digits: PoolAndTest, recipe: Recipe, epochs: int, steps: int) -> None:
     model = build_model("cnn_small", 10, digits.shape)
     data = digits.training_set(torch.arange(40))
     done = train_model(model, data, data, recipe)
     assert (done.epochs, done.steps) == (epochs, steps)
 
 
-def test_training_reaches_its_accuracy_and_is_evaluated(digits: LoopData) -> None:
+def test_training_reaches_its_accuracy_and_is_evaluated(digits: PoolAndTest) -> None:
     model = trained(digits, Recipe(), n=80)
     assert evaluate(model, digits.pool, 10).accuracy >= 0.99
     found = evaluate(model, digits.test, 10, batch_size=7)
@@ -227,7 +226,7 @@ def test_training_reaches_its_accuracy_and_is_evaluated(digits: LoopData) -> Non
 
 
 def test_batch_statistics_are_those_of_the_labeled_set(
-    digits: LoopData, assert_close: Callable[..., None]
+    digits: PoolAndTest, assert_close: Callable[..., None]
 ) -> None:
     model = trained(digits, QUICK)
     images = torch.stack([digits.pool[i][0] for i in range(40)])
@@ -238,7 +237,7 @@ def test_batch_statistics_are_those_of_the_labeled_set(
 
 
 def test_batch_statistics_average_over_even_batches(
-    digits: LoopData, assert_close: Callable[..., None]
+    digits: PoolAndTest, assert_close: Callable[..., None]
 ) -> None:
     norm = nn.Sequential(nn.BatchNorm2d(1))
     norm.register_parameter("anchor", nn.Parameter(torch.zeros(())))
@@ -253,7 +252,7 @@ def test_batch_statistics_average_over_even_batches(
     assert not norm.training
 
 
-def test_bad_recipes_are_named(digits: LoopData) -> None:
+def test_bad_recipes_are_named(digits: PoolAndTest) -> None:
     for options, message in (
         ({"learning_rate": 0.0}, "learning_rate must be a finite number above 0; got 0.0"),
         ({"target_accuracy": 1.5}, r"target_accuracy must be in \(0, 1\]; got 1.5"),

@@ -218,15 +218,76 @@ def test_what_the_graph_does_not_tell_is_unknown() -> None:
     assert consumers_of(Counting(), inputs).unknown == {"body.weight", "body.bias"}
 
 
-@pytest.mark.parametrize("name", ["googlenet", "swin_v2_t", "convnext_tiny"])
-def test_whole_networks(name: str) -> None:
-    models = pytest.importorskip("torchvision").models
-    extra = {"init_weights": False} if name == "googlenet" else {}
-    model = models.get_model(name, weights=None, num_classes=4, **extra)
-    found = consumers_of(model, torch.randn(2, 3, 64, 64))
-    assert not found.unknown
-    assert all(unused.startswith("aux") for unused in found.unreached)
-    assert (name == "googlenet") is bool(found.unreached)
-    head = found.last()[0]
-    assert (head.kind, head.distance) == ("AddmmBackward0", 0)
-    assert model.get_parameter(head.parameter).shape[0] == 4
+class Auxiliary(nn.Module):
+    """A second head, which only training asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.aux, self.head = nn.Linear(4, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = self.body(x).tanh()
+        return self.head(x), self.aux(x)
+
+
+def test_heads_that_do_not_reach_the_logits() -> None:
+    found = consumers_of(Auxiliary(), torch.randn(3, 4))
+    assert found.unreached == ("aux.weight", "aux.bias") and not found.unknown
+
+
+def swin() -> nn.Module:
+    from torchvision.models.swin_transformer import SwinTransformer
+
+    return SwinTransformer([2, 2], 4, [2, 1], [1, 2], [4, 4], num_classes=3)
+
+
+def mobilenet() -> nn.Module:
+    from torchvision.models import MobileNetV2
+
+    setting = [[1, 8, 1, 1], [3, 8, 2, 2]]
+    return MobileNetV2(3, width_mult=0.1, inverted_residual_setting=setting)
+
+
+def test_whole_networks() -> None:
+    pytest.importorskip("torchvision")
+    expected = {
+        swin: {"Addmm", "Mm", "NativeLayerNorm", "Add", "Convolution"},
+        mobilenet: {"Addmm", "Convolution", "NativeBatchNorm"},
+    }
+    for make, kinds_there in expected.items():
+        found = consumers_of(make(), torch.randn(2, 3, 32, 32))
+        assert not found.unknown and not found.unreached
+        uses = found.last()
+        assert {use.kind.removesuffix("Backward0") for use in uses} == kinds_there
+        assert (uses[0].kind, uses[0].distance) == ("AddmmBackward0", 0)
+        paths = {use.path for use in uses if not use.direct}
+        assert (make is swin) is bool(paths)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("Albert", {"Addmm", "NativeLayerNorm", "Embedding", "Add"}),
+        ("GPT2", {"Addmm", "Mm", "NativeLayerNorm", "Embedding", "Add"}),
+        ("Llama", {"Mm", "Mul", "Embedding"}),
+    ],
+)
+def test_transformers(kind: str, expected: set[str]) -> None:
+    hf = pytest.importorskip("transformers")
+    sizes = {
+        "Albert": {"embedding_size": 4},
+        "GPT2": {"n_embd": 8, "n_layer": 2, "n_head": 2},
+        "Llama": {"num_key_value_heads": 2},
+    }[kind]
+    if kind != "GPT2":
+        sizes |= {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2}
+        sizes |= {"num_hidden_layers": 2}
+    config = getattr(hf, f"{kind}Config")(vocab_size=20, num_labels=3, pad_token_id=0, **sizes)
+    model = getattr(hf, f"{kind}ForSequenceClassification")(config)
+    found = consumers_of(model, {"input_ids": torch.randint(1, 20, (3, 7))})
+    assert not found.unknown and not found.unreached
+    uses = found.last()
+    assert {use.kind.removesuffix("Backward0") for use in uses} == expected
+    assert uses[0].parameter == ("classifier.weight" if kind == "Albert" else "score.weight")
+    shared = {name for name, uses in found.uses.items() if len(uses) == 2}
+    assert all("albert_layers" in name for name in shared) and (kind == "Albert") is bool(shared)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from fishermask_fast import fisher_diagonal
-from fishermask_fast.datasets.pools import LoopData, load_data
+from fishermask_fast.datasets import PoolAndTest, load_data
 from fishermask_fast.models.networks import build_model
 from fishermask_fast.options import DataOptions, QueryOptions
 from fishermask_fast.strategies import registry as strategies
@@ -24,7 +24,7 @@ QUERY = QueryOptions(fraction=0.03, fisher_samples=32)
 
 
 @pytest.fixture(scope="module")
-def digits() -> LoopData:
+def digits() -> PoolAndTest:
     return load_data(DataOptions(pool_size=80, test_size=60))
 
 
@@ -51,7 +51,7 @@ def pick(name: str, logits: Tensor, n: int, labeled: Tensor | None = None, seed:
 
 
 @pytest.mark.parametrize("name", list(strategies.STRATEGIES))
-def test_strategies_pick_different_samples_by_seed(digits: LoopData, name: str) -> None:
+def test_strategies_pick_different_samples_by_seed(digits: PoolAndTest, name: str) -> None:
     model = build_model("cnn_small", 10, digits.shape)
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -150,7 +150,7 @@ def test_coreset_takes_duplicates_last() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 4, 5])
-def test_the_hybrid_is_half_entropy_and_half_fishermask(digits: LoopData, n: int) -> None:
+def test_the_hybrid_is_half_entropy_and_half_fishermask(digits: PoolAndTest, n: int) -> None:
     model = build_model("cnn_small", 10, digits.shape)
     pool, labeled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
     found = strategies.fishermask_entropy(model, pool, labeled, n, 3, QUERY).indices.tolist()
@@ -162,7 +162,7 @@ def test_the_hybrid_is_half_entropy_and_half_fishermask(digits: LoopData, n: int
     assert found[half:] == [rest[index] for index in then.indices.tolist()]
 
 
-def test_predictions_are_the_models(digits: LoopData, assert_close: Callable[..., None]) -> None:
+def test_predictions_are_the_models(digits: PoolAndTest, assert_close: Callable[..., None]) -> None:
     model = build_model("cnn_small", 10, digits.shape).eval()
     images = torch.stack([image for image, _ in digits.test])
     log_p, h = predict(model, digits.test, 7, hidden=True)
@@ -172,7 +172,7 @@ def test_predictions_are_the_models(digits: LoopData, assert_close: Callable[...
     assert not model[-1]._forward_pre_hooks  # type: ignore[index]
 
 
-def test_what_cannot_work_is_found_before_training(digits: LoopData) -> None:
+def test_what_cannot_work_is_found_before_training(digits: PoolAndTest) -> None:
     model = build_model("cnn_small", 10, digits.shape)
     for name in ("fishermask", "fishermask_entropy", "bait"):
         with pytest.raises(ValueError, match="rank must be at most the 10 classes; got 11"):
@@ -196,7 +196,7 @@ def test_a_head_that_takes_more_than_a_vector_is_named() -> None:
         predict(Tokens(), TensorDataset(torch.zeros(5, 4, 3)), hidden=True)
 
 
-def test_the_middle_mask_leaves_the_head_out(digits: LoopData) -> None:
+def test_the_middle_mask_leaves_the_head_out(digits: PoolAndTest) -> None:
     model = build_model("cnn_small", 10, digits.shape)
     pool, labeled = Subset(digits.pool, range(40, 80)), Subset(digits.pool, range(40))
     options = QueryOptions(fraction=0.01, mask="middle", fisher_samples=80)

@@ -24,13 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishermask_fast.loop.records import (
-    ROUNDS_FILE,
-    WHEREABOUTS,
-    Round,
-    read_config,
-    read_rounds,
-)
+from fishermask_fast.loop.records import ROUNDS_FILE, WHEREABOUTS, read_config, read_rounds
+from fishermask_fast.loop.rounds import Round
 
 Array = NDArray[np.float64]
 SAME_IN_ALL = ("name", "model", "classes", "recipe", "query")
@@ -122,6 +117,11 @@ class Study:
         """Data, network and how many seeds."""
         n = len(self.folders)
         return f"{self.config['name']}, {self.config['model']}, {n} seed{'s' if n > 1 else ''}"
+
+    @property
+    def metric(self) -> str:
+        """What ``accuracy`` stands for: of classes just that, else the metric of the labels."""
+        return str(self.config.get("metric", "accuracy"))
 
     @property
     def classes(self) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def learning_curves(study: Study, path: Path) -> None:
-    """Mean test accuracy over labels, all strategies together, those that end best listed first."""
+    """Mean test metric over labels, all strategies together, those that end best listed first."""
     curves = {name: study.curve(name) for name in study.strategies}
     with figure_to(path, (8.4, 4.8)) as figure:
         axes = figure.add_subplot()
@@ -30,8 +30,8 @@ def learning_curves(study: Study, path: Path) -> None:
             )
             if len(curves) <= 4:
                 _band(axes, curve, COLOURS[number % len(COLOURS)])
-        _label_axes(axes, list(curves.values()))
-        axes.set_title(f"{study.title}: mean test accuracy")
+        _label_axes(axes, list(curves.values()), f"test {study.metric}")
+        axes.set_title(f"{study.title}: mean test {study.metric}")
         handles, names = axes.get_legend_handles_labels()
         order = sorted(range(len(names)), key=lambda i: -curves[names[i]].accuracy[:, -1].mean())
         axes.legend(
@@ -65,13 +65,13 @@ def learning_curves_apart(study: Study, path: Path) -> None:
             if name != study.baseline:
                 _band(axes, curve, colour)
             axes.plot(curve.labels, curve.accuracy.mean(0), color=colour, marker="o", markersize=4)
-            _label_axes(axes, [base, curve], names=False)
+            _label_axes(axes, [base, curve])
             axes.set_title(name, fontsize=10)
             axes.tick_params(labelbottom=number + columns >= len(names))
         band = _band_name(len(study.folders))
         figure.suptitle(f"{study.title}; dashed: {study.baseline}{band}", fontsize=10)
         figure.supxlabel("labeled samples", fontsize=10)
-        figure.supylabel("test accuracy", fontsize=10)
+        figure.supylabel(f"test {study.metric}", fontsize=10)
 
 
 def gains(study: Study, compared: Sequence[Comparison], path: Path) -> None:
@@ -104,7 +104,7 @@ def gains(study: Study, compared: Sequence[Comparison], path: Path) -> None:
         plain(axes)
 
 
-def _label_axes(axes: Axes, curves: Sequence[Curve], *, names: bool = True) -> None:
+def _label_axes(axes: Axes, curves: Sequence[Curve], metric: str | None = None) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     ticks = sorted({float(n) for curve in curves for n in curve.labels})
@@ -112,9 +112,9 @@ def _label_axes(axes: Axes, curves: Sequence[Curve], *, names: bool = True) -> N
         axes.set_xticks(ticks)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    if names:
+    if metric is not None:
         axes.set_xlabel("labeled samples")
-        axes.set_ylabel("test accuracy")
+        axes.set_ylabel(metric)
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     plain(axes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fishermask_fast.datasets import LoopData, load_data
+from fishermask_fast.datasets import PoolAndTest, load_data
 from fishermask_fast.loop.report.analysis import Study
 from fishermask_fast.options import DataOptions
 from fishermask_fast.plotting import figure_to, pixels_of
@@ -12,7 +12,7 @@ from fishermask_fast.plotting import figure_to, pixels_of
 PER_ROW = 12
 
 
-def reload_data(study: Study, seed: int, root: str | None) -> LoopData:
+def reload_data(study: Study, seed: int, root: str | None) -> PoolAndTest:
     """The data that a study's runs of one seed were made of.
 
     Raises:
@@ -32,7 +32,7 @@ def reload_data(study: Study, seed: int, root: str | None) -> LoopData:
     return data
 
 
-def picks_by_round(study: Study, strategy: str, data: LoopData, seed: int, path: Path) -> None:
+def picks_by_round(study: Study, strategy: str, data: PoolAndTest, seed: int, path: Path) -> None:
     """The first picks of each round of one strategy and seed, from left to right as picked."""
     rounds = [entry for entry in study.of(strategy) if entry.seed == seed]
     columns = min(PER_ROW, max(len(entry.picks) for entry in rounds))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fishermask_fast.loop.records import Round
 from fishermask_fast.loop.report.analysis import Study
+from fishermask_fast.loop.rounds import Round
 from fishermask_fast.plotting import COLOURS, figure_to, look, plain
 
 MOST_LAYERS = 40

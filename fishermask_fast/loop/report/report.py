@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from fishermask_fast.files import replace_file
+from fishermask_fast.files import check_no_link, replace_file
 from fishermask_fast.loop.report import curves, grids, pictures, tables
 from fishermask_fast.loop.report.analysis import Study, compare, read_study
 from fishermask_fast.options import PlotOptions
@@ -25,7 +25,10 @@ def plot_runs(folders: Sequence[Path], options: PlotOptions) -> None:
     """
     import_module("matplotlib")
     study = read_study(folders, options.baseline)
-    out = options.out or folders[0] / "pictures"
+    out = options.out
+    if out is None:
+        out = folders[0] / "pictures"
+        check_no_link(out)
     out.mkdir(parents=True, exist_ok=True)
     compared = compare(study, options.target)
     table = tables.comparison(study, compared, options.target)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fishermask_fast.loop.records import Round
 from fishermask_fast.loop.report.analysis import Comparison, Interval, Study
+from fishermask_fast.loop.rounds import Round
 
 WIDTH = 12
 
 
-def header(strategies: Sequence[str]) -> str:
+def header(strategies: Sequence[str], metric: str = "accuracy") -> str:
     """The two lines above the rows of ``row``."""
     names = "".join(f"{name:>{_width(name)}}" for name in strategies)
-    return f"test accuracy\n{'round':>5}{'labels':>8}{names}"
+    return f"test {metric}\n{'round':>5}{'labels':>8}{names}"
 
 
 def row(rounds: Sequence[Round], strategies: Sequence[str]) -> str:
@@ -24,7 +24,7 @@ def row(rounds: Sequence[Round], strategies: Sequence[str]) -> str:
     return f"{rounds[0].round:>5}{n_labeled:>8}{cells}"
 
 
-def summary(rounds: Sequence[Round]) -> str:
+def summary(rounds: Sequence[Round], metric: str = "accuracy") -> str:
     """What each strategy gained over the whole run, and what its batches cost and did.
 
     ``mean`` is the mean test accuracy of the rounds after the first training: the area under the
@@ -32,7 +32,7 @@ def summary(rounds: Sequence[Round]) -> str:
     after the last batch; strategies that do not look at it show none.
     """
     lines = [
-        f"{'strategy':<20}{'labels':>12}{'accuracy':>18}{'gained':>9}{'mean':>8}"
+        f"{'strategy':<20}{'labels':>12}{metric:>18}{'gained':>9}{'mean':>8}"
         f"{'one query':>11}{'tr(M^-1 F), last batch':>25}"
     ]
     for name in dict.fromkeys(entry.strategy for entry in rounds):

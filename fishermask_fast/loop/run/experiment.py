@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-import re
+import pickle
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,9 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.datasets import LoopData
-from fishermask_fast.loop.records import Round, RunFolder
+from fishermask_fast.datasets import PoolAndTest
+from fishermask_fast.files import check_name
+from fishermask_fast.loop.records import RunFolder
+from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run.schedule import initial_set
+from fishermask_fast.loop.run.tasks import TASKS
 from fishermask_fast.loop.run.train import (
     Evaluation,
     Training,
@@ -36,8 +39,13 @@ from fishermask_fast.loop.run.train import (
 )
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.models import TINY_MODELS, build_model
-from fishermask_fast.options import QueryOptions, Recipe, Schedule, Variant
+from fishermask_fast.options import LikelihoodName, QueryOptions, Recipe, Schedule, Variant
 from fishermask_fast.strategies import STRATEGIES, Picks, check
+
+_UNREADABLE = (
+    *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    pickle.UnpicklingError,
+)
 
 
 @dataclass
@@ -60,15 +68,23 @@ class _State:
         return stream.getvalue()
 
     def restore(self, content: bytes) -> None:
-        """What ``to_bytes`` gave, into a network of the same architecture."""
+        """What ``to_bytes`` gave, into a network of the same architecture.
+
+        Raises:
+            ValueError: It is no such state.
+        """
         device = next(self.model.parameters()).device
-        found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        self.model.load_state_dict(found["model"])
+        try:
+            found = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            self.model.load_state_dict(found["model"])
+            if "mask" in found:
+                mask = found["mask"]
+                mask["indices"] = {name: index.cpu() for name, index in mask["indices"].items()}
+                self.mask = FisherMask(**mask)
+        # A damaged archive ends in any of these, an empty file in the last.
+        except _UNREADABLE as error:
+            raise ValueError(f"it is damaged: {error or type(error).__name__}") from error
         self.model.eval()
-        if "mask" in found:
-            mask = found["mask"]
-            mask["indices"] = {name: index.cpu() for name, index in mask["indices"].items()}
-            self.mask = FisherMask(**mask)
 
 
 class Experiment:
@@ -90,7 +106,7 @@ class Experiment:
 
     def __init__(
         self,
-        data: LoopData,
+        data: PoolAndTest,
         model: str,
         schedule: Schedule,
         recipe: Recipe | None = None,
@@ -103,7 +119,8 @@ class Experiment:
         self.model = model
         self.schedule = schedule
         self.recipe = recipe or Recipe()
-        self.query = query or QueryOptions()
+        self.query = replace(query or QueryOptions(), likelihood=self._likelihood(data, query))
+        self.task = TASKS[data.likelihood]
         self.device = torch.device(device)
         self.variants = dict(variants or {})
         network = self._build(0)
@@ -114,11 +131,20 @@ class Experiment:
         first = data.training_set(torch.tensor(self._initial))
         # A last batch of one sample joins the one before it, unless all of them are of one.
         smallest = min(2, self.recipe.train_batch_size)
-        try_training(network, first, len(data.classes), smallest)
+        try_training(network, first, len(data.classes), smallest, self.task)
+
+    @staticmethod
+    def _likelihood(data: PoolAndTest, query: QueryOptions | None) -> LikelihoodName:
+        given = None if query is None else query.likelihood
+        if given not in (None, data.likelihood):
+            raise ValueError(
+                f"likelihood must be that of the data, {data.likelihood} for {data.name}; got "
+                f"{given}"
+            )
+        return data.likelihood
 
     def _arm(self, name: str) -> tuple[str, QueryOptions]:
-        if not re.fullmatch(r"[\w.+=-]+", name):
-            raise ValueError(f"a strategy's name may hold letters, digits, _.+=-; got {name!r}")
+        check_name("a strategy's name", name)
         variant = self.variants.get(name, Variant(name))
         if variant.strategy not in STRATEGIES:
             known = ", ".join([*STRATEGIES, *self.variants])
@@ -142,7 +168,8 @@ class Experiment:
             "name": self.data.name,
             "n_pool": len(self.data.pool),
             "n_test": len(self.data.test),
-            "pool_counts": _count(self.data.pool.targets, len(self.data.classes)),
+            "pool_counts": self._count(self.data.pool.targets),
+            "metric": self.task.metric,
             "classes": list(self.data.classes),
             "model": self.model,
             "device": str(self.device),
@@ -195,7 +222,14 @@ class Experiment:
         picks = [pick for entry in recorded for pick in entry.picks]
         state = _State(self._build(0), picks, last.round, last.accuracy)
         if last.round < self.schedule.rounds and not self._is_done(state):
-            state.restore(folder.load_state(name, last.round))
+            content = folder.load_state(name, last.round)
+            try:
+                state.restore(content)
+            except ValueError as error:
+                raise ValueError(
+                    f"the state of {name} after round {last.round} in {folder.path} cannot be gone "
+                    f"on with, start the run anew: {error}"
+                ) from error
         return state
 
     def _is_done(self, state: _State) -> bool:
@@ -255,10 +289,11 @@ class Experiment:
                 self.data.training_set(torch.tensor(state.labeled)),
                 Subset(self.data.pool, state.labeled),
                 self.recipe,
+                task=self.task,
                 seed=self._seed(state.round, "training"),
             )
         trained = time.perf_counter()
-        evaluation = evaluate(state.model, self.data.test, len(self.data.classes))
+        evaluation = evaluate(state.model, self.data.test, len(self.data.classes), task=self.task)
         state.accuracy = evaluation.accuracy
         seconds = {"train": trained - start, "evaluate": time.perf_counter() - trained}
         return training, evaluation, seconds
@@ -281,7 +316,7 @@ class Experiment:
             n_labeled=len(state.labeled),
             accuracy=evaluation.accuracy,
             class_accuracy=[None if math.isnan(a) else a for a in evaluation.class_accuracy],
-            label_counts=_count(self.data.pool.targets[picks], len(self.data.classes)),
+            label_counts=self._count(self.data.pool.targets[picks]),
             training=asdict(training),
             seconds={**info.pop("seconds", {}), **seconds},
             query=info,
@@ -290,7 +325,6 @@ class Experiment:
         folder.append(entry)
         return entry
 
-
-def _count(targets: Tensor, n_classes: int) -> list[int]:
-    counts: list[int] = torch.bincount(targets, minlength=n_classes).tolist()
-    return counts
+    def _count(self, targets: Tensor) -> list[int]:
+        counts: list[int] = self.task.count(targets, len(self.data.classes)).tolist()
+        return counts

@@ -13,16 +13,18 @@ def initial_set(schedule: Schedule, targets: Tensor, seed: int) -> list[int]:
 
     Args:
         schedule: How many, and how drawn.
-        targets: int64 (N,), classes of the pool.
+        targets: int64 (N,), classes of the pool, or what else its labels are.
         seed: Of the draw.
 
     Raises:
-        ValueError: A stratified draw is smaller than the number of classes.
+        ValueError: A stratified draw is smaller than the number of classes, or there are none.
     """
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     if schedule.initial_draw == "random":
         indices: list[int] = order[: schedule.initial].tolist()
         return indices
+    if targets.is_floating_point():
+        raise ValueError("a stratified initial_draw needs one class a sample; use random")
     counts = _shares(torch.bincount(targets), schedule.initial)
     drawn = [order[targets[order] == label][:count] for label, count in enumerate(counts)]
     # In the order of the draw, so that classes do not come one after the other.

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fishermask_fast.datasets.samples import Label
+from fishermask_fast.loop.run.tasks import TASKS, Task, overall
 from fishermask_fast.options import Recipe
 
-Labeled = Dataset[tuple[Tensor, int]]
+Labeled = Dataset[tuple[Tensor, Label]]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What training came to: epochs, optimiser steps, and the last epoch's accuracy and loss."""
+    """What training came to: epochs, optimiser steps, and the last epoch's metric and loss."""
 
     epochs: int
     steps: int
@@ -35,7 +37,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy and mean cross-entropy on a test set; NaN for classes that it does not hold."""
+    """Metric (accuracy, of classes) and mean loss on a test set; NaN for classes not in it."""
 
     accuracy: float
     loss: float
@@ -48,6 +50,7 @@ def train_model(
     settling_set: Labeled,
     recipe: Recipe,
     *,
+    task: Task = TASKS["categorical"],
     seed: int = 0,
 ) -> Training:
     """Train in place, on the device where the model is, and leave the model in eval mode.
@@ -57,6 +60,7 @@ def train_model(
         training_set: Labeled images through the training transform.
         settling_set: The same images through the evaluation transform.
         recipe: When to stop.
+        task: What is learned.
         seed: Of the order of samples, augmentation and dropout; the global random state is
             left as it was.
 
@@ -80,25 +84,35 @@ def train_model(
             or (accuracy < recipe.target_accuracy and epochs < recipe.epochs)
             or epochs == 0
         ):
-            n_correct, loss_sum = 0, 0.0
+            loss_sum = 0.0
+            seen: list[tuple[Tensor, Tensor]] = []
             for batch in _batches(torch.randperm(n_samples), recipe.train_batch_size):
                 images, labels = _read(training_set, batch, device)
                 logits = model(images)
-                batch_loss = nn.functional.cross_entropy(logits, labels)
+                batch_loss = task.loss(logits, labels)
                 optimizer.zero_grad(set_to_none=True)
                 batch_loss.backward()
                 optimizer.step()
-                n_correct += int((logits.argmax(1) == labels).sum())
+                seen.append((logits.detach(), labels))
                 loss_sum += batch_loss.item() * len(batch)
                 steps += 1
             epochs += 1
-            accuracy, loss = n_correct / n_samples, loss_sum / n_samples
+            accuracy, loss = (
+                task.fit(*map(torch.cat, zip(*seen, strict=True))),
+                loss_sum / n_samples,
+            )
         settle_batch_norm(model, settling_set)
     model.eval()
     return Training(epochs, steps, accuracy, loss)
 
 
-def try_training(model: nn.Module, training_set: Labeled, n_classes: int, size: int) -> None:
+def try_training(
+    model: nn.Module,
+    training_set: Labeled,
+    n_classes: int,
+    size: int,
+    task: Task = TASKS["categorical"],
+) -> None:
     """One step's forward and backward pass, so that what cannot be trained is found before it is.
 
     Args:
@@ -106,6 +120,7 @@ def try_training(model: nn.Module, training_set: Labeled, n_classes: int, size: 
         training_set: Labeled samples through the training transform.
         n_classes: C.
         size: Samples of the smallest batch that training takes.
+        task: What is learned.
 
     Raises:
         ValueError: The model does not take such a batch in train mode, or gives no logits (N, C).
@@ -126,7 +141,7 @@ def try_training(model: nn.Module, training_set: Labeled, n_classes: int, size: 
             raise ValueError(
                 f"the model must give logits ({size}, {n_classes}) in train mode; got {found}"
             )
-        nn.functional.cross_entropy(logits, labels).backward()
+        task.loss(logits, labels).backward()
 
 
 def settle_batch_norm(model: nn.Module, data: Labeled, batch_size: int = 256) -> None:
@@ -148,22 +163,28 @@ def settle_batch_norm(model: nn.Module, data: Labeled, batch_size: int = 256) ->
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, data: Labeled, n_classes: int, *, batch_size: int = 256
+    model: nn.Module,
+    data: Labeled,
+    n_classes: int,
+    *,
+    task: Task = TASKS["categorical"],
+    batch_size: int = 256,
 ) -> Evaluation:
-    """Accuracy of a model in eval mode, over all samples and for each class.
+    """The task's metric of a model in eval mode, over all samples and for each class.
 
     Args:
         model: From a batch of images to logits (N, n_classes); its mode is restored.
         data: Labeled images through the evaluation transform.
         n_classes: Number of classes.
+        task: What is learned.
         batch_size: Images read at once.
 
     Returns:
-        Accuracy, mean cross-entropy, and accuracy by class.
+        Metric, mean loss, and metric by class.
     """
     device = next(model.parameters()).device
     n_samples = len(data)  # type: ignore[arg-type]
-    counts = torch.zeros(2, n_classes, dtype=torch.float64)
+    seen: list[tuple[Tensor, Tensor]] = []
     loss_sum = 0.0
     was_training = model.training
     model.eval()
@@ -171,14 +192,13 @@ def evaluate(
         for batch in torch.arange(n_samples).split(batch_size):
             images, labels = _read(data, batch, device)
             logits = model(images)
-            loss_sum += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-            correct = (logits.argmax(1) == labels).cpu()
-            counts[0] += torch.bincount(labels.cpu()[correct], minlength=n_classes)
-            counts[1] += torch.bincount(labels.cpu(), minlength=n_classes)
+            loss_sum += task.loss(logits, labels, reduction="sum").item()
+            seen.append((logits.cpu(), labels.cpu()))
     finally:
         model.train(was_training)
-    by_class = (counts[0] / counts[1]).tolist()
-    return Evaluation(float(counts[0].sum() / n_samples), loss_sum / n_samples, by_class)
+    outputs, targets = map(torch.cat, zip(*seen, strict=True))
+    by_class = task.by_output(outputs, targets).tolist()
+    return Evaluation(overall(task, outputs, targets), loss_sum / n_samples, by_class)
 
 
 @contextmanager

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from pools import ADVERSARIAL, HEADS, greedy, oracle, picks, random_factors, random_fisher
+from pools import (
+    ADVERSARIAL,
+    HEADS,
+    Adversarial,
+    oracle,
+    picks,
+    random_factors,
+    random_fisher,
+)
 from torch import Tensor
 
 from fishermask_fast import Selection, reference, select_batch
-from fishermask_fast.engine.block_engine import BlockEngine
+from fishermask_fast.engine.blocks import Engine
+from fishermask_fast.engine.device_blocks import BlockEngine
 from fishermask_fast.engine.directions import Directions
-from fishermask_fast.engine.engine import Engine
 from fishermask_fast.engine.problem import SetUp
 from fishermask_fast.ops.blocks import pick_block
 
@@ -49,25 +57,16 @@ def assert_same(found: Selection, expected: Selection) -> None:
     torch.testing.assert_close(found.objective, expected.objective, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-@pytest.mark.parametrize("kind", ADVERSARIAL)
 def test_adversarial_pools(
-    kind: str,
-    block_size: int | None,
-    dtype: torch.dtype,
-    generator: torch.Generator,
-    by_blocks: list[int],
+    adversarial: Adversarial, block_size: int | None, by_blocks: list[int]
 ) -> None:
-    pool = ADVERSARIAL[kind](generator).to(dtype)
-    n_select = min(len(pool), 25)
-    fisher = random_fisher(generator, pool.shape[2])
-    for lamb in (1.0, 0.01):
-        expected = greedy(pool.double(), n_select, fisher, lamb=lamb)
+    pool, n_select, fisher = adversarial.pool, adversarial.n_select, adversarial.fisher
+    for lamb, expected in adversarial.expected.items():
         found = select_batch(pool, n_select, fisher, lamb=lamb, block_size=block_size)
         assert picks(found) == expected
     # A pool as large against lamb as that one is left to the other engine.
-    assert by_blocks or kind == "one dominant"
+    assert by_blocks or adversarial.kind == "one dominant"
 
 
 @pytest.mark.parametrize("precision", ["mixed", "float64"])

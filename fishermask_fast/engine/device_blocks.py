@@ -19,9 +19,9 @@ import sys
 import torch
 from torch import Tensor
 
+from fishermask_fast.engine.blocks import Engine
 from fishermask_fast.engine.candidates import Leaders, Updates
 from fishermask_fast.engine.directions import Update
-from fishermask_fast.engine.engine import Engine
 from fishermask_fast.memory import available_memory
 from fishermask_fast.ops import PickedBlock, pick_block
 

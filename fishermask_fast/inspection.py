@@ -1,0 +1,405 @@
+"""What a careful person tests before trusting a selection from a model.
+
+    V_x in a batch = V_x alone            kernels that look at a batch's shape, and samples that meet
+    V_x^T V_x = J_x^T R_x^T R_x J_x       the rules, against plain autograd of each sample alone
+
+and whether what comes out are the outputs that the likelihood takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fishermask_fast.gradients import masked_gradients, slow_parameters
+from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
+from fishermask_fast.masks import FisherMask, parts_of_tensors
+from fishermask_fast.network import (
+    VIEWS,
+    Head,
+    Inputs,
+    Pool,
+    asking,
+    count_samples,
+    device_of,
+    evaluating,
+    find_head,
+    head_parameters,
+    input_dtype,
+    model_inputs,
+    raw_outputs,
+    take,
+    to_model,
+    trainable,
+    unwrap,
+)
+
+_SAMPLES = 3
+_MASKED = 400  # parameters whose rows are compared, a few of every tensor
+_MOST_ROWS = 12
+# Relative differences of float32 gradients through a deep network (measured: up to 2e-4).
+_FAR = 5e-3
+_PIXELS = 16.0  # no image of mean 0 and deviation 1, or of 0 to 1, reaches this
+_NORMALISED_APART = 10.0
+_SCALE = 1e5
+
+
+@dataclass(frozen=True, repr=False)
+class ModelReport:
+    """What was found of a model; ``print`` it.
+
+    Attributes:
+        model: the class's name.
+        n_parameters: parameters in all, and of these, by
+        n_trainable: those that are not frozen.
+        outputs: shape of the outputs of the samples tried.
+        head: the head's name, None where none was found.
+        n_head: its trainable parameters.
+        batch_error: largest relative difference between rows of a batch and each sample's alone.
+        rule_error: between V_x^T V_x of the package and of plain autograd.
+        slow: parameters whose gradients are taken by torch.func, sample by sample.
+        forward_seconds: of a forward pass of the samples.
+        gradient_seconds: of the masked gradients of the same samples.
+        slow_seconds: what of these the slow parameters take.
+        warnings: what looks wrong, and what to do.
+    """
+
+    model: str
+    n_parameters: int
+    n_trainable: int
+    outputs: tuple[int, ...]
+    head: Head | None
+    n_head: int
+    batch_error: float
+    rule_error: float
+    slow: tuple[str, ...]
+    forward_seconds: float
+    gradient_seconds: float
+    slow_seconds: float
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing looks wrong."""
+        return not self.warnings
+
+    def __repr__(self) -> str:
+        head = "none found" if self.head is None else f"{self.head}, {self.n_head:,} parameters"
+        gradient = self.gradient_seconds / max(self.forward_seconds, 1e-9)
+        lines = [
+            f"model       {self.model}, {self.n_trainable:,} trainable of "
+            f"{self.n_parameters:,} parameters",
+            f"outputs     {self.outputs}",
+            f"head        {head}",
+            f"in a batch  rows differ from each sample's alone by {self.batch_error:.1e}",
+            f"rules       differ from plain autograd by {self.rule_error:.1e}",
+            f"time        {gradient:.1f} forward passes for the gradients, a plan included",
+        ]
+        if self.slow:
+            shown = ", ".join(self.slow[:4]) + (", ..." if len(self.slow) > 4 else "")
+            share = self.slow_seconds / max(self.forward_seconds, 1e-9)
+            lines.append(
+                f"slow        {len(self.slow)} tensors go by torch.func, {share:.1f} forward "
+                f"passes of these: {shown}"
+            )
+        return "\n".join([*lines, *(f"warning     {text}" for text in self.warnings)])
+
+
+def inspect_model(
+    model: nn.Module,
+    inputs: object,
+    *,
+    likelihood: LikelihoodLike = "categorical",
+    head: Head | None = None,
+    lamb: float = 1.0,
+) -> ModelReport:
+    """Tests a model on a few samples: are its per-sample gradients what they are taken for?
+
+    A multi-label model trained with BCEWithLogitsLoss has outputs that look like those of one of C
+    classes: nothing can tell it from them, so give its ``likelihood``.
+
+    Args:
+        model: as for `masked_gradients`; run in eval mode, and given back as it was.
+        inputs: a batch, of which the first three samples are tried: a tensor (n, ...), a dict of
+            keyword arguments, or a tuple whose first item is one of these.
+        likelihood: as for `FisherMaskSelector`.
+        head: the head's name; None reads it from the graph of the outputs.
+        lamb: lambda of M, against which the scale of the gradients is held.
+
+    Returns:
+        A report; print it.
+
+    Raises:
+        TypeError: a model or batch of the wrong type, or outputs in which there are no logits.
+        ValueError: the model does not take the batch, or outputs are not those of the likelihood.
+
+    Example:
+        >>> print(inspect_model(model, images[:3]))
+    """
+    batch = model_inputs(inputs)
+    n = min(_SAMPLES, count_samples(batch))
+    name = type(unwrap(model)).__name__
+    with evaluating(model) as net:
+        some = to_model(take(batch, torch.arange(n)), device_of(net), input_dtype(net, batch))
+        start = time.perf_counter()
+        with torch.no_grad():
+            outputs = _of_model(name, net, some)
+        forward_seconds = time.perf_counter() - start
+    likelihood_of(likelihood).check_shape(outputs.shape)
+    found = find_head(model, some) if head is None else head
+    own = () if found is None else head_parameters(model, found)
+    parameters = trainable(unwrap(model))
+    mask = _spread(parameters)
+    pool, slow = _Batch(some), slow_parameters(model, some)
+    seconds, rows = _timed_rows(model, pool, mask, likelihood)
+    alone = _timed_rows(model, pool, mask, likelihood, batch_size=1)[1]
+    ruled = {key: index for key, index in mask.indices.items() if key not in slow}
+    fast = seconds if not slow else 0.0
+    if slow and ruled:
+        fast = _timed_rows(model, pool, replace(mask, indices=ruled), likelihood)[0]
+    warned = [*output_warnings(model, some, likelihood), *scale_warnings(model, some, lamb)]
+    batch_error = _apart(_grams(rows), _grams(alone))
+    rule_error = _apart(_grams(rows), _grams(_plain_rows(model, some, mask, likelihood)))
+    if batch_error > _FAR:
+        warned.append(
+            f"samples of a batch change each other's gradients, by {batch_error:.1e}: look for "
+            "statistics over the batch, or use batch_size=1"
+        )
+    if rule_error > _FAR:
+        warned.append(
+            f"gradients differ from plain autograd's by {rule_error:.1e}: please report the model"
+        )
+    return ModelReport(
+        model=name,
+        n_parameters=sum(p.numel() for p in unwrap(model).parameters()),
+        n_trainable=sum(p.numel() for p in parameters.values()),
+        outputs=tuple(outputs.shape),
+        head=found,
+        n_head=sum(parameters[key].numel() for key in own),
+        batch_error=batch_error,
+        rule_error=rule_error,
+        slow=slow,
+        forward_seconds=forward_seconds,
+        gradient_seconds=seconds,
+        slow_seconds=max(0.0, seconds - fast),
+        warnings=tuple(warned),
+    )
+
+
+def output_warnings(model: nn.Module, inputs: Inputs, likelihood: LikelihoodLike) -> list[str]:
+    """What looks wrong in a model's outputs for a few samples, and what to do."""
+    return list(_output_warnings(model, inputs, likelihood_of(likelihood).name))
+
+
+def _output_warnings(model: nn.Module, inputs: Inputs, likelihood: str) -> Iterator[str]:
+    name = type(unwrap(model)).__name__
+    with evaluating(model) as net:
+        inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
+        with asking([p for p in net.parameters() if p.is_floating_point()]):
+            outputs = raw_outputs(net, inputs)
+            ending = _last_operation(outputs)
+        with torch.no_grad():
+            again = raw_outputs(net, inputs)
+    outputs = outputs.detach().double()
+    between = bool(((outputs >= 0) & (outputs <= 1)).all())
+    if likelihood == "categorical" and between and outputs.ndim == 2:
+        ones = bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
+        if ones:
+            yield (
+                f"the outputs of {name} are probabilities (rows sum to one and lie in [0, 1]), but "
+                "logits are expected: leave out its softmax, or return log-probabilities"
+            )
+    if between and ending == "SigmoidBackward0" and likelihood in ("categorical", "bernoulli"):
+        yield (
+            f"the outputs of {name} have gone through a sigmoid, but logits are expected: leave it "
+            'out, and give likelihood="bernoulli" where each label is for itself'
+        )
+    kind = getattr(getattr(unwrap(model), "config", None), "problem_type", None)
+    meant = {"multi_label_classification": "bernoulli", "regression": "gaussian"}.get(str(kind))
+    if meant is not None and likelihood == "categorical":
+        yield (
+            f"the configuration of {name} says problem_type={kind!r}, but its outputs are taken "
+            f'for logits of one of C classes: give likelihood="{meant}"'
+        )
+    if _apart(outputs, again.double()) > _FAR:
+        yield (
+            f"two passes of the same samples through {name} differ in eval mode: dropout or other "
+            "noise stays on; pass training=self.training to functional dropout"
+        )
+
+
+def scale_warnings(model: nn.Module, inputs: Inputs, lamb: float) -> list[str]:
+    """Whether pixels of 0 to 255 go into a network that expects others."""
+    if not isinstance(inputs, Tensor) or inputs.ndim < 3 or not inputs.numel():
+        return []
+    values = inputs.detach().float()
+    if float(values.max()) <= _PIXELS or float(values.min()) < 0:
+        return []
+    seen: list[Tensor] = []
+    with evaluating(model) as net, torch.no_grad():
+        inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
+        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        handles = [m.register_forward_pre_hook(lambda _, a: seen.append(a[0])) for m in norms[:1]]
+        try:
+            outputs = raw_outputs(net, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+    if seen:
+        known = norms[0].running_var
+        spread = seen[0].float().transpose(0, 1).flatten(1).var(1)
+        ratio = float((spread.mean() / known.float().mean().clamp_min(1e-12)).sqrt())
+        if ratio <= _NORMALISED_APART:
+            return []
+        why = f"its first BatchNorm expects values {ratio:.0f} times smaller"
+    else:
+        scale = float(outputs.double().square().sum(1).mean()) / lamb
+        if scale < _SCALE:
+            return []
+        why = f"its outputs are of size {scale**0.5:.0f} against lamb = {lamb:g}"
+    return [
+        f"inputs lie in {float(values.min()):.0f} to {float(values.max()):.0f}, as pixels do, but "
+        f"{type(unwrap(model)).__name__} was made for others ({why}): give the data the transform "
+        "of evaluation, with the mean and standard deviation of training"
+    ]
+
+
+def pool_warnings(pool: Pool) -> list[str]:
+    """Whether a sample that is read twice is the same."""
+    first, second = (pool.first(1) for _ in range(2))
+    if _same(first, second):
+        return []
+    return [
+        "a sample that is read twice differs: the dataset's transform is random, so that gradients "
+        "and picks depend on the draw; give the data the transform of evaluation"
+    ]
+
+
+def _spread(parameters: dict[str, nn.Parameter]) -> FisherMask:
+    """A mask of a few entries of every tensor, with no head kept apart."""
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    sizes = {name: p.numel() for name, p in parameters.items() if p.numel()}
+    count = min(sum(sizes.values()), max(_MASKED, len(sizes)))
+    indices = {
+        name: torch.arange(part) * sizes[name] // part
+        for name, part in parts_of_tensors(sizes, count).items()
+        if part
+    }
+    return FisherMask(shapes, indices, "spread")
+
+
+class _Batch(torch.utils.data.Dataset[Any]):
+    """The samples of one batch, one by one."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return count_samples(self.inputs)
+
+    def loader(self, batch_size: int) -> Any:
+        return torch.utils.data.DataLoader(self, batch_size, collate_fn=self._collate)
+
+    def __getitem__(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return index
+
+    def _collate(self, places: list[int]) -> Inputs:
+        return take(self.inputs, torch.tensor(places))
+
+
+def _timed_rows(
+    model: nn.Module,
+    pool: _Batch,
+    mask: FisherMask,
+    likelihood: LikelihoodLike,
+    batch_size: int = _SAMPLES,
+) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    rank = _rank(model, pool.inputs, likelihood)
+    data = pool.loader(batch_size)
+    found = masked_gradients(model, data, mask, likelihood=likelihood, rank=rank)
+    return time.perf_counter() - start, found.dense().double()
+
+
+def _rank(model: nn.Module, inputs: Inputs, likelihood: LikelihoodLike) -> int | None:
+    """Fewer rows where all of them would take too many passes."""
+    with evaluating(model) as net, torch.no_grad():
+        outputs = raw_outputs(net, inputs)
+    if likelihood_of(likelihood).name != "categorical" or outputs.shape[1] <= _MOST_ROWS:
+        return None
+    return _MOST_ROWS
+
+
+def _plain_rows(
+    model: nn.Module, inputs: Inputs, mask: FisherMask, likelihood: LikelihoodLike
+) -> Tensor:
+    """V_x of each sample alone by autograd and nothing else, (n, r, k)."""
+    rank, found = _rank(model, inputs, likelihood), []
+    with evaluating(model) as net:
+        wanted = [dict(net.named_parameters())[name] for name in mask.indices]
+        for i in range(count_samples(inputs)):
+            with asking(wanted):
+                outputs = raw_outputs(net, take(inputs, torch.tensor([i])))
+                rows = likelihood_of(likelihood).make_rows(outputs.detach(), rank=rank)[0]
+                flat = outputs.flatten()
+                of_sample = []
+                for row in rows.to(flat.dtype):
+                    grads = torch.autograd.grad(
+                        flat, wanted, row, retain_graph=True, allow_unused=True
+                    )
+                    parts = [
+                        (torch.zeros_like(p) if g is None else g).flatten()[index]
+                        for p, g, index in zip(wanted, grads, mask.indices.values(), strict=True)
+                    ]
+                    of_sample.append(torch.cat(parts))
+            found.append(torch.stack(of_sample))
+    return torch.stack(found).double()
+
+
+def _grams(rows: Tensor) -> Tensor:
+    """V_x^T V_x of each sample, in which rows of other signs or order are the same."""
+    return rows.mT @ rows
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Largest difference against the largest magnitude."""
+    scale = float(other.abs().max()) if other.numel() else 0.0
+    apart = float((one - other).abs().max()) if other.numel() else 0.0
+    return apart / scale if scale > 0 else apart
+
+
+def _last_operation(outputs: Tensor) -> str:
+    """Name of the operation that gave the outputs, views apart."""
+    node = outputs.grad_fn
+    while node is not None and node.name() in VIEWS and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return "" if node is None else str(node.name())
+
+
+def _same(one: Inputs, other: Inputs) -> bool:
+    named = [{"": each} if isinstance(each, Tensor) else each for each in (one, other)]
+    return all(
+        not isinstance(value, Tensor)
+        or (
+            isinstance(named[1].get(key), Tensor)
+            and value.shape == named[1][key].shape
+            and torch.allclose(value, named[1][key], rtol=0.0, atol=0.0, equal_nan=True)
+        )
+        for key, value in named[0].items()
+    )
+
+
+def _of_model(name: str, model: nn.Module, inputs: Inputs) -> Tensor:
+    try:
+        return raw_outputs(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"{name} does not take this batch: {error}") from error

@@ -1,0 +1,52 @@
+"""CSV files of paths: what is written is read back byte for byte.
+
+Names that are not UTF-8 are written as the bytes that they are. A path that begins as a formula of
+a spreadsheet does is written with ./ before it, which is the same path.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fishermask_fast.files import replace_file
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_QUOTED = (",", '"', "\n", "\r")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    lines = (",".join(map(_cell, row)) + "\n" for row in (header, *rows))
+    replace_file(path, "".join(lines).encode(errors="surrogateescape"))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table, by its header.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+            return list(csv.DictReader(lines))
+    except (OSError, csv.Error) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def path_cell(path: Path) -> str:
+    """A path as it is written into a table."""
+    text = str(path)
+    return f"./{text}" if text.startswith(_FORMULA) else text
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    if not any(mark in text for mark in _QUOTED):
+        return text
+    return '"' + text.replace('"', '""') + '"'

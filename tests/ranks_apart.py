@@ -1,0 +1,254 @@
+"""One rank of a gloo group whose ranks are called differently: ranks_apart.py RANK SIZE FOLDER."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from fishermask_fast import FisherMask, FisherMaskSelector, select_batch
+from fishermask_fast.distributed import agreement
+
+# By parameter: what all ranks are given, and what rank 1 is given instead.
+PARAMETERS: dict[str, tuple[Any, Any]] = {
+    "fraction": (0.7, 0.6),
+    "mask": ("global", "per_layer"),
+    "keep_head": (True, False),
+    "likelihood": ("categorical", "bernoulli"),
+    "weighting": ("fisher", "none"),
+    "lamb": (1.0, 1.5),
+    "backward_steps": (0, 1),
+    "fisher_samples": (10, 9),
+    "rank": (None, 1),
+    "batch_size": (None, 4),
+    "seed": (0, 1),
+}
+# These are each rank's own, or have cases of their own below.
+OWN_PARAMETERS = ("model", "device", "group")
+QUERY: dict[str, tuple[Any, Any]] = {"n_select": (3, 4)}
+OWN_QUERY = ("unlabeled", "labeled", "progress", "out")
+SELECTION: dict[str, tuple[Any, Any]] = {
+    "n_select": (3, 4),
+    "lamb": (1.0, 0.5),
+    "n_labeled": (2, 3),
+    "backward_steps": (0, 1),
+    "block_size": (None, 2),
+    "precision": ("mixed", "float64"),
+    "fisher": (torch.eye(5), 2 * torch.eye(5)),
+    "labeled_fisher": (torch.eye(5), torch.eye(5, dtype=torch.float64) * 3),
+}
+OWN_SELECTION = ("gradients", "chunk_size", "progress", "device", "group", "sample_indices")
+
+
+def make_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def make_pool(n: int = 9) -> torch.Tensor:
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(n))
+
+
+def query(model: nn.Module | None = None, **changed: Any) -> Any:
+    given = {name: values[0] for name, values in PARAMETERS.items()} | changed
+    asked = {"n_select": given.pop("n_select", 3), "labeled": given.pop("labeled", make_pool(4))}
+    data = given.pop("unlabeled", make_pool())
+    asked["out"] = given.pop("out", None)
+    asked["progress"] = given.pop("progress", False)
+    given.setdefault("group", dist.group.WORLD)
+    return FisherMaskSelector(model or make_model(), **given).query(data, **asked)
+
+
+def parameter(name: str) -> Callable[[int], Any]:
+    return lambda rank: query(**{name: (PARAMETERS | QUERY)[name][rank == 1]})
+
+
+def selection(name: str) -> Callable[[int], Any]:
+    def select(rank: int) -> Any:
+        given = {key: values[key == name and rank == 1] for key, values in SELECTION.items()}
+        return select_batch(torch.randn(8, 2, 5), **given, group=dist.group.WORLD)
+
+    return select
+
+
+def spread(pool: torch.Tensor, rank: int) -> DataLoader[Any]:
+    data = TensorDataset(pool)
+    sampler: Any = DistributedSampler(data, dist.get_world_size(), rank)
+    return DataLoader(data, 2, sampler=sampler)
+
+
+def other_order(rank: int) -> Any:
+    model = make_model()
+    if rank == 1:
+        with torch.no_grad():
+            weight = model.get_parameter("0.weight")
+            weight.copy_(weight.flip(0))
+    return query(model)
+
+
+def other_buffer(rank: int) -> Any:
+    model = make_model()
+    if rank == 1:
+        model.get_buffer("1.running_mean")[:2] = torch.tensor([1.0, -1.0])
+    return query(model)
+
+
+def frozen(rank: int) -> Any:
+    model = make_model()
+    model.get_parameter("0.bias").requires_grad_(rank != 1)
+    return query(model)
+
+
+def other_class(rank: int) -> Any:
+    model = make_model()
+    if rank == 1:
+        model[2] = nn.ReLU()  # type: ignore[index]
+    return query(model)
+
+
+def another_mask(rank: int) -> Any:
+    scores = {name: torch.rand(p.shape) for name, p in make_model().named_parameters()}
+    for name in scores:
+        scores[name] = torch.arange(scores[name].numel()).view_as(scores[name]) * 1.0
+        if rank == 1:
+            scores[name] = -scores[name]
+    return query(mask=FisherMask.from_scores(scores, 0.6, keep_head=False))
+
+
+def lengths(rank: int) -> Any:
+    return query(group=None, unlabeled=spread(make_pool(9 + (rank == 1)), rank), labeled=None)
+
+
+def labeled_on_some(rank: int) -> Any:
+    labeled = None if rank == 1 else spread(make_pool(4), rank)
+    return query(group=None, unlabeled=spread(make_pool(), rank), labeled=labeled)
+
+
+def other_dtype(rank: int) -> Any:
+    return query(unlabeled=make_pool().to(torch.float64 if rank == 1 else torch.float32))
+
+
+def other_axes(rank: int) -> Any:
+    return query(unlabeled=make_pool()[:, None] if rank == 1 else make_pool())
+
+
+def one_file(rank: int) -> Any:
+    return query(out=Path(sys.argv[3]) / "one file")
+
+
+def fisher_on_rank_1(rank: int) -> Any:
+    fisher = torch.eye(5) if rank == 1 else None
+    return select_batch(torch.randn(8, 2, 5), 3, fisher, group=dist.group.WORLD)
+
+
+def places_on_some(rank: int) -> Any:
+    places = torch.arange(rank * 8, rank * 8 + 8) if rank == 1 else None
+    return select_batch(torch.randn(8, 2, 5), 3, group=dist.group.WORLD, sample_indices=places)
+
+
+def other_package(name: str, entry: Callable[[int], Any]) -> Callable[[int], Any]:
+    def call(rank: int) -> Any:
+        module, attribute = {
+            "fishermask_fast": (agreement, "__version__"),
+            "torch": (torch, "__version__"),
+            "numpy": (agreement.np, "__version__"),
+        }[name]
+        before = getattr(module, attribute)
+        if rank == 1:
+            setattr(module, attribute, "0.0.1")
+        try:
+            return entry(rank)
+        finally:
+            setattr(module, attribute, before)
+
+    return call
+
+
+def plain_query(rank: int) -> Any:
+    return query()
+
+
+def plain_selection(rank: int) -> Any:
+    return select_batch(torch.randn(8, 2, 5), 3, group=dist.group.WORLD)
+
+
+# By case: what to call, and what the message names.
+APART: dict[str, tuple[Callable[[int], Any], str]] = {
+    **{f"query {name}": (parameter(name), name) for name in (*PARAMETERS, *QUERY)},
+    **{f"selection {name}": (selection(name), name) for name in SELECTION},
+    "order of parameters": (other_order, "model"),
+    "buffers": (other_buffer, "model"),
+    "frozen parameters": (frozen, "model"),
+    "other modules": (other_class, "model"),
+    "another mask": (another_mask, "mask"),
+    "lengths": (lengths, "the number of unlabeled samples"),
+    "labeled on some": (labeled_on_some, "labeled"),
+    "dtype of the data": (other_dtype, "unlabeled data"),
+    "axes of the data": (other_axes, "unlabeled data"),
+    "one file": (one_file, "out must be another one on each rank"),
+    "fisher on rank 1": (fisher_on_rank_1, "fisher must be given on rank 0"),
+    "places on some": (places_on_some, "sample_indices"),
+    **{
+        f"{package}, {entry.__name__}": (other_package(package, entry), f"version of {package}")
+        for package in ("fishermask_fast", "torch", "numpy")
+        for entry in (plain_query, plain_selection)
+    },
+}
+
+
+def equal_in_effect(rank: int) -> list[int]:
+    """Values that differ in type alone, and what is each rank's own, are no differences."""
+    found = query(
+        lamb=1 if rank == 1 else 1.0,
+        keep_head=True,
+        device="cpu" if rank == 1 else None,
+        progress=rank == 1,
+        labeled=None if rank == 1 else make_pool(4),
+        out=Path(sys.argv[3]) / f"own {rank}" if rank == 1 else None,
+    )
+    chunked = select_batch(
+        torch.randn(8, 2, 5, generator=torch.Generator().manual_seed(rank)),
+        3,
+        torch.eye(5) if rank == 0 else None,
+        chunk_size=rank + 1,
+        progress=False,
+        device="cpu" if rank == 1 else None,
+        group=dist.group.WORLD,
+    )
+    return [*found.indices.tolist(), *chunked.indices.tolist()]
+
+
+def main() -> None:
+    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'meet'}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=60),
+    )
+    found: dict[str, Any] = {}
+    for name, (call, _) in APART.items():
+        torch.manual_seed(rank)
+        try:
+            found[name] = ("picks", call(rank).indices.tolist())
+        except (TypeError, ValueError, RuntimeError) as error:
+            found[name] = (type(error).__name__, str(error))
+    found["equal in effect"] = ("picks", equal_in_effect(rank))
+    torch.save(found, folder / f"{rank}.pt")
+    dist.barrier()
+    gc.collect()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
