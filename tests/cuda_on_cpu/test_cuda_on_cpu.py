@@ -103,6 +103,14 @@ def test_score_update(
     on_cpu.check(on_cpu.make_problem(generator, 2, head=head, **sizes), assert_close)
 
 
+def test_score_update_by_many_blocks(
+    every_schedule: None, generator: torch.Generator, assert_close: Callable[..., None]
+) -> None:
+    """Matrices too large for a warp's shared memory: blocks at work at once have each their own."""
+    sizes = on_cpu.WIDE["hundred classes"]
+    on_cpu.check(on_cpu.make_problem(generator, 1, head="part", **sizes), assert_close)
+
+
 @pytest.mark.parametrize(
     ("n", "ranks"),
     [(1, [3]), (2, [1, 3, 2]), (33, [0, 2, 0, 3]), (40, [3] * 70), (150, [3, 3]), (150, [2] * 65)],
