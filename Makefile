@@ -16,7 +16,7 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
-    check-faults check-models check-torch check-sanitizers clean
+    check-faults check-models model-costs check-torch check-sanitizers clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -66,8 +66,15 @@ kernel-report: $(VENV)/.dev
 check-digits: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m sweep tests/engine $(ARGS)
 
-# What masked gradients and the Fisher diagonal cost for forty networks; needs timm and transformers.
+# Every listed classifier with nothing set, each in a process of its own (an hour or more on one
+# core; regnet_y_128gf takes 12 GiB): ARGS="--most 60" leaves out those of more than 60 million
+# parameters. model-costs: what gradients cost for forty of them.
 check-models: $(VENV)/.dev
+	$(INSTALL) timm
+	$(BIN)/python tests/check_models.py $(ARGS)
+
+model-costs: $(VENV)/.dev
+	$(INSTALL) timm
 	$(BIN)/python benchmarks/check_models.py $(ARGS)
 
 check-torch:

@@ -103,7 +103,8 @@ def main() -> int:
         failed = failed or "FAILED" in outcome or "STOPPED" in outcome
         log = folder / f"{step.name}.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        print(f"== {step.name}: {outcome}", *lines[-12:], sep="\n", flush=True)
+        shown = (line[:160] for line in lines[-12:])
+        print(f"== {step.name}: {outcome}", *shown, sep="\n", flush=True)
     print(folder)
     return 1 if failed else 0
 

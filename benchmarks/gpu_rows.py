@@ -21,6 +21,7 @@ import torch
 from baselines import Task, extrapolated, published
 from bench_fisher_diagonal import published_diagonal
 from gradient_problem import Problem, forward_and_passes, published_rows
+from plain_resnet import plain_resnet18
 from resampled import resampled_gradients
 from torch import Tensor
 
@@ -33,7 +34,6 @@ from fishermask_fast import (
     masked_gradients,
     select_batch,
 )
-from fishermask_fast.models.networks import resnet18_small
 
 Row = dict[str, Any]
 
@@ -313,7 +313,7 @@ def whole_round(clock: Clock, sizes: Sizes) -> Iterator[Row]:
 
 def network(clock: Clock, sizes: Sizes) -> tuple[torch.nn.Module, Tensor, FisherMask]:
     torch.manual_seed(0)
-    model = resnet18_small(10, 3).eval().to(clock.device)
+    model = plain_resnet18(10).eval().to(clock.device)
     images = torch.randn(sizes.pool, 3, 32, 32, device=clock.device)
     scores = fisher_diagonal(model, images, n_samples=16)
     return model, images, FisherMask.from_scores(scores, FRACTION)

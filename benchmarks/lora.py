@@ -19,7 +19,6 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from fishermask_fast import FisherMask, fisher_diagonal, masked_gradients
-from fishermask_fast.network import find_head
 
 SAMPLES, TOKENS, WIDTH, LAYERS = 16, 64, 256, 4
 ENTRIES = 1600
@@ -61,7 +60,7 @@ def main() -> None:
             forward = cpu_seconds(lambda model=model: model(input_ids=tokens))
         scores = fisher_diagonal(model, tokens, n_samples=SAMPLES)
         count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        mask = FisherMask.from_scores(scores, ENTRIES / count, "global", head=find_head(model))
+        mask = FisherMask.from_scores(scores, ENTRIES / count, "global", model=model, inputs=tokens)
         diagonal = cpu_seconds(lambda model=model: fisher_diagonal(model, tokens))
         masked = cpu_seconds(lambda model=model, mask=mask: masked_gradients(model, tokens, mask))
         print(

@@ -6,6 +6,8 @@ import math
 import operator
 import os
 import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,19 @@ def check_positive(name: str, value: object) -> float:
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(f"{name} must be a finite number above 0; got {number}")
     return number
+
+
+def warn_ignored(given: Mapping[str, object], defaults: Mapping[str, object], why: str) -> None:
+    """Warns of options that were given and have no effect.
+
+    Args:
+        given: the options that have none, by name.
+        defaults: what each is where nobody gave it.
+        why: what decides instead.
+    """
+    named = [name for name, value in given.items() if value != defaults[name]]
+    if named:
+        warnings.warn(f"ignored: {', '.join(named)}; {why}", UserWarning, stacklevel=caller_level())
 
 
 def check_flag(name: str, value: object) -> bool:

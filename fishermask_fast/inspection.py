@@ -1,7 +1,7 @@
 """What a careful person tests before trusting a selection from a model.
 
-    V_x in a batch = V_x alone            kernels that look at a batch's shape, and samples that meet
-    V_x^T V_x = J_x^T R_x^T R_x J_x       the rules, against plain autograd of each sample alone
+    V_x in a batch = V_x alone          where a kernel looks at a batch's shape, or samples meet
+    V_x^T V_x = J_x^T R_x^T R_x J_x     the rules, against plain autograd of each sample alone
 
 and whether what comes out are the outputs that the likelihood takes.
 """
@@ -252,6 +252,7 @@ def scale_warnings(model: nn.Module, inputs: Inputs, lamb: float) -> list[str]:
                 handle.remove()
     if seen:
         known = norms[0].running_var
+        assert known is not None  # evaluating refuses others
         spread = seen[0].float().transpose(0, 1).flatten(1).var(1)
         ratio = float((spread.mean() / known.float().mean().clamp_min(1e-12)).sqrt())
         if ratio <= _NORMALISED_APART:

@@ -33,6 +33,7 @@ from fishermask_fast.checks import (
     check_path,
     check_positive,
     is_integer,
+    warn_ignored,
 )
 from fishermask_fast.distributed import (
     NOTHING,
@@ -97,6 +98,19 @@ _COMPARED = (
 
 MASKS = (*METHODS, "random", "head")
 _TIMED = 16  # samples of a batch that `estimate` times
+
+
+def unread_options(mask: str) -> tuple[str, ...]:
+    """Options that a way to choose the mask does not read; "given" is a mask made before."""
+    return _UNREAD.get(mask, ())
+
+
+_UNREAD = {
+    "relative": ("fraction", "n_parameters"),
+    "random": ("keep_head", "fisher_samples"),
+    "head": ("fraction", "n_parameters", "keep_head", "fisher_samples"),
+    "given": ("fraction", "n_parameters", "keep_head", "fisher_samples"),
+}
 
 
 class FisherMaskSelector:
@@ -246,6 +260,7 @@ class FisherMaskSelector:
             ranks.attempt(lambda: check_path("out", out))
         ranks.check_same(lambda: self._in_common(n_select, labeled))
         ranks.check_apart("out", None if out is None else _place(out))
+        self._warn_of_ignored()
         pool = ranks.part(unlabeled, "unlabeled")
         if n_select > pool.n_total:
             raise ValueError(
@@ -488,6 +503,17 @@ class FisherMaskSelector:
             head = one_head(self.model) if self.head is None else self.head
             if head is not None:
                 self._mask_size(head)
+
+    def _warn_of_ignored(self) -> None:
+        parameters = inspect.signature(type(self)).parameters
+        method = self.mask if isinstance(self.mask, str) else "given"
+        warn_ignored(
+            {name: getattr(self, name) for name in unread_options(method)},
+            {name: parameter.default for name, parameter in parameters.items()},
+            "the mask is a FisherMask made before"
+            if method == "given"
+            else f'mask="{method}" does not read it',
+        )
 
     def _in_common(self, n_select: int, labeled: Any) -> dict[str, str | None]:
         """What all ranks of a query must have been called with, in words."""

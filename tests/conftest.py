@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(skip)
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """The name of a function, whose repr holds an address that no two processes share."""
+    return val.__name__ if isinstance(val, FunctionType) else None
 
 
 @pytest.fixture(autouse=True)

@@ -227,3 +227,52 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.body(x).tanh()
         return 5 * self.fc(hidden).tanh(), hidden
+
+
+class Tokens(nn.Module):
+    """What vision transformers do to tokens, with weights that no layer owns.
+
+    A class token before them, positions added, attention by F.linear with a table of relative
+    positions, layer scales, a block used three times, and a second head that nobody asks.
+    """
+
+    def __init__(self, width: int = 6, heads: int = 2, n_classes: int = 3, tokens: int = 5) -> None:
+        super().__init__()
+        self.heads = heads
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+        self.positions = nn.Parameter(torch.randn(1, tokens + 3, width))
+        self.relative = nn.Parameter(torch.randn(2 * tokens + 1, heads))
+        places = torch.arange(tokens + 1)
+        self.register_buffer("places", places[:, None] - places[None] + tokens)
+        self.norm = nn.LayerNorm(width)
+        self.qkv, self.qkv_bias = (
+            nn.Parameter(torch.randn(3 * width, width) / 2), nn.Parameter(torch.randn(3 * width)),
+        )  # fmt: skip
+        self.scale = nn.Parameter(torch.rand(width) + 0.5)
+        self.head = nn.Linear(width, n_classes)
+        self.aux = nn.Linear(width, n_classes)
+
+    def block(self, x: Tensor) -> Tensor:
+        n, t, d = x.shape
+        qkv = F.linear(self.norm(x), self.qkv, self.qkv_bias)
+        q, k, v = qkv.view(n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.mT + self.relative[self.places].permute(2, 0, 1)
+        return x + self.scale * (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, d)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        x = x + self.positions[:, : x.shape[1]]
+        for _ in range(3):
+            x = self.block(x)
+        return self.head(x[:, 0]), self.aux(x[:, 1])
+
+
+class FirstOf(nn.Module):
+    """The first of a network's outputs."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)[0]

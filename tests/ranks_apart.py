@@ -20,8 +20,10 @@ from fishermask_fast.distributed import agreement
 # By parameter: what all ranks are given, and what rank 1 is given instead.
 PARAMETERS: dict[str, tuple[Any, Any]] = {
     "fraction": (0.7, 0.6),
+    "n_parameters": (40, 41),
     "mask": ("global", "per_layer"),
     "keep_head": (True, False),
+    "head": (None, "3"),
     "likelihood": ("categorical", "bernoulli"),
     "weighting": ("fisher", "none"),
     "lamb": (1.0, 1.5),
@@ -59,6 +61,7 @@ def make_pool(n: int = 9) -> torch.Tensor:
 
 def query(model: nn.Module | None = None, **changed: Any) -> Any:
     given = {name: values[0] for name, values in PARAMETERS.items()} | changed
+    given["fraction" if "n_parameters" in changed else "n_parameters"] = None
     asked = {"n_select": given.pop("n_select", 3), "labeled": given.pop("labeled", make_pool(4))}
     data = given.pop("unlabeled", make_pool())
     asked["out"] = given.pop("out", None)

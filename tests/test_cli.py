@@ -258,3 +258,17 @@ def test_help_says_every_option_and_its_default(capsys: pytest.CaptureFixture[st
             assert (f"--{name} " in text) == (option.name not in ("progress",)), name
     assert "[default: fishermask bait random]" in text
     assert "--keep-head --no-keep-head" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == fishermask_fast.__version__
+
+
+def test_the_command_line_loads_without_the_packages_of_the_loop() -> None:
+    code = (
+        "import sys, fishermask_fast.cli\n"
+        "loaded = {'matplotlib', 'sklearn', 'torchvision', 'PIL', 'cyclopts'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

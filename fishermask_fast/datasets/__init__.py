@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from fishermask_fast.datasets.images import evaluation_transform
 from fishermask_fast.datasets.pools import load_data
-from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, PoolAndTest, Source
+from fishermask_fast.datasets.samples import (
+    FolderImages,
+    Label,
+    LabeledSamples,
+    PoolAndTest,
+    Source,
+)
 
 __all__ = [
     "FolderImages",
+    "Label",
     "LabeledSamples",
     "PoolAndTest",
     "Source",

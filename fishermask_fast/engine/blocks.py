@@ -54,6 +54,8 @@ _GROWTH = 4
 _MAX_IDLE = 64
 # The score of a sample whose removal would leave an M that float64 takes for singular.
 _NEVER = 1e300
+# Scores below this have lost digits to underflow, which no set-up brings back.
+_TINY = 1e-290
 # The share of the objective that a pick may raise it by, or a removal lower it, through rounding.
 _ROUNDING = 1e-9
 _NEAR_TOP = 0.9
@@ -109,8 +111,8 @@ class Engine:
         self._pool = candidates
         self._sign = candidates.sign
         self._policy = PrecisionPolicy(always_float64)
-        self._fixed_block = block_size
-        self._block = block_size or _FIRST_BLOCK
+        self._fixed_block = None if block_size is None else min(block_size, len(candidates))
+        self._block = self._fixed_block or _FIRST_BLOCK
         self._forced: set[int] = set()
         self._safe = False  # whether set-ups take the safe form
         self._careful = False  # whether scores are taken anew in the careful form
@@ -259,7 +261,7 @@ class Engine:
 
     def _guard(self, score: float, running: float, error: float) -> None:
         """Doubt a state that is new: by what it says of its first winner, and by the objective."""
-        apart = abs(running - score) > max(self._policy.margin * abs(score), 2 * error)
+        apart = abs(running - score) > max(self._policy.margin * abs(score), 2 * error, _TINY)
         wrong_way = self._sign * score < -_ROUNDING * abs(self.objective)
         if not (apart or wrong_way) or self._warned:
             return

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fishermask_fast.engine.candidates import Updates
 from fishermask_fast.engine.problem import SetUp
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors import GradientFactors, columns_at_once
 from fishermask_fast.ops import selection as ops
 
 # A direction this small changes M, and so every score, by less than this share of itself.
@@ -32,7 +32,6 @@ _SMALLEST = 1e-16
 # Columns of U that wait before M^-1 and G are brought up to date: fewer cost more products with
 # these, more cost longer corrections.
 _MAX_WAITING = 64
-_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -209,16 +208,17 @@ class Directions:
 
 def add_to_lower(matrix: Tensor, x: Tensor, y: Tensor, factor: float) -> None:
     """matrix += factor X^T Y, which is symmetric, in the lower triangle and diagonal blocks."""
-    k = matrix.shape[0]
-    for start in range(0, k, _BLOCK):
-        stop = min(start + _BLOCK, k)
+    k, step = matrix.shape[0], columns_at_once(matrix)
+    for start in range(0, k, step):
+        stop = min(start + step, k)
         matrix[start:stop, :stop].addmm_(x[:, start:stop].T, y[:, :stop], alpha=factor)
 
 
 def mirror_lower(matrix: Tensor) -> Tensor:
     """The matrix, its upper triangle made from its lower one in place."""
-    for start in range(0, matrix.shape[0], _BLOCK):
-        stop = start + _BLOCK
+    step = columns_at_once(matrix)
+    for start in range(0, matrix.shape[0], step):
+        stop = start + step
         matrix[:start, start:stop] = matrix[start:stop, :start].T
         block = matrix[start:stop, start:stop]
         block.copy_(block.tril() + block.tril(-1).T)

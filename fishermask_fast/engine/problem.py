@@ -81,7 +81,7 @@ class Problem:
         k = len(self.fisher)
         if self.trivial(included) and not safe:
             eye = torch.eye(k, dtype=torch.float64, device=self.fisher.device)
-            inverse, double = eye / self.lamb, self.fisher / self.lamb**2
+            inverse, double = eye / self.lamb, self.fisher / self.lamb / self.lamb
             return SetUp(inverse, double, float(self.fisher.trace()) / self.lamb)
         m = self.information(included)
         if safe or float(m.diagonal().max()) > ILL_CONDITIONED * self.lamb:

@@ -8,6 +8,7 @@ head, V_x = L_x^T kron h_x (see embeddings.py).
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import check_integer, check_positive
+from fishermask_fast.checks import check_integer, check_positive, warn_ignored
 from fishermask_fast.engine import scores_along
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import FisherMask, check_size
 from fishermask_fast.selection import select_batch
-from fishermask_fast.selector import MASKS, FisherMaskSelector
+from fishermask_fast.selector import MASKS, FisherMaskSelector, unread_options
 
 try:
     from skactiveml.base import (
@@ -258,6 +259,7 @@ class BaitQuery(FisherQuery):
         )
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
+        _warn_ignored(self, ("bias",), "a module's own head is read, with its bias or without")
         return masked_gradients(
             module,
             samples,
@@ -325,10 +327,18 @@ class FisherMaskQuery(FisherQuery):
         if not isinstance(self.mask, str) or self.mask not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
         check_scalar(self.keep_head, "keep_head", bool)
+        if self.head is not None:
+            check_scalar(self.head, "head", str)
         check_integer("head_entries", self.head_entries, 1)
         check_integer("fisher_samples", self.fisher_samples, 1)
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
+        unread = unread_options(self.mask)
+        _warn_ignored(
+            self,
+            ("head_entries", "bias", *(name for name in unread if name != "seed")),
+            f'the parameters of a module are chosen by mask="{self.mask}"',
+        )
         selector = FisherMaskSelector(
             module,
             fraction=self.fraction,
@@ -345,6 +355,11 @@ class FisherMaskQuery(FisherQuery):
         return masked_gradients(module, samples, mask, likelihood=self._likelihood, rank=self.rank)
 
     def _head_factors(self, embeddings: Array, probabilities: Array) -> GradientFactors:
+        _warn_ignored(
+            self,
+            ("fraction", "mask", "keep_head", "fisher_samples"),
+            "entries of a head on embeddings are chosen by head_entries",
+        )
         size = probabilities.shape[1] * (embeddings.shape[1] + self.bias)
         return factors_from_embeddings(
             embeddings,
@@ -353,6 +368,12 @@ class FisherMaskQuery(FisherQuery):
             rank=self.rank,
             bias=self.bias,
         )
+
+
+def _warn_ignored(strategy: FisherQuery, names: tuple[str, ...], why: str) -> None:
+    parameters = inspect.signature(type(strategy)).parameters
+    defaults = {name: parameters[name].default for name in names}
+    warn_ignored({name: getattr(strategy, name) for name in names}, defaults, why)
 
 
 def check_network(estimator: Any, what: str) -> None:

@@ -8,6 +8,7 @@ labeled samples, and the batch most lowers tr(M^-1 F).
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from scipy.sparse import issparse
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fishermask_fast.checks import check_integer, check_positive
+from fishermask_fast.checks import check_integer, check_positive, warn_ignored
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import check_size
 from fishermask_fast.selection import select_batch
-from fishermask_fast.selector import MASKS, FisherMaskSelector
+from fishermask_fast.selector import MASKS, FisherMaskSelector, unread_options
 
 try:
     from small_text.query_strategies import QueryStrategy
@@ -153,6 +154,10 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             )
         if features.dtype.kind != "f":
             features = features.astype(np.float64)
+        self._warn_ignored(
+            ("fraction", "keep_head", "fisher_samples", "seed"),
+            "entries of a head on features are chosen by head_entries",
+        )
         size = probabilities.shape[1] * features.shape[1]
         entries = size if self.mask == "head" else min(self.head_entries, size)
         return factors_from_embeddings(
@@ -169,6 +174,10 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             batch_size=clf.mini_batch_size,
             collate_fn=lambda items: _inputs(collate(items)),
         )
+        self._warn_ignored(
+            ("head_entries", *unread_options(self.mask)),
+            f'the parameters of a network are chosen by mask="{self.mask}"',
+        )
         selector = FisherMaskSelector(
             clf.model,
             fraction=self.fraction,
@@ -183,6 +192,11 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         )
         mask = selector.make_mask(samples)
         return masked_gradients(clf.model, samples, mask, likelihood=likelihood, rank=self.rank)
+
+    def _warn_ignored(self, names: tuple[str, ...], why: str) -> None:
+        parameters = inspect.signature(type(self)).parameters
+        defaults = {name: parameters[name].default for name in names}
+        warn_ignored({name: getattr(self, name) for name in names}, defaults, why)
 
     def _check_parameters(self) -> None:
         check_size(self.fraction, self.n_parameters)

@@ -1,8 +1,8 @@
 """What people have and label tools take: folders, tables, checkpoints in; picks and tasks out.
 
 Rooms: select (the command, from options to a folder of files), images (which are labeled, which
-not, which cannot be read), checkpoints (a network with trained weights). May import: strategies,
-models, datasets, options, plotting; not loop.
+not, which cannot be read), csv_files (of paths, byte for byte), checkpoints (a network with trained
+weights). May import: strategies, models, datasets, options, plotting; not loop.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fishermask_fast.datasets import LabeledSamples, evaluation_transform
 from fishermask_fast.files import folder_written_whole, replace_file
@@ -63,6 +63,11 @@ def select_images(options: SelectOptions) -> None:
     model = load_model(options.model, options.checkpoint, size)
     classes = _classes(options, images, model)
     query = replace(options.query, progress=progress)
+    if query.likelihood == "gaussian":
+        raise ValueError(
+            "likelihood must be categorical or bernoulli, as picks are written with predicted "
+            "classes; for a regression use FisherMaskSelector from Python"
+        )
     check(options.strategy, model, len(classes), query)
     model.to(find_device(options.device))
     _check_enough(options.n, len(images.unlabeled))
@@ -85,10 +90,14 @@ def select_images(options: SelectOptions) -> None:
     samples = seen(pool)
     strategy = STRATEGIES[options.strategy]
     picks = strategy(model, samples, seen(labeled), options.n, options.seed, query)
-    rows = _rows(model, samples, pool, picks, classes)
+    probabilities = predict(
+        model, samples.take(picks.indices), likelihood=query.likelihood or "categorical"
+    )[0].exp()
+    predicted = _predicted(probabilities, classes, several=query.likelihood == "bernoulli")
+    rows = _rows(pool, picks, predicted, probabilities)
     with folder_written_whole(out) as draft:
         write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
-        tasks = _tasks(rows, images.root, options)
+        tasks = _tasks(rows, predicted, images.root, options)
         replace_file(draft / TASKS_FILE, (json.dumps(tasks, indent=2) + "\n").encode())
         if skipped:
             listed = [(path_cell(path), reason) for path, reason in skipped]
@@ -133,26 +142,34 @@ def _check_enough(n: int, available: int) -> None:
         raise ValueError(f"n must be at most the {available} unlabeled images; got {n}")
 
 
+def _predicted(probabilities: Tensor, classes: list[str], several: bool) -> list[list[str]]:
+    """Names of what each sample is taken for: the likeliest class, or all labels above a half."""
+    if not several:
+        return [[classes[i]] for i in probabilities.argmax(1).tolist()]
+    return [
+        [name for name, present in zip(classes, row, strict=True) if present]
+        for row in (probabilities > 0.5).tolist()
+    ]
+
+
 def _rows(
-    model: nn.Module, samples: LabeledSamples, pool: ReadImages, picks: Picks, classes: list[str]
+    pool: ReadImages, picks: Picks, predicted: list[list[str]], probabilities: Tensor
 ) -> list[dict[str, Any]]:
-    probabilities = predict(model, samples.take(picks.indices))[0].exp()
-    best = probabilities.max(1)
     scores = picks.info.get("scores", [""] * len(picks.indices))
     return [
         {
             "path": path_cell(pool.paths[index]),
             "rank": rank,
             "score": score if score == "" else f"{score:.6g}",
-            "predicted": classes[label],
+            "predicted": "; ".join(names),
             "probability": f"{probability:.3f}",
         }
-        for rank, (index, score, label, probability) in enumerate(
+        for rank, (index, score, names, probability) in enumerate(
             zip(
                 picks.indices.tolist(),
                 scores,
-                best.indices.tolist(),
-                best.values.tolist(),
+                predicted,
+                probabilities.amax(1).tolist(),
                 strict=True,
             ),
             1,
@@ -161,13 +178,16 @@ def _rows(
 
 
 def _tasks(
-    rows: Sequence[dict[str, Any]], root: Path, options: SelectOptions
+    rows: Sequence[dict[str, Any]],
+    predicted: Sequence[list[str]],
+    root: Path,
+    options: SelectOptions,
 ) -> list[dict[str, Any]]:
     """Label Studio's tasks, each with the model's prediction for a ``Choices`` named choice."""
     tasks = []
-    for row in rows:
+    for row, names in zip(rows, predicted, strict=True):
         relative = os.fsencode(os.path.relpath(row["path"], root))
-        value = {"choices": [row["predicted"]]}
+        value = {"choices": names}
         result = {"from_name": "choice", "to_name": "image", "type": "choices", "value": value}
         prediction = {
             "model_version": options.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,9 +16,12 @@ from fishermask_fast.loop.report import learning_curves, read_runs, tables
 from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_model, find_device
-from fishermask_fast.options import STRATEGIES, RunOptions
+from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions
+from fishermask_fast.strategies import unread
 
 CURVE_NAME = "learning_curve"
+logger = logging.getLogger(__name__)
+
 OUTPUTS = {"categorical": "classes", "bernoulli": "labels", "gaussian": "targets"}
 
 
@@ -48,7 +52,7 @@ def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> E
     names = _strategies(options)
     data = load_data(replace(options.data, seed=seed))
     model = options.model or default_model(data.kind, data.name)
-    return Experiment(
+    experiment = Experiment(
         data,
         model,
         replace(options.schedule, strategies=names, seed=seed),
@@ -57,6 +61,17 @@ def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> E
         device,
         options.variants,
     )
+    if seed == options.seed[0]:
+        _warn_of_unread(options.query, experiment)
+    return experiment
+
+
+def _warn_of_unread(query: QueryOptions, experiment: Experiment) -> None:
+    """Says which of the options given no strategy of the run reads."""
+    each = [set(unread(strategy, query)) for strategy, _ in experiment.arms.values()]
+    if ignored := sorted(set.intersection(*each)):
+        names = ", ".join(experiment.arms)
+        logger.warning("%s: no strategy of the run (%s) reads it", ", ".join(ignored), names)
 
 
 def _strategies(options: RunOptions) -> tuple[str, ...]:

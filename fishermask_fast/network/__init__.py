@@ -2,8 +2,8 @@
 
 Rooms: evaluation (eval mode and what is restored after it), attributes (tensors that modules keep),
 batches (samples by index), collating (batches that hold what was asked for), graph (which operation
-consumes which parameter), head (which layer gives the logits), stated (what a model says of its
-likelihood). May import: likelihoods and below.
+consumes which parameter), threads (one reader at a time), head (which layer gives the logits),
+stated (what a model says of its likelihood). May import: likelihoods and below.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.collating import Inputs, count_samples
+from fishermask_fast.network.threads import check_not_read_elsewhere, read_by_this_thread
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -48,7 +48,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
     Raises:
         ValueError: there are none, or none that can have gradients.
+        RuntimeError: another thread reads the model.
     """
+    check_not_read_elsewhere(model)
     found = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not found:
         total = sum(1 for _ in model.parameters())
@@ -123,20 +125,20 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
         TypeError: see `unwrap`.
         ValueError: a BatchNorm that cannot use running statistics, tensors on several devices, or a
             device that is not there.
+        RuntimeError: another thread reads the model.
     """
     model = unwrap(model)
     home = device_of(model)
     target = home if device is None else check_device(device)
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
     kept = None
     with ExitStack() as stack:
+        stack.enter_context(read_by_this_thread(model))
+        modes = [(module, module.training) for module in model.modules()]
+        flags = [(p, p.requires_grad) for p in model.parameters()]
         cuda = [d.index or 0 for d in {home, target} if d.type == "cuda"]
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_parametrizations_computed_anew())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
@@ -149,11 +151,8 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
             kept = KeptTensors(model)
             for name, module in model.named_modules():
                 _check_batch_norm(name, module)
-            # The fused attention of inference would pass the layers' own forwards by.
-            torch.backends.mha.set_fastpath_enabled(False)
             yield model
         finally:
-            torch.backends.mha.set_fastpath_enabled(fast_attention)
             if kept is not None:
                 kept.restore()
             if target != home:
@@ -182,16 +181,6 @@ def drop_kept_tensors(model: nn.Module) -> None:
 
 def _switches(module: nn.Module) -> bool:
     return type(module).train is not nn.Module.train
-
-
-@contextmanager
-def _parametrizations_computed_anew() -> Iterator[None]:
-    """Inside parametrize.cached() a weight would be one made before, apart from its parameter."""
-    enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled = enabled
 
 
 def check_device(device: torch.device | str) -> torch.device:

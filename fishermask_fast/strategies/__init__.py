@@ -8,7 +8,7 @@ a new strategy is a function and a line there). May import: selector, gradients,
 from __future__ import annotations
 
 from fishermask_fast.strategies.interface import Picks
-from fishermask_fast.strategies.registry import STRATEGIES, check
+from fishermask_fast.strategies.registry import STRATEGIES, check, unread
 from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "STRATEGIES",
     "check",
     "predict",
+    "unread",
 ]

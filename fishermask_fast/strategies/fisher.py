@@ -15,7 +15,7 @@ from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import head_parameters
 from fishermask_fast.options import QueryOptions
-from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.selector import FisherMaskSelector, unread_options
 from fishermask_fast.strategies.interface import Picks, Pool
 from fishermask_fast.strategies.uncertainty import entropy, inputs_of, require_head
 
@@ -32,6 +32,9 @@ def fishermask(
     selector = _fishermask_selector(model, seed, options)
     if options.mask == "middle":
         selector.mask = _middle_mask(model, ConcatDataset([labeled, pool]), seed, options)
+        # What the mask was made by is of no account to the query.
+        for name in unread_options("given"):
+            setattr(selector, name, getattr(QueryOptions(), name))
     spent = time.perf_counter() - start
     picks = _query(selector, pool, labeled, n, options)
     picks.info["seconds"]["mask"] += spent

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import nn
 
 from fishermask_fast.network import head_candidates, unwrap
 from fishermask_fast.options import MASKS, QueryOptions
+from fishermask_fast.selector import unread_options
 from fishermask_fast.strategies.diversity import badge, coreset
 from fishermask_fast.strategies.fisher import (
     SELECTORS,
@@ -43,6 +46,34 @@ STRATEGIES: dict[str, Strategy] = {
     "badge": badge,
 }
 """Every strategy by name."""
+
+
+_FISHER = ("weighting", "lamb", "rank", "batch_size", "head", "likelihood")
+_MASKED = (*_FISHER, "mask", "fraction", "n_parameters", "keep_head", "fisher_samples")
+_READ = {
+    "fishermask": _MASKED,
+    "fishermask_entropy": _MASKED,
+    "bait": _FISHER,
+    "random": ("likelihood",),
+}
+_NO_GIVEN_OPTION = ("progress",)
+
+
+def unread(name: str, options: QueryOptions) -> list[str]:
+    """Options that were given (other than the default) and that a strategy does not read."""
+    read = set(_READ.get(name, ("batch_size", "head", "likelihood")))
+    if "mask" in read:
+        read -= set(unread_options("given" if options.mask == "middle" else options.mask))
+        read |= (
+            {"fraction", "n_parameters", "fisher_samples"} if options.mask == "middle" else set()
+        )
+    return [
+        field.name
+        for field in fields(QueryOptions)
+        if field.name not in read
+        and field.name not in _NO_GIVEN_OPTION
+        and getattr(options, field.name) != field.default
+    ]
 
 
 ANY_LIKELIHOOD = ("fishermask", "bait", "random")

@@ -65,7 +65,12 @@ def largest(scores: Tensor, n: int) -> Picks:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, pool: Pool, batch_size: int | None = None, *, hidden: bool = False
+    model: nn.Module,
+    pool: Pool,
+    batch_size: int | None = None,
+    *,
+    hidden: bool = False,
+    likelihood: str = "categorical",
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all samples and, where asked for, the head's inputs.
 
@@ -74,6 +79,7 @@ def predict(
         pool: Samples, read in order.
         batch_size: Samples of a forward pass.
         hidden: Whether to return what goes into the head.
+        likelihood: ``"categorical"``, or ``"bernoulli"`` for the probability of each label itself.
 
     Returns:
         Log-probabilities (N, C), and the head's inputs (N, d), or (N, 0) unless asked for; both
@@ -97,10 +103,10 @@ def predict(
             start = 0
             for batch in samples.batches(batch_size or samples.batch_size or BATCH_SIZE):
                 logits = raw_outputs(net, data.to_model(batch, device, input_dtype(net, batch)))
-                likelihood_of("categorical").check_shape(logits.shape)
+                likelihood_of(likelihood).check_shape(logits.shape)
                 check_finite("the model's logits", logits, start, len(samples))
                 start += len(logits)
-                log_p.append(logits.double().log_softmax(1).cpu())
+                log_p.append(_log_probabilities(logits.double(), likelihood).cpu())
                 if hidden:
                     inputs.append(_vectors(seen.pop(), len(logits), head))
         finally:
@@ -108,6 +114,12 @@ def predict(
                 handle.remove()
     found = torch.cat(log_p)
     return found, torch.cat(inputs) if hidden else found.new_zeros(len(found), 0)
+
+
+def _log_probabilities(logits: Tensor, likelihood: str) -> Tensor:
+    if likelihood == "bernoulli":
+        return nn.functional.logsigmoid(logits.reshape(len(logits), -1))
+    return logits.log_softmax(1)
 
 
 def require_head(model: nn.Module, inputs: Inputs, head: Head | None = None) -> Head:

@@ -24,7 +24,9 @@ from fishermask_fast import (
     reference,
     select_batch,
 )
+from fishermask_fast.engine.candidates import LocalCandidates, Report
 from fishermask_fast.engine.device_blocks import BlockEngine
+from fishermask_fast.factors import first_of_equal
 
 RATIOS = (1.0, 1e-3, 1e-6, 1e-8, 1e-10, 1e-12)
 KINDS = ("dense", "dense, steep", "head", "masked head")
@@ -190,3 +192,39 @@ def test_a_table_with_an_unscaled_column(size: float) -> None:
     exact = digits.select(factors[10:].dense(), 5, **given)
     assert resolved(exact)
     assert picks(select_batch(factors[10:], 5, **given)) == exact.kept
+
+
+@pytest.mark.parametrize("lamb", [1e160, 1e300])
+def test_a_huge_lamb_is_no_error(lamb: float, generator: torch.Generator) -> None:
+    v = torch.randn(12, 2, 3, generator=generator, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(set(picks(select_batch(v, 3, lamb=lamb)))) == 3
+
+
+def test_a_huge_block_is_the_pool(generator: torch.Generator) -> None:
+    v = torch.randn(12, 2, 3, generator=generator, dtype=torch.float64)
+    assert picks(select_batch(v, 3, block_size=10**9)) == picks(select_batch(v, 3))
+
+
+def test_gradients_that_change_under_way_end(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pass says that another sample would have won, which the leaders deny."""
+    v = torch.randn(200, 2, 3, generator=generator, dtype=torch.float64)
+    verify = LocalCandidates.verify
+
+    def lies(self: LocalCandidates, *arguments: Any, **options: Any) -> Report:
+        report = verify(self, *arguments, **options)
+        return report._replace(best=[1e9] * len(report.best))
+
+    monkeypatch.setattr(LocalCandidates, "verify", lies)
+    try:
+        assert len(set(picks(select_batch(v, 9)))) == 9
+    except RuntimeError as error:
+        assert "change while they are read" in str(error)
+
+
+def test_groups_of_equal_samples() -> None:
+    v = torch.tensor([[[1.0, 0.0]], [[2.0, 0.0]], [[1.0, -0.0]], [[3.0, 0.0]], [[2.0, 0.0]]])
+    assert first_of_equal(GradientFactors(v)).tolist() == [0, 1, 3]

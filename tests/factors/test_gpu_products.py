@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from fishermask_fast.engine.block_engine import leaders_that_fit
 from pools import HEADS, random_factors, random_fisher
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fishermask_fast import GradientFactors
+from fishermask_fast.engine.device_blocks import leaders_that_fit
 
 
 class Launches(TorchDispatchMode):

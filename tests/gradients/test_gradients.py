@@ -86,8 +86,8 @@ def test_cost_is_r_passes_whatever_the_classes(monkeypatch: pytest.MonkeyPatch) 
     masked_gradients(model, inputs, mask, rank=1)
     monkeypatch.setattr(torch.autograd, "grad", counted)
     masked_gradients(model, inputs, mask, rank=5)
-    # Two more find out how samples lie in the layers.
-    assert len(passes) == 5 + 2
+    # Two more find out where samples lie, and two what autograd gives for each of them alone.
+    assert len(passes) == 5 + 4
 
 
 def test_few_entries_of_a_wide_head_are_plain_columns() -> None:
@@ -258,7 +258,7 @@ def test_slow_way_is_logged(caplog: pytest.LogCaptureFixture) -> None:
             self.fc = nn.Linear(2, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x * self.scale if float(x.sum()) > 0 else -x * self.scale)
+            return self.fc(x**self.scale if float(x.sum()) > 0 else (-x) ** self.scale)
 
     model, inputs = Branching().double(), torch.rand(3, 2).double()
     mask = some_of_each(model)
@@ -275,13 +275,14 @@ def test_batches_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(walk, "_CHANNELS_LAST", math.inf)  # which takes trials of its own
     model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     masked_gradients(model, inputs, mask)
-    assert sizes == [2, 3, 9]
+    trials = len(sizes) - 1
+    assert sizes[-1] == 9 and max(sizes[:-1]) == 3
     # Of each sample: its image, 27 + 27 + 6 + 6 numbers on the way and as many gradients.
     for numbers, expected in ((1000, range(3, 9)), (1, range(1, 2))):
         monkeypatch.setitem(walk._BUDGET, "cpu", (8 * numbers, 256))
         sizes.clear()
         masked_gradients(model, inputs, mask)
-        assert sizes[2] in expected and sum(sizes[2:]) == 9
+        assert sizes[trials] in expected and sum(sizes[trials:]) == 9
     sizes.clear()
     masked_gradients(model, DataLoader(TensorDataset(inputs), batch_size=4), mask)
-    assert sizes == [2, 3, 4, 4, 1]
+    assert sizes[trials:] == [4, 4, 1]

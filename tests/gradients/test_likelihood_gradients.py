@@ -130,7 +130,7 @@ def test_fisher_diagonal(network: str, likelihood: str) -> None:
 @pytest.mark.parametrize("likelihood", ROWS)
 def test_a_head_kept_apart(network: str, likelihood: str) -> None:
     model, inputs = make(network)
-    mask = FisherMask.head(model)
+    mask = FisherMask.head(model, inputs=inputs)
     found = masked_gradients(model, inputs, mask, likelihood=given(likelihood))
     assert found.coupling is not None or network in ("one output", "squeezed")
     expected = reference.likelihood_gradients(model, inputs, ROWS[likelihood])
@@ -276,6 +276,30 @@ def test_another_sigma_is_another_lambda() -> None:
     unit = FisherMaskSelector(model, mask="head", likelihood="gaussian", lamb=0.5 * sigma**2)
     first, second = (s.query(x, 15, progress=False).indices.tolist() for s in (narrow, unit))
     assert first == second
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_picks_of_a_network_are_those_of_its_dense_gradients(likelihood: str) -> None:
+    """As a new user has it: an MLP, a pool, labeled samples, five lines."""
+    model = mlp(3).double().eval()
+    pool, labeled = torch.randn(40, 5).double(), torch.randn(10, 5).double()
+    selector = FisherMaskSelector(model, likelihood=likelihood, fraction=0.6)
+    found = selector.query(pool, 8, labeled, progress=False)
+    gradients = [
+        expected_columns(
+            reference.likelihood_gradients(model, x, ROWS[likelihood]), selector.mask_, "2"
+        )
+        for x in (pool, labeled)
+    ]
+    every = torch.cat(gradients)
+    picks, _ = reference.select(
+        gradients[0],
+        8,
+        (every.mT @ every).mean(0),
+        (gradients[1].mT @ gradients[1]).mean(0),
+        n_labeled=10,
+    )
+    assert found.indices.tolist() == picks
 
 
 @pytest.mark.parametrize("network", ["labels", "one output", "squeezed"])

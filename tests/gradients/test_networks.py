@@ -156,6 +156,19 @@ def windows() -> Case:
     return Case(nets.Windows(), torch.randn(3, 8, 4))
 
 
+def tokens() -> Case:
+    return Case(nets.FirstOf(nets.Tokens()), torch.randn(3, 5, 6))
+
+
+def swin() -> Case:
+    from torchvision.models.swin_transformer import SwinTransformer
+
+    model = SwinTransformer([2, 2], 4, [2, 1], [1, 2], [4, 4], num_classes=3)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)
+    return Case(model, torch.randn(2, 3, 24, 24))
+
+
 def in_place() -> Case:
     return Case(nets.InPlace(), torch.randn(3, 2, 7, 8))
 
@@ -163,7 +176,7 @@ def in_place() -> Case:
 CASES = (
     small_resnet, torchvision_resnet18, vit, vgg, convnext, mobilenet, grouped_and_dilated,
     one_and_three_dimensional, text, tabular_mlp, recurrent(nn.LSTM), recurrent(nn.GRU), attention,
-    dict_input, shared, weight_norm, sequence_first, windows, in_place,
+    dict_input, shared, weight_norm, sequence_first, windows, in_place, tokens, swin,
 )  # fmt: skip
 
 

@@ -232,7 +232,7 @@ def test_adapters(options: dict[str, Any], tokenizer: Any, texts: list[str]) -> 
         fisher_diagonal(model, columns_of(tokenizer, texts), likelihood=likelihood),
         1.0,
         "global",
-        head=find_head(model),
+        head=find_head(model, {k: v[None] for k, v in columns_of(tokenizer, texts[:1])[0].items()}),
     )
     assert set(everything.indices) == trained
     found = masked_gradients(model, columns_of(tokenizer, texts), everything, likelihood=likelihood)

@@ -279,3 +279,46 @@ def test_checkpoints_that_are_none_are_named(here: Path) -> None:
     torch.save(state, "grey.pt")
     with pytest.raises(ValueError, match=r"is no checkpoint of cnn_small: .*\s.*size mismatch"):
         load_model("cnn_small", Path("grey.pt"), 12)
+
+
+def test_several_labels(here: Path) -> None:
+    """Labels each for itself: picks by their likelihood, and every label above a half."""
+    assert main([*BASE, "-n", "12", "--likelihood", "bernoulli", "--strategy", "bait"]) == 0
+    found = rows(Path("out/picks/picks.csv"))
+    paths = [str(path) for path in sorted(Path("new").rglob("*.png"))]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (PHOTO_MEAN, PHOTO_STD))
+
+    def read(folder: str) -> torch.Tensor:
+        some = sorted(Path(folder).rglob("*.png"))
+        images = [torch.tensor(list(Image.open(p).tobytes())).view(12, 12, 3) for p in some]
+        return (torch.stack(images).permute(0, 3, 1, 2) / 255 - mean) / std
+
+    model, pool = load_model("cnn_small", Path("net.pt"), 12), read("new")
+    selector = FisherMaskSelector(model, mask="head", likelihood="bernoulli", backward_steps=1)
+    expected = selector.query(pool, 12, read("old"), progress=False)
+    assert [row["path"] for row in found] == [paths[i] for i in expected.indices]
+    p = model(pool[expected.indices]).sigmoid()
+    names = [
+        [name for name, q in zip(("cat", "dog"), row, strict=True) if q > 0.5] for row in p.tolist()
+    ]
+    assert [row["predicted"] for row in found] == ["; ".join(each) for each in names]
+    assert [float(row["probability"]) for row in found] == pytest.approx(
+        p.amax(1).tolist(), abs=6e-4
+    )
+    tasks = json.loads(Path("out/picks/label_studio.json").read_text())
+    assert [t["predictions"][0]["result"][0]["value"]["choices"] for t in tasks] == names
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--likelihood gaussian", "likelihood must be categorical or bernoulli"),
+        ("--likelihood bernoulli --strategy entropy", "entropy is for one class a sample"),
+    ],
+)
+def test_likelihoods_that_select_cannot_take(
+    flags: str, message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BASE, "-n", "2", *words(flags)]) != 0
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not Path("out").exists()

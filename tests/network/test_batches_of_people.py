@@ -46,8 +46,9 @@ def with_constants(length: int, mixing: int) -> Callable[[list[Tensor]], dict[st
     return lambda items: {"mean": mean, "x": torch.stack(items), "mix": mix}
 
 
-@pytest.mark.parametrize("batch_size", [4, 3, 8])
-@pytest.mark.parametrize(("length", "mixing"), [(4, 3), (3, 4), (8, 8), (1, 2), (2, 1)])
+@pytest.mark.parametrize(
+    ("batch_size", "length", "mixing"), [(4, 4, 3), (3, 3, 2), (8, 8, 8), (5, 1, 2), (1, 1, 3)]
+)
 def test_constants_are_told_from_samples(
     batch_size: int, length: int, mixing: int, assert_close: Callable[..., None]
 ) -> None:
@@ -80,17 +81,17 @@ LABELS: dict[str, Callable[[int], Any]] = {
 
 
 @pytest.mark.parametrize("kind", list(LABELS))
-@pytest.mark.parametrize("in_dict", [False, True])
-@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(("in_dict", "loaded"), [(False, True), (True, False)])
 def test_labels_are_never_collated(kind: str, in_dict: bool, loaded: bool) -> None:
     inputs = samples().float()
     items: list[Any] = [(x, LABELS[kind](i)) for i, x in enumerate(inputs)]
     if in_dict:
-        items = [{"x": x, "mean": x, "labels": label} for x, label in items]
+        mean = torch.zeros(1, D)
+        items = [{"x": x, "mean": mean, "labels": label} for x, label in items]
     data: Any = DataLoader(items, batch_size=3) if loaded else items
     model = Keyed() if in_dict else nn.Sequential(nn.Linear(D, D), nn.Tanh(), nn.Linear(D, C))
     found = FisherMaskSelector(model).query(data, 2, progress=False)
-    plain: Any = [{"x": x, "mean": x} for x in inputs] if in_dict else inputs
+    plain: Any = [{"x": x, "mean": torch.zeros(1, D)} for x in inputs] if in_dict else inputs
     assert list(found) == list(FisherMaskSelector(model).query(plain, 2, progress=False))
 
 

@@ -210,3 +210,47 @@ def test_the_middle_mask_leaves_the_head_out(digits: PoolAndTest) -> None:
     taken = torch.cat([scores[n].flatten()[i] for n, i in picks.mask.indices.items()])
     everything = torch.cat([score.flatten() for score in scores.values()])
     assert torch.equal(taken.sort().values, everything.sort().values[-len(taken) :])
+
+
+@pytest.mark.parametrize("n", [7, 12])
+@pytest.mark.parametrize("name", list(strategies.STRATEGIES))
+def test_picks_are_distinct_whatever_repeats(name: str, n: int) -> None:
+    """Duplicates, ties and samples that say nothing: n different indices of the pool."""
+    torch.manual_seed(n)
+    kinds = [
+        torch.randn(2, 3).repeat(6, 1),  # two samples, six times each
+        torch.tensor([[50.0, 0.0, 0.0]]).repeat(12, 1),  # nothing to learn from any
+    ]
+    for logits in kinds:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = strategies.STRATEGIES[name](
+                Given(3),
+                TensorDataset(logits),
+                TensorDataset(logits[:2]),
+                n,
+                0,
+                QueryOptions(fraction=1.0, fisher_samples=32),
+            ).indices
+        assert found.dtype == torch.int64 and found.shape == (n,)
+        assert len(set(found.tolist())) == n and 0 <= int(found.min()) <= int(found.max()) < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("random", {"lamb": 2.0, "batch_size": 3}, ["lamb", "batch_size"]),
+        ("entropy", {"fraction": 0.5, "batch_size": 3}, ["fraction"]),
+        ("coreset", {"rank": 2, "weighting": "none"}, ["weighting", "rank"]),
+        ("bait", {"mask": "random", "lamb": 2.0, "keep_head": False}, ["mask", "keep_head"]),
+        ("fishermask", {"mask": "head", "fraction": 0.5, "fisher_samples": 9},
+         ["fraction", "fisher_samples"]),
+        ("fishermask", {"mask": "middle", "fraction": 0.5, "keep_head": False}, ["keep_head"]),
+        ("fishermask", {"fraction": 0.5, "lamb": 2.0}, []),
+        ("fishermask_entropy", {"mask": "random", "keep_head": False}, ["keep_head"]),
+    ],
+)  # fmt: skip
+def test_options_that_a_strategy_does_not_read(
+    name: str, options: dict[str, object], expected: list[str]
+) -> None:
+    assert strategies.unread(name, QueryOptions(**options)) == expected  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import math
 import pickle
 import time
@@ -40,7 +41,9 @@ from fishermask_fast.loop.run.train import (
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.models import TINY_MODELS, build_model
 from fishermask_fast.options import LikelihoodName, QueryOptions, Recipe, Schedule, Variant
-from fishermask_fast.strategies import STRATEGIES, Picks, check
+from fishermask_fast.strategies import STRATEGIES, Picks, check, unread
+
+logger = logging.getLogger(__name__)
 
 _UNREADABLE = (
     *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
@@ -156,6 +159,8 @@ class Experiment:
                     f"options of {name} must be among {', '.join(sorted(known_options))}; "
                     f"got {option!r}"
                 )
+        if ignored := unread(variant.strategy, replace(QueryOptions(), **variant.options)):
+            logger.warning("%s: %s does not read %s", name, variant.strategy, ", ".join(ignored))
         return variant.strategy, replace(self.query, **variant.options)
 
     def config(self) -> dict[str, Any]:

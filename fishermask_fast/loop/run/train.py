@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fishermask_fast.datasets.samples import Label
+from fishermask_fast.datasets import Label
 from fishermask_fast.loop.run.tasks import TASKS, Task, overall
 from fishermask_fast.options import Recipe
 
