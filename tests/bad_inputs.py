@@ -410,7 +410,9 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
              "keep_head": "flag"},
         ),
         "FisherMask.head": Call(
-            fm.FisherMask.head, lambda: {"model": model()}, {"model": "model", "inputs": "anything", "head": "layer"}
+            fm.FisherMask.head,
+            lambda: {"model": model()},
+            {"model": "model", "inputs": "anything", "head": "layer"},
         ),
         "FisherMask.overlap": Call(
             fm.FisherMask.overlap, lambda: {"self": head, "other": head},
