@@ -94,7 +94,7 @@ BAD: dict[str, Callable[[], list[Any]]] = {
     "pool count": lambda: [*_NO_INT, 0, -1, N + 1, 2**70, None],
     "seed": lambda: [*_NO_INT, -1, 2**70, None],
     "positive": lambda: [*_NO_FLOAT, 0.0, -1.0, NAN, INF, 10**400, None],
-    "fraction": lambda: [*_NO_FLOAT, 0.0, -0.5, 1.5, NAN, INF, 10**400, None],
+    "fraction": lambda: [*_NO_FLOAT, 0.0, -0.5, 1.5, NAN, INF, 10**400],
     "flag": lambda: ["yes", 2, Odd(), None, [], torch.tensor([True, False])],
     "choice": lambda: ["nonsense", "", 3, Odd(), None, ["a"]],
     "path": lambda: [3, Odd(), b"x", ["a"], "", "no/such/folder/file", "."],
@@ -252,7 +252,8 @@ _ALSO = {
     "nLabeled": ("n_labeled",), "iterates": ("labeled_fisher",), "chunkSize": ("chunk_size",),
 }  # fmt: skip
 _SELECTOR = {
-    "model": "model of data", "fraction": "fraction", "mask": "mask or method",
+    "model": "model of data", "fraction": "fraction", "n_parameters": "count",
+    "mask": "mask or method", "head": "layer",
     "keep_head": "flag", "likelihood": "likelihood", "weighting": "choice", "lamb": "positive",
     "backward_steps": "size", "fisher_samples": "count", "rank": "count", "batch_size": "count",
     "device": "device", "seed": "seed", "group": "group",
@@ -399,15 +400,19 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
             fm.FisherMask.from_scores, lambda: {"scores": {"w": torch.rand(8)}, "fraction": 0.5,
                                                 "keep_head": False},
             {"scores": "scores", "fraction": "fraction", "method": "choice", "head": "layer",
+             "n_parameters": "count", "model": "anything", "inputs": "anything",
              "keep_head": "flag"},
         ),
         "FisherMask.random": Call(
             fm.FisherMask.random, lambda: {"model": model(), "fraction": 0.5},
             {"model": "model", "fraction": "fraction", "seed": "seed", "head": "layer",
+             "n_parameters": "count", "inputs": "anything",
              "keep_head": "flag"},
         ),
         "FisherMask.head": Call(
-            fm.FisherMask.head, lambda: {"model": model()}, {"model": "model", "head": "layer"}
+            fm.FisherMask.head,
+            lambda: {"model": model()},
+            {"model": "model", "inputs": "anything", "head": "layer"},
         ),
         "FisherMask.overlap": Call(
             fm.FisherMask.overlap, lambda: {"self": head, "other": head},
@@ -472,7 +477,14 @@ def _names() -> list[str]:
 
 NAMES = _names()
 # Public names that are read, and take nothing from users.
-WITHOUT_INPUT = ("BuildInfo", "Selection", "__version__", "build_info")
+WITHOUT_INPUT = (
+    "BuildInfo",
+    "ModelReport",
+    "PrecisionWarning",
+    "Selection",
+    "__version__",
+    "build_info",
+)
 
 
 def signature_of(name: str) -> list[str]:

@@ -17,7 +17,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from op_samples import SAMPLES, Conv, Sample
+from op_samples import SAMPLES, Sample
+from op_samples_weights import Conv
 from torch import Tensor
 
 from fishermask_fast import _C

@@ -77,6 +77,7 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
     assert config["data"]["augment"] is False
     assert config["query"] == {
         "fraction": 0.2,
+        "n_parameters": None,
         "mask": "relative",
         "keep_head": False,
         "weighting": "none",

@@ -170,7 +170,7 @@ def test_fewer_rows_leave_the_least_out(given: Any, rank: int) -> None:
     torch.testing.assert_close(left.sum(1), values[:, rank:].sum(1), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("given", [*LIKELIHOODS, dense_rows], ids=str)
+@pytest.mark.parametrize("given", [*LIKELIHOODS, dense_rows])
 def test_sampled_rows_are_right_on_average(given: Any) -> None:
     n = 40_000
     outputs = torch.tensor([[0.7, -0.4, 1.5]]).expand(n, 3)
@@ -204,7 +204,6 @@ def test_draws_at_the_ends_of_the_interval_are_finite(given: str) -> None:
         (poisson_rows, ("none", None), ValueError, "given as a function"),
         (poisson_rows, ("fisher", True), TypeError, "rank must be an int"),
     ],
-    ids=str,
 )
 def test_options_that_cannot_be(
     given: Any, options: tuple[str, Any], error: type[Exception], message: str
@@ -213,7 +212,7 @@ def test_options_that_cannot_be(
         likelihood_of(given).check_options(*options)
 
 
-@pytest.mark.parametrize("given", ["bernoulli", "categorical", dense_rows], ids=str)
+@pytest.mark.parametrize("given", ["bernoulli", "categorical", dense_rows])
 def test_rank_above_the_rows_that_there_are(given: Any) -> None:
     with pytest.raises(ValueError, match="rank must be at most .*; got 6"):
         likelihood_of(given).make_rows(torch.zeros(2, 3), rank=6)
