@@ -16,7 +16,8 @@ PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.p
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
-    check-faults check-models model-costs check-torch check-sanitizers clean
+    check-faults check-models model-costs check-torch check-sanitizers \
+    release-check clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
 # cores.
@@ -34,6 +35,9 @@ lint: $(VENV)/.dev
 	$(BIN)/clang-format --dry-run -Werror $(CPP) $(TEST_CPP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
@@ -87,6 +91,10 @@ check-sanitizers: $(VENV)/.dev
 # Each kind of work killed at 50 random moments, full disks, files removed: nothing lost, same bytes.
 check-faults: $(VENV)/.dev
 	$(BIN)/python tests/check_faults.py $(ARGS)
+
+# Version, changelog, citation and ARGS=TAG speak of one release.
+release-check:
+	$(PYTHON) tests/check_release.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(DOCS) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache

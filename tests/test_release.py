@@ -1,0 +1,109 @@
+"""What is packed and published: the build's choices, the release's facts, the source archive."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import check_release
+import pytest
+
+import build_backend
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("choice", "needs_torch"), [(None, True), ("1", True), ("0", False)], ids=str
+)
+def test_torch_is_asked_for_where_ops_are_built(
+    choice: str | None, needs_torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FISHERMASK_BUILD", raising=False)
+    if choice is not None:
+        monkeypatch.setenv("FISHERMASK_BUILD", choice)
+    for hook in ("wheel", "editable"):
+        needed = getattr(build_backend, f"get_requires_for_build_{hook}")()
+        assert any(name.startswith("torch") for name in needed) == needs_torch
+    assert build_backend.get_requires_for_build_sdist() == []
+
+
+def run_setup(*arguments: str, build: str) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import os, runpy, sys\n"
+        "sys.modules['torch'] = None\n"  # as where there is none
+        f"os.environ['FISHERMASK_BUILD'] = {build!r}\n"
+        f"sys.argv = ['setup.py', *{list(arguments)!r}]\n"
+        "runpy.run_path('setup.py', run_name='__main__')\n"
+    )
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_build_that_fails_names_the_way_out_last() -> None:
+    ran = run_setup("--version", build="1")
+    assert ran.returncode != 0
+    assert "FISHERMASK_BUILD=0 pip install ." in ran.stderr.strip().splitlines()[-1]
+
+
+def test_an_unknown_choice_is_refused() -> None:
+    ran = run_setup("--version", build="yes")
+    assert ran.returncode != 0
+    assert "FISHERMASK_BUILD must be 1 or 0; got 'yes'" in ran.stderr
+
+
+def test_pure_python_needs_no_torch_to_build() -> None:
+    ran = run_setup("--version", build="0")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
+    ran = run_setup("-q", "sdist", "--dist-dir", str(tmp_path), build="1")
+    assert ran.returncode == 0, ran.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {name.partition("/")[2] for name in file.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode != 0:
+        pytest.skip("not a git checkout")
+    left_out = ("benchmarks/results/", ".ci/", ".github/", ".gitignore")
+    needed = {name for name in tracked.stdout.split() if not name.startswith(left_out)}
+    assert sorted(needed - held) == []
+    assert not [name for name in held if name.endswith((".so", ".pyc"))]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A tree of which everything agrees."""
+    (tmp_path / "fishermask_fast").mkdir()
+    (tmp_path / "fishermask_fast" / "version.py").write_text('__version__ = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.3 - 2026-01-02\n\n## 1.2.2\n")
+    (tmp_path / "CITATION.cff").write_text('version: 1.2.3\ndate-released: "2026-01-02"\n')
+    return tmp_path
+
+
+def test_a_release_of_which_everything_agrees(release: Path) -> None:
+    assert check_release.disagreements(release, "v1.2.3") == []
+    assert check_release.disagreements(release, None) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "told"),
+    [
+        ("fishermask_fast/version.py", "1.2.3", "1.2.4", "1.2.4"),
+        ("CHANGELOG.md", "## 1.2.3 - 2026-01-02", "## Unreleased", "Unreleased"),
+        ("CHANGELOG.md", "2026-01-02", "2026-01-03", "2026-01-03"),
+        ("CITATION.cff", "version: 1.2.3", "version: 1.2.2", "1.2.2"),
+        ("CITATION.cff", "2026-01-02", "2026-01-01", "2026-01-01"),
+    ],
+)
+def test_what_disagrees_is_told(release: Path, name: str, old: str, new: str, told: str) -> None:
+    path = release / name
+    path.write_text(path.read_text().replace(old, new))
+    found = check_release.disagreements(release, "v1.2.3")
+    assert found and told in " ".join(found)
+
+
+def test_another_tag_is_told(release: Path) -> None:
+    assert check_release.disagreements(release, "v1.2.2") == ["the tag must be v1.2.3; got v1.2.2"]
