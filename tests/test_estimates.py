@@ -74,11 +74,11 @@ def test_what_does_not_fit_is_refused_with_ways_out(
     for name in ("fisher_diagonal", "masked_gradients"):
         monkeypatch.setattr(f"fishermask_fast.selector.{name}", lambda *a, **k: pytest.fail("work"))
     selector = FisherMaskSelector(model(), **options)  # type: ignore[arg-type]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError, match=r"cpu has 200.0 MiB free") as refused:
         selector.query(torch.zeros(1, 20).expand(n, 20), 5, progress=False)
     assert way in str(refused.value) and "needs" in str(refused.value)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_memory_never_changes_the_picks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ WRONG: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Ending(lambda z: z.exp() / z.exp().sum(1, keepdim=True)),
         "are probabilities",
     ),
-    "sigmoid left on": (lambda: Ending(torch.sigmoid), "through a sigmoid .*bernoulli"),
+    "sigmoid left on": (lambda: Ending(torch.sigmoid), "through a sigmoid.*bernoulli"),
     "a multi-label configuration": (
         lambda: Ending(kind="multi_label_classification"),
         'problem_type=.*likelihood="bernoulli"',
