@@ -1,8 +1,8 @@
 """Builds the compiled ops: ``_C`` always, ``_C_cuda`` where torch has CUDA and nvcc is found.
 
 Read from the environment: FISHERMASK_BUILD=1|0 (0: pure Python, without compiled ops),
-FISHERMASK_CUDA=auto|0|1 (FORCE_CUDA=1 means 1), CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS and CXX. Both modules use the stable ABI only, so that what is
-built against one torch >= 2.11 serves all.
+FISHERMASK_CUDA=auto|0|1 (FORCE_CUDA=1 means 1), CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS and CXX.
+Both modules use the stable ABI only, so that what is built against one torch >= 2.11 serves all.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class BuildError(SystemExit):
 
 
 def builds_ops() -> bool:
-    """Whether this run of setup.py compiles: not where pure Python is asked for, nor for an sdist."""
+    """Whether this run compiles: not where pure Python is asked for, nor for an sdist."""
     choice = os.environ.get("FISHERMASK_BUILD", "1")
     if choice not in ("0", "1"):
         raise BuildError(f"FISHERMASK_BUILD must be 1 or 0; got {choice!r}.")

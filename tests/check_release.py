@@ -25,7 +25,8 @@ def disagreements(root: Path, tag: str | None) -> list[str]:
     found = []
     if wanted is None or wanted.group(1) != version:
         found.append(
-            f'CHANGELOG.md must begin with "## {version} - YYYY-MM-DD"; it begins with "## {newest}"'
+            f'CHANGELOG.md must begin with "## {version} - YYYY-MM-DD"; '
+            f'it begins with "## {newest}"'
         )
     if cited != version:
         found.append(f"CITATION.cff must have version: {version}; it has {cited}")
