@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import check_positive
 from fishermask_fast.gradients import masked_gradients, slow_parameters
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import FisherMask, parts_of_tensors
@@ -141,7 +142,9 @@ def inspect_model(
     Example:
         >>> print(inspect_model(model, images[:3]))
     """
-    batch = model_inputs(inputs)
+    check_positive("lamb", lamb)
+    trainable(unwrap(model))
+    batch = _checked_batch(inputs)
     n = min(_SAMPLES, count_samples(batch))
     name = type(unwrap(model)).__name__
     with evaluating(model) as net:
@@ -397,6 +400,28 @@ def _same(one: Inputs, other: Inputs) -> bool:
     )
 
 
+def _checked_batch(inputs: object) -> Inputs:
+    """A batch of at least one sample, in numbers that are all finite.
+
+    Raises:
+        TypeError: no batch, or a sparse one.
+        ValueError: no samples, or NaN or Inf among them.
+    """
+    batch = model_inputs(inputs)
+    for part in (batch,) if isinstance(batch, Tensor) else batch.values():
+        if not isinstance(part, Tensor):
+            continue
+        if part.layout != torch.strided:
+            raise TypeError(f"inputs must be a batch of dense tensors; got {part.layout}")
+        if isinstance(batch, Tensor) and (part.ndim == 0 or len(part) == 0):
+            raise ValueError(
+                f"inputs must be a batch (n, ...) of at least one sample; got {tuple(part.shape)}"
+            )
+        if part.is_floating_point() and not bool(part.isfinite().all()):
+            raise ValueError("inputs must be a batch of finite numbers; it holds NaN or Inf")
+    return batch
+
+
 def _of_model(name: str, model: nn.Module, inputs: Inputs) -> Tensor:
     try:
         return raw_outputs(model, inputs)
@@ -404,3 +429,7 @@ def _of_model(name: str, model: nn.Module, inputs: Inputs) -> Tensor:
         raise
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"{name} does not take this batch: {error}") from error
+    except TypeError as error:
+        if "argument" not in str(error):  # of forward's call, and not of what it returned
+            raise
+        raise TypeError(f"{name} does not take this batch: {error}") from error

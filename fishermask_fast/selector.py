@@ -256,8 +256,8 @@ class FisherMaskSelector:
         ranks.attempt(self.check_parameters)
         ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
         ranks.attempt(lambda: check_flag("progress", progress))
-        if out is not None:
-            ranks.attempt(lambda: check_path("out", out))
+        # On every rank, as all take part in an attempt.
+        ranks.attempt(lambda: None if out is None else check_path("out", out))
         ranks.check_same(lambda: self._in_common(n_select, labeled))
         ranks.check_apart("out", None if out is None else _place(out))
         self._warn_of_ignored()
@@ -465,6 +465,7 @@ class FisherMaskSelector:
         self.check_parameters()
         ranks = Ranks(None)
         part = ranks.part(data, "data")
+        self._try_model(part, "data")
         head = self._find_head(ranks, part, NOTHING)
         return self._make_mask(ranks, part, NOTHING, head, progress and _has_tqdm())
 

@@ -150,6 +150,7 @@ BAD: dict[str, Callable[[], list[Any]]] = {
     ],
     "group": lambda: ["nccl", 3, Odd(), [0, 1]],
     "likelihood": lambda: ["nonsense", 3, Odd(), None, ["categorical"], ""],
+    "optional likelihood": lambda: ["nonsense", 3, Odd(), ["categorical"], ""],
     "embeddings": lambda: [
         *_NO_TENSOR, torch.zeros(0, 3), torch.zeros(3), torch.zeros(N, 3, dtype=torch.int64),
         torch.zeros(N + 1, 3), spoiled(data(), NAN), spoiled(data(), INF),
@@ -393,7 +394,8 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
         "FisherMask": Call(
             fm.FisherMask,
             lambda: {"shapes": {"w": (3,)}, "indices": {"w": torch.tensor([0, 2])}, "method": "x"},
-            {"shapes": "shapes", "indices": "positions", "method": "text", "head_names": "names"},
+            {"shapes": "shapes", "indices": "positions", "method": "text", "head_names": "names",
+             "reason": "text"},
             {"shapes": ("shape", "names"), "indices": ("mask",), "head_names": ("mask",)},
         ),
         "FisherMask.from_scores": Call(
@@ -429,6 +431,12 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
         "FisherMask.load": Call(
             fm.FisherMask.load, lambda: {"path": folder / "mask.npz"}, {"path": "stored"}
         ),
+        "inspect_model": Call(
+            fm.inspect_model, lambda: {"model": model(), "inputs": data()},
+            {"model": "model of data", "inputs": "data", "likelihood": "likelihood",
+             "head": "layer", "lamb": "positive"},
+            {"inputs": ("batch", "logits", "outputs", "samples"), "model": ("BatchNorm", "batch")},
+        ),
         "baal.FisherMaskHeuristic": Call(
             lambda **given: baal.FisherMaskHeuristic(**given).get_ranks(
                 [np.full((N, 3), 1 / 3), data().numpy()]),
@@ -453,7 +461,7 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
                      "fraction": 0.5, "keep_head": False},
             {"model": "model", "unlabeled": "items", "n_select": "pool count",
              "labeled": "labeled items", "tokenizer": "tokenizer", "collate": "function",
-             "batch_size": "count",
+             "batch_size": "count", "likelihood": "optional likelihood",
              "progress": "flag", "options": "anything"},
             {"unlabeled": ("items", "columns", "samples", "without data"),
              "labeled": ("items", "columns", "samples", "without data")},

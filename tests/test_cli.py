@@ -78,6 +78,8 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
     assert config["query"] == {
         "fraction": 0.2,
         "n_parameters": None,
+        "head": None,
+        "likelihood": "categorical",
         "mask": "relative",
         "keep_head": False,
         "weighting": "none",

@@ -113,18 +113,18 @@ def test_samples_that_change_each_other() -> None:
 
 
 def test_what_goes_the_slow_way_is_named() -> None:
-    class Recurrent(nn.Module):
+    class Crossed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn = nn.GRU(D, 6, batch_first=True)
+            self.pair = nn.Bilinear(D, D, 6)
             self.fc = nn.Linear(6, C)
 
         def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.fc(self.rnn(x[:, None])[0][:, -1])
+            logits: Tensor = self.fc(self.pair(x, x))
             return logits
 
-    report = inspect_model(Recurrent(), samples())
-    assert "rnn.weight_ih_l0" in report.slow and "fc.weight" not in report.slow
+    report = inspect_model(Crossed(), samples())
+    assert "pair.weight" in report.slow and "fc.weight" not in report.slow
     assert "torch.func" in repr(report) and report.head == "fc"
 
 

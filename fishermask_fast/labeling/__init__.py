@@ -2,7 +2,8 @@
 
 Rooms: select (the command, from options to a folder of files), images (which are labeled, which
 not, which cannot be read), csv_files (of paths, byte for byte), checkpoints (a network with trained
-weights). May import: strategies, models, datasets, options, plotting; not loop.
+weights). May import: strategies, models, datasets, options, plotting, network, files;
+not loop.
 """
 
 from __future__ import annotations

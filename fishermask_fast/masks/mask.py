@@ -36,6 +36,7 @@ from fishermask_fast.network import (
     Inputs,
     check_seed,
     find_head,
+    head_names,
     head_parameters,
     is_under,
     one_head,
@@ -79,8 +80,9 @@ class FisherMask:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, str):
-            raise TypeError(f"method must be a text; got {self.method!r}")
+        for name in ("method", "reason"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{name} must be a text; got {value!r}")
         check_masked(self.shapes, self.indices, self.head_names)
 
     def __len__(self) -> int:
@@ -356,6 +358,7 @@ def _head_in(shapes: Shapes, head: Head | None, *, required: bool) -> tuple[str,
     """The parameters of the head `head` among these, or of the one module with a matrix as weight.
 
     Raises:
+        TypeError: the head is no name and no tuple of names.
         ValueError: there is no such head, or where required none or several may be it.
     """
     if head is None:
@@ -377,7 +380,7 @@ def _head_in(shapes: Shapes, head: Head | None, *, required: bool) -> tuple[str,
                 "give model= and inputs= so that it is found, or use keep_head=False"
             )
         head = matrices[0]
-    parts = (head,) if isinstance(head, str) else head
+    parts = head_names(head)
     names = tuple(name for name in shapes if any(is_under(name, part) for part in parts))
     if not names:
         raise ValueError(f"head {head!r} has no trainable parameters; there are {list(shapes)}")

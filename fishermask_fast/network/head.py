@@ -101,12 +101,13 @@ def head_parameters(model: nn.Module, head: Head, *, trainable: bool = True) -> 
         trainable: whether to leave frozen parameters out.
 
     Raises:
+        TypeError: the head is no name and no tuple of names.
         ValueError: the model has no module or parameter of that name.
     """
     model = unwrap(model)
     every = dict(model.named_parameters(remove_duplicate=False))
     wanted: set[int] = set()
-    for part in (head,) if isinstance(head, str) else head:
+    for part in head_names(head):
         under = [p for name, p in every.items() if is_under(name, part)]
         if not under:
             raise ValueError(
@@ -119,6 +120,18 @@ def head_parameters(model: nn.Module, head: Head, *, trainable: bool = True) -> 
         for name, p in model.named_parameters()
         if id(p) in wanted and (p.requires_grad or not trainable)
     )
+
+
+def head_names(head: Head) -> tuple[str, ...]:
+    """The names of which a head's name is made.
+
+    Raises:
+        TypeError: it is no name and no tuple of names.
+    """
+    names = (head,) if isinstance(head, str) else head
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"head must be a layer's name, or a tuple of names; got {head!r}")
+    return names
 
 
 def is_under(name: str, part: str) -> bool:

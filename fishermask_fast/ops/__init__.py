@@ -1,9 +1,10 @@
 """The compiled ops of csrc/, one typed wrapper and one fake kernel for each.
 
-An op is a schema in csrc/ops.cpp, a kernel body, and a wrapper here that takes tensors and says
-what is wrong with them. Rooms: loading (finds _C and _C_cuda), forms (V Q V^T, the set-up),
-selection (A, B and scores by updates), blocks (many picks in one launch), weights (dW = delta a^T).
-May import: checks, nothing else of ours.
+An op is a schema in csrc/ops.cpp, a kernel body, a wrapper here that takes tensors and says what is
+wrong with them, the same in plain torch in definitions (what runs where nothing was compiled), and
+samples in tests/op_samples*.py. Rooms: loading (finds _C and _C_cuda), forms (V Q V^T, the set-up),
+selection (A, B and scores by updates), blocks (many picks in one launch), weights (dW = delta a^T),
+definitions. May import: checks, reference.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ def test_module_gradients_are_the_modules_own() -> None:
     clf = network().fit(X, y)
     module = clf.neural_net_.module_
     samples = torch.from_numpy(X.astype(np.float32))
-    v = masked_gradients(module, samples, FisherMask.head(module)).dense().double()
+    mask = FisherMask.head(module, inputs=samples[:1])
+    v = masked_gradients(module, samples, mask).dense().double()
     labeled = v[3 * np.arange(N_LABELED)]
     expected, _ = reference.select(
         v[unlabeled()],

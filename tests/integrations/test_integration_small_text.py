@@ -51,7 +51,7 @@ class ContractTest(unittest.TestCase, SamplingStrategiesTests):  # type: ignore[
 
     def test_str(self) -> None:
         self.assertEqual(
-            "FisherMaskStrategy(mask='global', fraction=0.002)", str(FisherMaskStrategy())
+            "FisherMaskStrategy(mask='global', fraction=None)", str(FisherMaskStrategy())
         )
 
     def test_labels_and_classifier_of_two_minds(self) -> None:

@@ -80,7 +80,7 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
 
     model = load_model("cnn_small", Path("net.pt"), 12)
     pool, labeled = read(paths), read(sorted(Path("old").rglob("*.png")))
-    selector = FisherMaskSelector(model, fraction=0.05, fisher_samples=8)
+    selector = FisherMaskSelector(model, fisher_samples=8)
     expected = selector.query(pool, 4, labeled, progress=False)
     assert [row["path"] for row in found] == [str(paths[i]) for i in expected.indices]
     assert [float(row["score"]) for row in found] == pytest.approx(expected.scores, rel=1e-4)
