@@ -18,7 +18,13 @@ from urllib.parse import quote
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.datasets import LabeledSamples, evaluation_transform
+from fishermask_fast.datasets import (
+    SKIPPED,
+    LabeledSamples,
+    Note,
+    evaluation_transform,
+    summary,
+)
 from fishermask_fast.files import folder_written_whole, replace_file
 from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.labeling.csv_files import path_cell, write_csv
@@ -40,12 +46,7 @@ from fishermask_fast.strategies import (
     predict,
 )
 
-PICKS_FILE, GRID_NAME, TASKS_FILE, SKIPPED_FILE = (
-    "picks.csv",
-    "picks",
-    "label_studio.json",
-    "skipped.csv",
-)
+PICKS_FILE, GRID_NAME, TASKS_FILE = "picks.csv", "picks", "label_studio.json"
 
 
 def select_images(options: SelectOptions) -> None:
@@ -77,9 +78,9 @@ def select_images(options: SelectOptions) -> None:
     labeled = None
     if images.labeled:
         labeled = read_images(images.labeled, size, "labeled images", progress)
-    skipped = [*pool.skipped, *(labeled.skipped if labeled else ())]
-    for path, reason in skipped:
-        print(_printable(f"skipped  {path}: {reason}"), file=sys.stderr)
+    notes = [*images.notes, *pool.notes, *(labeled.notes if labeled else ())]
+    for line in summary(notes):
+        print(_printable(line), file=sys.stderr)
 
     transform = evaluation_transform(options.mean, options.std)
 
@@ -99,14 +100,12 @@ def select_images(options: SelectOptions) -> None:
         write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
         tasks = _tasks(rows, predicted, images.root, options)
         replace_file(draft / TASKS_FILE, (json.dumps(tasks, indent=2) + "\n").encode())
-        if skipped:
-            listed = [(path_cell(path), reason) for path, reason in skipped]
-            write_csv(draft / SKIPPED_FILE, ["path", "reason"], listed)
+        _write_notes(draft, notes)
         shown = picks.indices[:MOST_SHOWN].tolist()
         captions = [f"{row['rank']}. {row['predicted']} {row['probability']}" for row in rows]
         title = f"{len(rows)} picks by {options.strategy}, with predicted classes"
         image_grid(list(samples.stored(shown)), captions, title, draft / GRID_NAME)
-    _tell(out, images, pool, labeled, skipped)
+    _tell(out, images, pool, labeled, notes)
 
 
 def _check_free(out: Path) -> None:
@@ -213,7 +212,7 @@ def _tell(
     images: OwnImages,
     pool: ReadImages,
     labeled: ReadImages | None,
-    skipped: Sequence[tuple[Path, str]],
+    notes: Sequence[Note],
 ) -> None:
     n_labeled = 0 if labeled is None else len(labeled.paths)
     print(f"{len(pool.paths):,} unlabeled images and {n_labeled:,} labeled ones")
@@ -222,5 +221,19 @@ def _tell(
         f"label studio  {out / TASKS_FILE}, for a server with LOCAL_FILES_SERVING_ENABLED=true and "
         + _printable(f"LOCAL_FILES_DOCUMENT_ROOT={images.root.resolve()}")
     )
-    if skipped:
-        print(f"skipped       {len(skipped)} unreadable images, listed in {out / SKIPPED_FILE}")
+    for name, some in _sorted_notes(notes).items():
+        if some:
+            print(f"{name:<13} {len(some):,}, listed in {out / name}.csv")
+
+
+def _sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:
+    """What was left out, and what was taken otherwise than it lies there; by the file's name."""
+    skipped = [note for note in notes if note.what == SKIPPED]
+    return {"skipped": skipped, "converted": [note for note in notes if note.what != SKIPPED]}
+
+
+def _write_notes(folder: Path, notes: Sequence[Note]) -> None:
+    for name, some in _sorted_notes(notes).items():
+        if some:
+            rows = [(path_cell(note.path), note.reason, note.what) for note in some]
+            write_csv(folder / f"{name}.csv", ["path", "reason", "what"], rows)

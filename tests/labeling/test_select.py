@@ -118,12 +118,16 @@ def test_images_that_cannot_be_read_are_skipped_and_listed(
     Path("new/aaa.jpg").write_text("no image")
     whole = Path("new/shelf 0/00.png").read_bytes()
     Path("old/cat/zzz.png").write_bytes(whole[: len(whole) // 2])
-    Path("new/notes.txt").write_text("not an image either, but nobody says so")
+    Path("new/notes.txt").write_text("not an image either, and that is said")
     arguments = [*BASE[:-1], "again", "-n", "5", "--strategy", "margin"]
     assert main(arguments) == 0
     assert rows(here / "again" / "picks.csv") == rows(here / "out" / "picks" / "picks.csv")
     skipped = rows(here / "again" / "skipped.csv")
-    assert [row["path"] for row in skipped] == ["new/aaa.jpg", "old/cat/zzz.png"]
+    assert [row["path"] for row in skipped] == [
+        "new/notes.txt",
+        "new/aaa.jpg",
+        "old/cat/zzz.png",
+    ]
     assert "skipped  new/aaa.jpg" in capsys.readouterr().err
     assert main([*BASE[:-1], "more", "-n", "13"]) == 2
     assert "n must be at most the 12 unlabeled images; got 13" in capsys.readouterr().err
