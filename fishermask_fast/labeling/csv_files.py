@@ -41,6 +41,11 @@ def path_cell(path: Path) -> str:
     return f"./{text}" if text.startswith(_FORMULA) else text
 
 
+def printable(text: str) -> str:
+    """The text with what no terminal takes, half a character of a file's name, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _cell(value: object) -> str:
     text = str(value)
     if not any(mark in text for mark in _QUOTED):

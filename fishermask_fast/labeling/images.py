@@ -28,6 +28,7 @@ class OwnImages:
     Attributes:
         unlabeled: Images to pick from.
         labeled: Images that have a label.
+        labels: Of those.
         classes: Names of the labels, sorted; empty where nothing is labeled.
         root: A folder that all unlabeled ones lie below.
         notes: Files that were skipped, or taken for what they hold or link to.
@@ -35,6 +36,7 @@ class OwnImages:
 
     unlabeled: tuple[Path, ...]
     labeled: tuple[Path, ...]
+    labels: tuple[str, ...]
     classes: tuple[str, ...]
     root: Path
     notes: tuple[Note, ...] = ()
@@ -56,6 +58,7 @@ def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
         if not by_class:
             raise ValueError(f"{labeled} must hold one folder of images per class; found none")
     known = [path for members in by_class.values() for path in members]
+    labels = tuple(label for label, members in by_class.items() for _ in members)
     taken = {path.resolve() for path in known}
     free, again = [], []
     for path in pool:
@@ -64,7 +67,7 @@ def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
     if not free:
         raise ValueError(f"{unlabeled} holds no images that are not labeled")
     root = _common_root([unlabeled, *free])
-    return OwnImages(tuple(free), tuple(known), tuple(by_class), root, tuple(notes))
+    return OwnImages(tuple(free), tuple(known), labels, tuple(by_class), root, tuple(notes))
 
 
 def from_csv(file: Path) -> OwnImages:
@@ -99,9 +102,10 @@ def from_csv(file: Path) -> OwnImages:
     notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]
     if not has_labels:
         notes.append(Note(file, SKIPPED, "no column label, so all rows count as unlabeled"))
-    classes = tuple(sorted({label for label in labels if label}))
+    given = tuple(label for label in labels if label)
+    classes = tuple(sorted(set(given)))
     root = _common_root([file.parent, *free])
-    return OwnImages(tuple(free), tuple(known), classes, root, tuple(notes))
+    return OwnImages(tuple(free), tuple(known), given, classes, root, tuple(notes))
 
 
 def _common_root(paths: Sequence[Path]) -> Path:

@@ -38,7 +38,9 @@ def test_16_bit_grey_keeps_its_levels(tmp_path: Path, ending: str) -> None:
     Image.fromarray((RAMP * 257).to(torch.uint16).numpy()).save(path)
     assert torch.equal(first_channel(path).long(), RAMP)
     read = read_images([path], 16, "images", False)
-    assert reasons(list(read.notes)) == {path.name: "converted: 16-bit grey to 8-bit, 65,535 as white"}
+    assert reasons(list(read.notes)) == {
+        path.name: "converted: 16-bit grey to 8-bit, 65,535 as white"
+    }
 
 
 @pytest.mark.parametrize(("white", "scale"), [(1, 255), (255, 1)])
@@ -153,7 +155,11 @@ def test_labeled_ones_left_out_of_the_pool_are_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", ["path, label", "path,Label", " PATH ,LABEL", "label , path"])
 def test_headers_in_other_spelling(tmp_path: Path, header: str) -> None:
-    rows = "a.png,cat\nb.png,\n" if header.strip().lower().startswith("path") else "cat,a.png\n,b.png\n"
+    rows = (
+        "a.png,cat\nb.png,\n"
+        if header.strip().lower().startswith("path")
+        else "cat,a.png\n,b.png\n"
+    )
     (tmp_path / "a.csv").write_text(f"{header}\n{rows}")
     found = from_csv(tmp_path / "a.csv")
     assert [[p.name for p in part] for part in (found.unlabeled, found.labeled)] == [

@@ -63,6 +63,8 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
         "picks.png",
         "picks.svg",
         "label_studio.json",
+        "label_studio.xml",
+        "pool.csv",
     }
     assert [path.name for path in out.parent.iterdir()] == ["picks"]
     found = rows(out / "picks.csv")
@@ -92,10 +94,13 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
     tasks = json.loads((out / "label_studio.json").read_text())
     assert [task["data"]["path"] for task in tasks] == [row["path"] for row in found]
     first = tasks[0]
-    name = found[0]["path"].removeprefix("new/").replace(" ", "%20")
+    name = found[0]["path"].replace(" ", "%20")
     assert first["data"]["image"] == f"/data/local-files/?d={name}"
     assert first["predictions"][0]["result"][0]["value"]["choices"] == [found[0]["predicted"]]
-    assert f"LOCAL_FILES_DOCUMENT_ROOT={here / 'new'}" in capsys.readouterr().out
+    # Its storages must lie strictly below its root.
+    said = capsys.readouterr().out
+    assert f"LOCAL_FILES_DOCUMENT_ROOT={here}\n" in said
+    assert f"storage of {here / 'new'}\n" in said
 
 
 def test_a_csv_gives_the_same_picks(here: Path) -> None:
@@ -212,8 +217,9 @@ def test_paths_that_lead_out_of_the_csvs_folder_are_below_the_root(
     assert main([*BASE[:1], "--csv", "lists/images.csv", *BASE[5:], "-n", "2"]) == 0
     tasks = json.loads(Path("out/picks/label_studio.json").read_text())
     found = {task["data"]["image"] for task in tasks}
-    assert found == {f"/data/local-files/?d={p}" for p in ("new/shelf%200/00.png", "old/cat/0.png")}
-    assert f"LOCAL_FILES_DOCUMENT_ROOT={here}\n" in capsys.readouterr().out
+    paths = ("new/shelf%200/00.png", "old/cat/0.png")
+    assert found == {f"/data/local-files/?d={here.name}/{path}" for path in paths}
+    assert f"LOCAL_FILES_DOCUMENT_ROOT={here.parent}\n" in capsys.readouterr().out
 
 
 def test_odd_names_are_written_as_they_are(here: Path) -> None:
@@ -229,7 +235,7 @@ def test_odd_names_are_written_as_they_are(here: Path) -> None:
         found = {os.fsencode(row["path"]) for row in csv.DictReader(file)}
     assert found == {b"odd/" + name for name in names}
     tasks = json.loads(Path("out/picks/label_studio.json").read_text())
-    assert "/data/local-files/?d=%FF.png" in [task["data"]["image"] for task in tasks]
+    assert "/data/local-files/?d=odd/%FF.png" in [task["data"]["image"] for task in tasks]
     assert b"odd/\xfe.jpg" in Path("out/picks/skipped.csv").read_bytes()
 
 
