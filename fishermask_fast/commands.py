@@ -13,11 +13,17 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from fishermask_fast.options import OptionsFile, PlotOptions, RunOptions, SelectOptions
+from fishermask_fast.options import (
+    ImportOptions,
+    OptionsFile,
+    PlotOptions,
+    RunOptions,
+    SelectOptions,
+)
 from fishermask_fast.version import __version__
 
 Verbose = Annotated[bool, Parameter(negative=())]
-RUN, PLOT = RunOptions(), PlotOptions()
+RUN, PLOT, IMPORT = RunOptions(), PlotOptions(), ImportOptions()
 
 
 def parse(argv: Sequence[str]) -> partial[None]:
@@ -48,6 +54,7 @@ def _app(file: OptionsFile) -> App:
     )
     for command in (run, select, plot):
         app.command(command)
+    app.command(_import_labels, name="import-labels")
     app.command(_info, name="info")
     return app
 
@@ -77,7 +84,8 @@ def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
     """Pick images of your own to label next.
 
     Picks the images of a folder that a trained model should learn from next; writes picks.csv, a
-    picture of the picks, and tasks that Label Studio imports.
+    picture of the picks, tasks and a labelling configuration for Label Studio, and what was skipped
+    or converted.
 
     Args:
         options: What to pick from.
@@ -86,6 +94,28 @@ def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
     from fishermask_fast.labeling import select_images
 
     select_images(options)
+
+
+def _import_labels(
+    export: Annotated[Path, Parameter(name="EXPORT")],
+    /,
+    *,
+    options: ImportOptions = IMPORT,
+    verbose: Verbose = False,
+) -> None:
+    """Turn labels from Label Studio into the CSV of the next select.
+
+    Takes its exports as JSON, JSON-MIN or CSV; writes all images of the pool, with labels where
+    there are some.
+
+    Args:
+        export: The file that Label Studio exported.
+        options: What to write.
+        verbose: Log, and trace errors.
+    """
+    from fishermask_fast.labeling import import_labels
+
+    import_labels(export, options)
 
 
 def plot(

@@ -1,27 +1,47 @@
 """Labeled samples: as they are stored, how they are read, and sets of them by name.
 
-Rooms: samples (stored, and seen through a transform), images, tables (numbers and texts), imbalance
-(how many of each class), pools (a pool and a test set by name). May import: options.
+Rooms: folders (which files are images), pixels (an image file as uint8 RGB), rows (of a CSV),
+samples (stored, and seen through a transform), images, tables (numbers and texts), imbalance (how
+many of each class), pools (a pool and a test set by name). May import: options, files.
 """
 
 from __future__ import annotations
 
+from fishermask_fast.datasets.folders import (
+    FOLLOWED,
+    SKIPPED,
+    Note,
+    images_below,
+    images_by_class,
+    summary,
+)
 from fishermask_fast.datasets.images import evaluation_transform
 from fishermask_fast.datasets.pools import load_data
+from fishermask_fast.datasets.rows import Rows, read_rows
 from fishermask_fast.datasets.samples import (
     FolderImages,
     Label,
     LabeledSamples,
     PoolAndTest,
     Source,
+    conversions,
 )
 
 __all__ = [
+    "FOLLOWED",
     "FolderImages",
     "Label",
     "LabeledSamples",
+    "Note",
     "PoolAndTest",
+    "Rows",
+    "SKIPPED",
     "Source",
+    "conversions",
     "evaluation_transform",
+    "images_below",
+    "images_by_class",
     "load_data",
+    "read_rows",
+    "summary",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fishermask_fast.datasets.folders import images_by_class, summary
 from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, PoolAndTest, Transform
 from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
+
+logger = logging.getLogger(__name__)
 
 TORCHVISION_SETS = {
     "mnist": "MNIST",
@@ -115,19 +119,17 @@ def load_folder(folder: Path, size: int, augment: bool, seed: int) -> PoolAndTes
 
 
 def _scan(folder: Path) -> tuple[list[str], Tensor, list[str]]:
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(folder))
-    except FileNotFoundError as error:
+    found, notes = images_by_class(folder)
+    for line in summary(notes):
+        logger.warning(line)
+    if len(found) < 2:
         raise ValueError(
-            f"{folder} must hold one folder of images per class (or train and test folders of "
-            f"such folders): {error}"
-        ) from error
-    if len(found.classes) < 2:
-        raise ValueError(f"{folder} must hold at least two class folders; got {found.classes}")
-    paths = [path for path, _ in found.samples]
-    return paths, torch.tensor(found.targets, dtype=torch.int64), list(found.classes)
+            f"{folder} must hold one folder of images per class, at least two of them (or train "
+            f"and test folders of such folders); found {', '.join(found) or 'none'}"
+        )
+    paths = [str(path) for members in found.values() for path in members]
+    sizes = torch.tensor([len(members) for members in found.values()])
+    return paths, torch.arange(len(found)).repeat_interleave(sizes), list(found)
 
 
 def split(targets: Tensor, test_share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -7,16 +7,22 @@ stored as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fishermask_fast.datasets.folders import CONVERTED, Note, summary
+from fishermask_fast.datasets.pixels import read_rgb
 from fishermask_fast.options import DataOptions, LikelihoodName
+
+logger = logging.getLogger(__name__)
 
 Apply = Callable[[Tensor], Tensor]
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
@@ -57,48 +63,53 @@ class FolderImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        from torchvision.datasets.folder import default_loader
+        return self._read(index)[0]
+
+    def _read(self, index: int) -> tuple[Tensor, tuple[str, ...]]:
+        """An image, and what was converted."""
         from torchvision.transforms.v2 import functional
 
         path = self.paths[index]
         try:
-            image = functional.pil_to_tensor(default_loader(path))
+            image, converted = read_rgb(path)
             # Of a long strip only the middle is ever seen, and all of it may not fit into memory.
             image = functional.center_crop(image, _middle(image, 16))
             image = functional.resize(image, [self.size], antialias=True)
         # A damaged file can fail in the decoder of its format, with whatever that raises.
         except Exception as error:
             raise ValueError(f"cannot read image {path}: {error}") from error
-        cropped: Tensor = functional.center_crop(image, [self.size, self.size])
-        return cropped
+        return functional.center_crop(image, [self.size, self.size]), converted
 
-    def read(self, watch: Watch = iter) -> tuple[Source, dict[int, ValueError]]:
+    def read(self, watch: Watch = iter) -> ReadFiles:
         """Read each image once.
 
         Args:
             watch: What the results pass through, such as a progress bar.
-
-        Returns:
-            The images that can be read, in order, as one tensor where they fit into memory and to
-            be decoded when read otherwise; and by index, what is wrong with the others.
         """
         keep = len(self) * 3 * self.size**2 <= LARGEST_DECODED
 
-        def attempt(index: int) -> Tensor | ValueError | None:
+        def attempt(index: int) -> tuple[Tensor | None, tuple[str, ...]] | ValueError:
             try:
-                image = self[index]
+                image, converted = self._read(index)
             except ValueError as error:
                 return error
-            return image if keep else None
+            return image if keep else None, converted
 
         with ThreadPoolExecutor() as threads:
             found = list(watch(threads.map(attempt, range(len(self)))))
         errors = {i: each for i, each in enumerate(found) if isinstance(each, ValueError)}
-        decoded = [each for each in found if isinstance(each, Tensor)]
-        if keep and decoded:
-            return torch.stack(decoded), errors
-        readable = [path for i, path in enumerate(self.paths) if i not in errors]
-        return FolderImages(readable, self.size), errors
+        whole = [(i, each) for i, each in enumerate(found) if not isinstance(each, ValueError)]
+        converted = {i: each[1] for i, each in whole if each[1]}
+        source: Source = FolderImages([self.paths[i] for i, _ in whole], self.size)
+        decoded = [image for _, (image, _) in whole if image is not None]
+        if decoded:
+            source = torch.stack(decoded)
+        return ReadFiles(source, errors, converted)
+
+
+def conversions(paths: Sequence[str], converted: Mapping[int, tuple[str, ...]]) -> list[Note]:
+    """A note for each thing that was done to the values of a file."""
+    return [Note(Path(paths[i]), CONVERTED, how) for i, each in converted.items() for how in each]
 
 
 def _middle(image: Tensor, longest: int) -> list[int]:
@@ -108,6 +119,22 @@ def _middle(image: Tensor, longest: int) -> list[int]:
 
 
 Source = Tensor | FolderImages
+
+
+@dataclass(frozen=True)
+class ReadFiles:
+    """Image files that have been read once.
+
+    Attributes:
+        source: Those that can be read, in order, as one tensor where they fit into memory and to be
+            decoded when read otherwise.
+        errors: By index, what is wrong with the others.
+        converted: By index, what was done to the values of a file.
+    """
+
+    source: Source
+    errors: dict[int, ValueError]
+    converted: dict[int, tuple[str, ...]]
 
 
 Label = int | list[float]
@@ -164,11 +191,13 @@ class LabeledSamples(Dataset[tuple[Tensor, Label]]):
         """
         if isinstance(self.source, Tensor):
             return self
-        source, errors = self.source.read()
-        if errors:
-            first = next(iter(errors.values()))
-            raise ValueError(f"{len(errors)} of {len(self)} images are damaged: {first}")
-        return LabeledSamples(source, self.targets, self.transform)
+        files = self.source.read()
+        if files.errors:
+            first = next(iter(files.errors.values()))
+            raise ValueError(f"{len(files.errors)} of {len(self)} images are damaged: {first}")
+        for line in summary(conversions(self.source.paths, files.converted)):
+            logger.warning(line)
+        return LabeledSamples(files.source, self.targets, self.transform)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ word.
 
 from __future__ import annotations
 
-import csv
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.datasets.images import split
+from fishermask_fast.datasets.rows import Rows, read_rows
 from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples, PoolAndTest
+
+logger = logging.getLogger(__name__)
 
 TABLES = ("breast-cancer", "iris", "wine")
 NUMBERS = ("diabetes", "multilabel")
@@ -102,20 +105,27 @@ def load_csv(file: Path, seed: int) -> PoolAndTest:
     Raises:
         ValueError: The file cannot be read, has not these columns, or holds what is no number.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
-    if not rows or "label" not in rows[0] or len(rows[0]) < 2:
-        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
-        raise ValueError(f"{file} must have a column label and others; it has {columns}")
-    classes = sorted({row["label"] for row in rows})
+    table = read_rows(file, ("label", "text"), "label", "a column label and others")
+    if len(table.names) < 2:
+        raise ValueError(f"{file} must have a column label and others; it has label")
+    labels = [label.strip() for label in table.column("label")]
+    kept = [i for i, label in enumerate(labels) if label]
+    if len(kept) < len(labels):
+        first = table.lines[next(i for i, label in enumerate(labels) if not label)]
+        logger.warning(
+            "skipped  %d of %d rows of %s: no label (the first is line %d)",
+            len(labels) - len(kept),
+            len(labels),
+            file,
+            first,
+        )
+    classes = sorted({labels[i] for i in kept})
     if len(classes) < 2:
         raise ValueError(f"{file} must hold at least two labels; got {', '.join(classes)}")
-    targets = torch.tensor([classes.index(row["label"]) for row in rows])
-    if "text" in rows[0]:
-        texts = [row["text"] or "" for row in rows]
+    targets = torch.tensor([classes.index(labels[i]) for i in kept])
+    if "text" in table.names:
+        written = table.column("text")
+        texts = [written[i] for i in kept]
         pool, test = (part.tolist() for part in split(targets, TEST_SHARE, seed))
         return _text(
             file.stem,
@@ -125,12 +135,44 @@ def load_csv(file: Path, seed: int) -> PoolAndTest:
             targets[test],
             classes,
         )
-    columns_of_numbers = [name for name in rows[0] if name != "label"]
-    values = [
-        [_number(file, line, name, row[name]) for name in columns_of_numbers]
-        for line, row in enumerate(rows, 2)
+    values = _numbers(file, table, kept)
+    return _table(file.stem, values, targets, classes, seed)
+
+
+def _numbers(file: Path, table: Rows, kept: Sequence[int]) -> Tensor:
+    """float64 (rows kept, columns) of all columns that have a name, but the label's."""
+    nameless = [place for place, name in enumerate(table.names) if _is_nameless(name)]
+    if nameless:
+        logger.warning(
+            "skipped  %d columns of %s: without a name, as an index has none", len(nameless), file
+        )
+    places = [
+        place for place, name in enumerate(table.names) if name != "label" and place not in nameless
     ]
-    return _table(file.stem, torch.tensor(values, dtype=torch.float64), targets, classes, seed)
+    if not places:
+        raise ValueError(f"{file} must have a column label and others; it has no other with a name")
+    for place in places:
+        _warn_of_a_count(file, table, place)
+    values = [
+        [_number(file, table.lines[i], table.names[p], table.cells[i][p]) for p in places]
+        for i in kept
+    ]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _is_nameless(name: str) -> bool:
+    """Whether a column is a pandas index that was written, or written and read again."""
+    return not name.strip() or re.fullmatch(r"Unnamed: \d+(_level_\d+)?", name.strip()) is not None
+
+
+def _warn_of_a_count(file: Path, table: Rows, place: int) -> None:
+    cells = [row[place].strip() for row in table.cells]
+    if any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1)):
+        logger.warning(
+            "column %s of %s counts the rows: it tells the label where rows are sorted by it",
+            table.names[place],
+            file,
+        )
 
 
 def _number(file: Path, line: int, name: str, text: str | None) -> float:

@@ -4,8 +4,7 @@ Rooms in reading order: gradient_factors (in memory), checks, quadratic_forms (V
 (sums of V^T V), masked_head (by a head's masked entries), inverse_products (V M^-1 on a GPU),
 embeddings (a head's factors without a network), tensor_file (safetensors on disk), storage (factors
 in a file), streaming (FactorSource, what all of them are to the engine, and factors on their way to
-a GPU), equal (which samples are equal). May import:
-likelihoods, ops and below.
+a GPU), equal (which samples are equal). May import: likelihoods, ops and below.
 """
 
 from __future__ import annotations

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import logging
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fishermask_fast.labeling.weights import SHOWN, Weights, find_weights
 from fishermask_fast.models import build_model
 from fishermask_fast.network import find_head
 
-NESTED = ("state_dict", "model_state_dict", "model")
-# What DataParallel, torch.compile and Lightning put before the names.
-PREFIXES = ("module.", "_orig_mod.", "model.")
+logger = logging.getLogger(__name__)
 
 
 def load_model(name: str, checkpoint: Path, size: int) -> nn.Module:
@@ -23,49 +20,70 @@ def load_model(name: str, checkpoint: Path, size: int) -> nn.Module:
 
     Args:
         name: Name for ``build_model``.
-        checkpoint: A file of ``torch.save(model.state_dict(), ...)``, or of a dictionary that holds
-            it. Nothing but tensors and plain values is read from it.
+        checkpoint: A file of ``torch.save`` or of safetensors that holds the network's state_dict,
+            itself or in dictionaries, its names with or without prefixes. Nothing but tensors and
+            plain values is read from it.
         size: Side of an image.
 
     Raises:
         ValueError: The file cannot be read, is no checkpoint, or is one of another network.
     """
-    state = _read(checkpoint)
-    with torch.device("meta"):
-        head = find_head(build_model(name, 2, (3, size, size)), torch.empty(1, 3, size, size))
+    sketch = _sketch(name, size)
+    device = next(sketch.parameters()).device
+    head = find_head(sketch, torch.zeros(1, 3, size, size, device=device))
     if not isinstance(head, str):
         raise ValueError(f"{name} has no layer as its head, whose size tells the classes")
-    weight = state.get(f"{head}.weight")
+    found = find_weights(checkpoint, sketch.state_dict().keys(), name)
+    weight = found.tensors.get(f"{head}.weight")
     if weight is None or weight.ndim < 2 or weight.shape[0] < 2:
         raise ValueError(
             f"{checkpoint} is no checkpoint of {name}: it has no {head}.weight of two or more rows"
         )
     model = build_model(name, weight.shape[0], (3, size, size))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{checkpoint} is no checkpoint of {name}: {error}") from error
+    _check_shapes(checkpoint, name, found, model)
+    model.load_state_dict(found.tensors)
+    _tell(checkpoint, found)
     return model.eval()
 
 
-def _read(checkpoint: Path) -> dict[str, Tensor]:
+def _sketch(name: str, size: int) -> nn.Module:
+    """The network without values, or with them where it cannot be made without."""
     try:
-        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        with torch.device("meta"):
+            return build_model(name, 2, (3, size, size)).eval()
+    except ValueError:
+        raise
+    # RegNets round their widths by way of tensors' values, which nothing on this device has.
+    except (RuntimeError, NotImplementedError):
+        return build_model(name, 2, (3, size, size)).eval()
+
+
+def _check_shapes(checkpoint: Path, name: str, found: Weights, model: nn.Module) -> None:
+    own = model.state_dict()
+    differ = [
+        f"{key} is {tuple(value.shape)}, not {tuple(own[key].shape)}"
+        for key, value in found.tensors.items()
+        if value.shape != own[key].shape
+    ]
+    if differ:
+        count = "1 tensor has" if len(differ) == 1 else f"{len(differ):,} tensors have"
         raise ValueError(
-            f"cannot read {checkpoint} as a checkpoint (torch.save of a state_dict): {error}"
-        ) from error
-    while isinstance(content, Mapping):
-        inner = next(
-            (content[key] for key in NESTED if isinstance(content.get(key), Mapping)), None
+            f"{checkpoint} is no checkpoint of {name}: {count} a size mismatch: "
+            f"{', '.join(differ[:SHOWN])}{', ...' * (len(differ) > SHOWN)}"
         )
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{checkpoint} must hold a state_dict; got {type(content).__name__}")
-    state = dict(content)
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+
+
+def _tell(checkpoint: Path, found: Weights) -> None:
+    """Say what was not as plain as it could be."""
+    said = []
+    if found.where:
+        said.append(f"read from {found.where}")
+    if found.taken_off:
+        said.append(f"{found.taken_off} taken off the names")
+    if found.left_out:
+        some = ", ".join(found.left_out[:SHOWN]) + ", ..." * (len(found.left_out) > SHOWN)
+        said.append(f"{len(found.left_out):,} tensors left out ({some})")
+    if found.also:
+        said.append(f"{', '.join(found.also)} would fit as well")
+    if said:
+        logger.warning("%s: %s", checkpoint, "; ".join(said))

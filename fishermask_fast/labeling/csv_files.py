@@ -6,10 +6,10 @@ a spreadsheet does is written with ./ before it, which is the same path.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fishermask_fast.datasets import Rows, read_rows
 from fishermask_fast.files import replace_file
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -26,23 +26,24 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     replace_file(path, "".join(lines).encode(errors="surrogateescape"))
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a table, by its header.
+def read_csv(path: Path, wanted: Sequence[str], needed: str, expected: str) -> Rows:
+    """A table whose cells may be bytes that are no UTF-8, as names of files are.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or lacks the column that is needed.
     """
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-            return list(csv.DictReader(lines))
-    except (OSError, csv.Error) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    return read_rows(path, wanted, needed, expected, errors="surrogateescape")
 
 
 def path_cell(path: Path) -> str:
     """A path as it is written into a table."""
     text = str(path)
     return f"./{text}" if text.startswith(_FORMULA) else text
+
+
+def printable(text: str) -> str:
+    """The text with what no terminal takes, half a character of a file's name, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cell(value: object) -> str:

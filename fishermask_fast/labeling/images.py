@@ -9,7 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fishermask_fast.datasets import FolderImages, Source
+from fishermask_fast.datasets import (
+    SKIPPED,
+    FolderImages,
+    Note,
+    Source,
+    conversions,
+    images_below,
+    images_by_class,
+)
 from fishermask_fast.labeling.csv_files import read_csv
 
 
@@ -20,14 +28,18 @@ class OwnImages:
     Attributes:
         unlabeled: Images to pick from.
         labeled: Images that have a label.
+        labels: Of those.
         classes: Names of the labels, sorted; empty where nothing is labeled.
-        root: A folder that all of them lie below.
+        root: A folder that all unlabeled ones lie below.
+        notes: Files that were skipped, or taken for what they hold or link to.
     """
 
     unlabeled: tuple[Path, ...]
     labeled: tuple[Path, ...]
+    labels: tuple[str, ...]
     classes: tuple[str, ...]
     root: Path
+    notes: tuple[Note, ...] = ()
 
 
 def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
@@ -36,24 +48,26 @@ def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
     Raises:
         ValueError: A folder is missing or holds no images.
     """
-    pool = _images_below(unlabeled)
-    known: list[Path] = []
-    classes: list[str] = []
+    pool, notes = images_below(unlabeled)
+    by_class: dict[str, list[Path]] = {}
     if labeled is not None:
         if not labeled.is_dir():
             raise ValueError(f"labeled must be a folder of class folders; got {labeled}")
-        for folder in sorted(path for path in labeled.iterdir() if path.is_dir()):
-            members = _images_below(folder)
-            known += members
-            if members:
-                classes.append(folder.name)
-        if not known:
+        by_class, more = images_by_class(labeled)
+        notes += more
+        if not by_class:
             raise ValueError(f"{labeled} must hold one folder of images per class; found none")
+    known = [path for members in by_class.values() for path in members]
+    labels = tuple(label for label, members in by_class.items() for _ in members)
     taken = {path.resolve() for path in known}
-    free = tuple(path for path in pool if path.resolve() not in taken)
+    free, again = [], []
+    for path in pool:
+        (again if path.resolve() in taken else free).append(path)
+    notes += [Note(path, SKIPPED, "labeled already") for path in again]
     if not free:
         raise ValueError(f"{unlabeled} holds no images that are not labeled")
-    return OwnImages(free, tuple(known), tuple(classes), unlabeled)
+    root = _common_root([unlabeled, *free])
+    return OwnImages(tuple(free), tuple(known), labels, tuple(by_class), root, tuple(notes))
 
 
 def from_csv(file: Path) -> OwnImages:
@@ -65,42 +79,38 @@ def from_csv(file: Path) -> OwnImages:
         ValueError: The file cannot be read, has no column ``path``, no row without a label, or a
             row without a path or with that of another row.
     """
-    rows = read_csv(file)
-    if not rows or "path" not in rows[0]:
-        columns = ", ".join(map(str, rows[0])) if rows else "no rows"
-        raise ValueError(f"{file} must have a column path (and label); it has {columns}")
-    seen: dict[Path, int] = {}
-    for number, row in enumerate(rows, 1):
-        if not row["path"]:
+    table = read_csv(file, ("path", "label"), "path", "a column path (and label)")
+    written = table.column("path")
+    has_labels = "label" in table.names
+    labels = [each.strip() for each in table.column("label")] if has_labels else [""] * len(written)
+    seen: dict[str, int] = {}
+    for number, (cell, label) in enumerate(zip(written, labels, strict=True), 1):
+        if not cell:
             raise ValueError(f"{file}, row {number} has no path")
-        path = Path(os.path.abspath(file.parent / row["path"]))
-        if path in seen:
-            raise ValueError(f"{file}, rows {seen[path]} and {number} are both {row['path']}")
-        seen[path] = number
-    known = [row for row in rows if (row.get("label") or "").strip()]
-    free = [row for row in rows if not (row.get("label") or "").strip()]
+        real = os.path.realpath(file.parent / cell)
+        if real in seen:
+            raise ValueError(f"{file}, rows {seen[real]} and {number} are both {cell}")
+        seen[real] = number
+        if not label.isprintable():
+            raise ValueError(f"{file}, row {number}: label must be printable UTF-8; got {label!r}")
+    paths = [file.parent / cell for cell in written]
+    free = [path for path, label in zip(paths, labels, strict=True) if not label]
+    known = [path for path, label in zip(paths, labels, strict=True) if label]
     if not free:
         raise ValueError(f"{file} must have rows without a label to pick from; all have one")
+    unread = [name for name in table.names if name not in ("path", "label")]
+    notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]
+    if not has_labels:
+        notes.append(Note(file, SKIPPED, "no column label, so all rows count as unlabeled"))
+    given = tuple(label for label in labels if label)
+    classes = tuple(sorted(set(given)))
+    root = _common_root([file.parent, *free])
+    return OwnImages(tuple(free), tuple(known), given, classes, root, tuple(notes))
 
-    def paths(some: list[dict[str, str]]) -> tuple[Path, ...]:
-        return tuple(file.parent / row["path"] for row in some)
 
-    classes = sorted({row["label"].strip() for row in known})
-    # Label Studio serves only what lies below its root; paths may lead out of the file's folder.
-    root = Path(os.path.commonpath([file.parent.absolute(), *seen]))
-    return OwnImages(paths(free), paths(known), tuple(classes), root)
-
-
-def _images_below(folder: Path) -> list[Path]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    if not folder.is_dir():
-        raise ValueError(f"{folder} must be a folder of images; it is not there")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMG_EXTENSIONS and path.is_file()
-    )
+def _common_root(paths: Sequence[Path]) -> Path:
+    """A folder that all paths lie in or are, whose links count as they are named."""
+    return Path(os.path.commonpath([os.path.abspath(path) for path in paths]))
 
 
 @dataclass(frozen=True)
@@ -110,12 +120,12 @@ class ReadImages:
     Attributes:
         paths: Of the images that can, in order.
         source: The images, uint8 (N, 3, size, size) or decoded when read.
-        skipped: (path, reason) of those that cannot.
+        notes: On those that cannot, and on those whose values were converted.
     """
 
     paths: tuple[Path, ...]
     source: Source
-    skipped: tuple[tuple[Path, str], ...]
+    notes: tuple[Note, ...]
 
 
 def read_images(paths: Sequence[Path], size: int, label: str, progress: bool) -> ReadImages:
@@ -132,15 +142,16 @@ def read_images(paths: Sequence[Path], size: int, label: str, progress: bool) ->
     """
     tqdm: Any = import_module("tqdm").tqdm
     images = FolderImages([str(path) for path in paths], size)
-    source, errors = images.read(
+    files = images.read(
         lambda reading: tqdm(
             reading, total=len(paths), desc=label, leave=False, disable=not progress
         )
     )
-    skipped = tuple((paths[i], str(error.__cause__ or error)) for i, error in errors.items())
-    if len(errors) == len(paths):
+    notes = [Note(paths[i], SKIPPED, str(e.__cause__ or e)) for i, e in files.errors.items()]
+    if len(notes) == len(paths):
         raise ValueError(
-            f"none of the {len(paths)} {label} can be read; {skipped[0][0]}: {skipped[0][1]}"
+            f"none of the {len(paths)} {label} can be read; {notes[0].path}: {notes[0].reason}"
         )
-    readable = tuple(path for i, path in enumerate(paths) if i not in errors)
-    return ReadImages(readable, source, skipped)
+    notes += conversions(images.paths, files.converted)
+    readable = tuple(path for i, path in enumerate(paths) if i not in files.errors)
+    return ReadImages(readable, files.source, tuple(notes))

@@ -13,15 +13,21 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote
 
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.datasets import LabeledSamples, evaluation_transform
+from fishermask_fast.datasets import (
+    SKIPPED,
+    LabeledSamples,
+    Note,
+    evaluation_transform,
+    summary,
+)
 from fishermask_fast.files import folder_written_whole, replace_file
+from fishermask_fast.labeling import label_studio
 from fishermask_fast.labeling.checkpoints import load_model
-from fishermask_fast.labeling.csv_files import path_cell, write_csv
+from fishermask_fast.labeling.csv_files import path_cell, printable, write_csv
 from fishermask_fast.labeling.images import (
     OwnImages,
     ReadImages,
@@ -40,12 +46,8 @@ from fishermask_fast.strategies import (
     predict,
 )
 
-PICKS_FILE, GRID_NAME, TASKS_FILE, SKIPPED_FILE = (
-    "picks.csv",
-    "picks",
-    "label_studio.json",
-    "skipped.csv",
-)
+PICKS_FILE, GRID_NAME, POOL_FILE = "picks.csv", "picks", "pool.csv"
+TASKS_FILE, LABELS_FILE = "label_studio.json", "label_studio.xml"
 
 
 def select_images(options: SelectOptions) -> None:
@@ -77,9 +79,9 @@ def select_images(options: SelectOptions) -> None:
     labeled = None
     if images.labeled:
         labeled = read_images(images.labeled, size, "labeled images", progress)
-    skipped = [*pool.skipped, *(labeled.skipped if labeled else ())]
-    for path, reason in skipped:
-        print(_printable(f"skipped  {path}: {reason}"), file=sys.stderr)
+    notes = [*images.notes, *pool.notes, *(labeled.notes if labeled else ())]
+    for line in summary(notes):
+        print(printable(line), file=sys.stderr)
 
     transform = evaluation_transform(options.mean, options.std)
 
@@ -95,18 +97,17 @@ def select_images(options: SelectOptions) -> None:
     )[0].exp()
     predicted = _predicted(probabilities, classes, several=query.likelihood == "bernoulli")
     rows = _rows(pool, picks, predicted, probabilities)
+    server = label_studio.places(images.root, images.unlabeled)
     with folder_written_whole(out) as draft:
         write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
-        tasks = _tasks(rows, predicted, images.root, options)
-        replace_file(draft / TASKS_FILE, (json.dumps(tasks, indent=2) + "\n").encode())
-        if skipped:
-            listed = [(path_cell(path), reason) for path, reason in skipped]
-            write_csv(draft / SKIPPED_FILE, ["path", "reason"], listed)
+        _write_label_studio(draft, rows, predicted, classes, server.root, options)
+        _write_pool(draft, images)
+        _write_notes(draft, notes)
         shown = picks.indices[:MOST_SHOWN].tolist()
         captions = [f"{row['rank']}. {row['predicted']} {row['probability']}" for row in rows]
         title = f"{len(rows)} picks by {options.strategy}, with predicted classes"
         image_grid(list(samples.stored(shown)), captions, title, draft / GRID_NAME)
-    _tell(out, images, pool, labeled, skipped)
+    _tell(out, server, pool, labeled, notes)
 
 
 def _check_free(out: Path) -> None:
@@ -127,6 +128,9 @@ def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> lis
     with evaluating(model) as net, torch.no_grad():
         n_outputs = call(net, torch.zeros(1, 3, options.image_size, options.image_size)).shape[1]
     names = list(options.classes or images.classes or map(str, range(n_outputs)))
+    for name in names:
+        if not name.isprintable():
+            raise ValueError(f"classes must be printable UTF-8; got {name!r}")
     if len(set(names)) < len(names):
         raise ValueError(f"classes must differ; got {', '.join(names)}")
     if len(names) != n_outputs:
@@ -177,50 +181,71 @@ def _rows(
     ]
 
 
-def _tasks(
+def _write_label_studio(
+    folder: Path,
     rows: Sequence[dict[str, Any]],
     predicted: Sequence[list[str]],
+    classes: Sequence[str],
     root: Path,
     options: SelectOptions,
-) -> list[dict[str, Any]]:
-    """Label Studio's tasks, each with the model's prediction for a ``Choices`` named choice."""
-    tasks = []
-    for row, names in zip(rows, predicted, strict=True):
-        relative = os.fsencode(os.path.relpath(row["path"], root))
-        value = {"choices": names}
-        result = {"from_name": "choice", "to_name": "image", "type": "choices", "value": value}
-        prediction = {
-            "model_version": options.model,
-            "score": float(row["probability"]),
-            "result": [result],
-        }
-        data = {
-            "image": f"/data/local-files/?d={quote(relative)}",
-            "path": row["path"],
-            "rank": row["rank"],
-        }
-        tasks.append({"data": data, "predictions": [prediction]})
-    return tasks
+) -> None:
+    pool = os.path.abspath(options.out / POOL_FILE)
+    tasks = [
+        label_studio.task(
+            Path(row["path"]),
+            root,
+            names,
+            float(row["probability"]),
+            options.model,
+            {"path": row["path"], "rank": row["rank"], "pool": pool},
+        )
+        for row, names in zip(rows, predicted, strict=True)
+    ]
+    replace_file(folder / TASKS_FILE, (json.dumps(tasks, indent=2) + "\n").encode())
+    several = options.query.likelihood == "bernoulli"
+    replace_file(folder / LABELS_FILE, label_studio.configuration(classes, several).encode())
 
 
-def _printable(text: str) -> str:
-    """The text with what no terminal takes, half a character of a file's name, escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _write_pool(folder: Path, images: OwnImages) -> None:
+    """Every image and its label so far: what ``import-labels`` adds labels to."""
+    labels = zip(images.labeled, images.labels, strict=True)
+    rows = [*((path, "") for path in images.unlabeled), *labels]
+    cells = [(path_cell(Path(os.path.abspath(path))), label) for path, label in rows]
+    write_csv(folder / POOL_FILE, ["path", "label"], cells)
 
 
 def _tell(
     out: Path,
-    images: OwnImages,
+    server: label_studio.Places,
     pool: ReadImages,
     labeled: ReadImages | None,
-    skipped: Sequence[tuple[Path, str]],
+    notes: Sequence[Note],
 ) -> None:
     n_labeled = 0 if labeled is None else len(labeled.paths)
     print(f"{len(pool.paths):,} unlabeled images and {n_labeled:,} labeled ones")
     print(f"picks         {out / PICKS_FILE}\npicture       {out / GRID_NAME}.png")
+    storages = ", ".join(map(str, server.storages))
     print(
-        f"label studio  {out / TASKS_FILE}, for a server with LOCAL_FILES_SERVING_ENABLED=true and "
-        + _printable(f"LOCAL_FILES_DOCUMENT_ROOT={images.root.resolve()}")
+        printable(
+            f"label studio  {out / TASKS_FILE}, labelling configuration {out / LABELS_FILE};\n"
+            f"              a server with LOCAL_FILES_SERVING_ENABLED=true and "
+            f"LOCAL_FILES_DOCUMENT_ROOT={server.root}\n"
+            f"              shows them once the project has a Local Files storage of {storages}"
+        )
     )
-    if skipped:
-        print(f"skipped       {len(skipped)} unreadable images, listed in {out / SKIPPED_FILE}")
+    for name, some in _sorted_notes(notes).items():
+        if some:
+            print(f"{name:<13} {len(some):,}, listed in {out / name}.csv")
+
+
+def _sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:
+    """What was left out, and what was taken otherwise than it lies there; by the file's name."""
+    skipped = [note for note in notes if note.what == SKIPPED]
+    return {"skipped": skipped, "converted": [note for note in notes if note.what != SKIPPED]}
+
+
+def _write_notes(folder: Path, notes: Sequence[Note]) -> None:
+    for name, some in _sorted_notes(notes).items():
+        if some:
+            rows = [(path_cell(note.path), note.reason, note.what) for note in some]
+            write_csv(folder / f"{name}.csv", ["path", "reason", "what"], rows)

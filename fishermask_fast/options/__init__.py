@@ -8,7 +8,13 @@ anything of ours, so that ``--help`` is instant.
 
 from __future__ import annotations
 
-from fishermask_fast.options.commands import PlotOptions, RunOptions, SelectOptions, Variant
+from fishermask_fast.options.commands import (
+    ImportOptions,
+    PlotOptions,
+    RunOptions,
+    SelectOptions,
+    Variant,
+)
 from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
 from fishermask_fast.options.files import OptionsFile
 from fishermask_fast.options.picking import MASKS, STRATEGIES, LikelihoodName, QueryOptions
@@ -18,6 +24,7 @@ from fishermask_fast.options.training import Recipe
 __all__ = [
     "DRAWS",
     "DataOptions",
+    "ImportOptions",
     "LikelihoodName",
     "MASKS",
     "OptionsFile",

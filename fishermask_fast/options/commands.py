@@ -82,7 +82,7 @@ class SelectOptions:
         mean: Of the channels.
         std: Of the channels, on the scale 0 to 1.
         model: torchvision classifier, such as resnet18, or resnet18_small.
-        checkpoint: Its weights, a file of torch.save(model.state_dict()).
+        checkpoint: Its weights, a file of torch.save or safetensors with the state_dict in it.
         classes: Names in the order of the model's outputs (default: labels in alphabetical order).
         device: cpu, cuda, ... (default: cuda where there is one).
         n: Images to pick.
@@ -121,6 +121,20 @@ class SelectOptions:
             if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
                 expected = "finite and above 0" if name == "std" else "finite"
                 raise ValueError(f"{name} must be {expected}; got {' '.join(map(str, values))}")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ImportOptions:
+    """Which images labels belong to, and where to write them.
+
+    Attributes:
+        out: CSV to write, for --csv of select; must not exist.
+        pool: pool.csv of the select that the tasks are from (default: as the tasks say).
+    """
+
+    out: Path = Path("labels.csv")
+    pool: Path | None = None
 
 
 @Parameter(name="*")

@@ -63,6 +63,8 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
         "picks.png",
         "picks.svg",
         "label_studio.json",
+        "label_studio.xml",
+        "pool.csv",
     }
     assert [path.name for path in out.parent.iterdir()] == ["picks"]
     found = rows(out / "picks.csv")
@@ -92,10 +94,13 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
     tasks = json.loads((out / "label_studio.json").read_text())
     assert [task["data"]["path"] for task in tasks] == [row["path"] for row in found]
     first = tasks[0]
-    name = found[0]["path"].removeprefix("new/").replace(" ", "%20")
+    name = found[0]["path"].replace(" ", "%20")
     assert first["data"]["image"] == f"/data/local-files/?d={name}"
     assert first["predictions"][0]["result"][0]["value"]["choices"] == [found[0]["predicted"]]
-    assert f"LOCAL_FILES_DOCUMENT_ROOT={here / 'new'}" in capsys.readouterr().out
+    # Its storages must lie strictly below its root.
+    said = capsys.readouterr().out
+    assert f"LOCAL_FILES_DOCUMENT_ROOT={here}\n" in said
+    assert f"storage of {here / 'new'}\n" in said
 
 
 def test_a_csv_gives_the_same_picks(here: Path) -> None:
@@ -118,12 +123,16 @@ def test_images_that_cannot_be_read_are_skipped_and_listed(
     Path("new/aaa.jpg").write_text("no image")
     whole = Path("new/shelf 0/00.png").read_bytes()
     Path("old/cat/zzz.png").write_bytes(whole[: len(whole) // 2])
-    Path("new/notes.txt").write_text("not an image either, but nobody says so")
+    Path("new/notes.txt").write_text("not an image either, and that is said")
     arguments = [*BASE[:-1], "again", "-n", "5", "--strategy", "margin"]
     assert main(arguments) == 0
     assert rows(here / "again" / "picks.csv") == rows(here / "out" / "picks" / "picks.csv")
     skipped = rows(here / "again" / "skipped.csv")
-    assert [row["path"] for row in skipped] == ["new/aaa.jpg", "old/cat/zzz.png"]
+    assert [row["path"] for row in skipped] == [
+        "new/notes.txt",
+        "new/aaa.jpg",
+        "old/cat/zzz.png",
+    ]
     assert "skipped  new/aaa.jpg" in capsys.readouterr().err
     assert main([*BASE[:-1], "more", "-n", "13"]) == 2
     assert "n must be at most the 12 unlabeled images; got 13" in capsys.readouterr().err
@@ -208,8 +217,9 @@ def test_paths_that_lead_out_of_the_csvs_folder_are_below_the_root(
     assert main([*BASE[:1], "--csv", "lists/images.csv", *BASE[5:], "-n", "2"]) == 0
     tasks = json.loads(Path("out/picks/label_studio.json").read_text())
     found = {task["data"]["image"] for task in tasks}
-    assert found == {f"/data/local-files/?d={p}" for p in ("new/shelf%200/00.png", "old/cat/0.png")}
-    assert f"LOCAL_FILES_DOCUMENT_ROOT={here}\n" in capsys.readouterr().out
+    paths = ("new/shelf%200/00.png", "old/cat/0.png")
+    assert found == {f"/data/local-files/?d={here.name}/{path}" for path in paths}
+    assert f"LOCAL_FILES_DOCUMENT_ROOT={here.parent}\n" in capsys.readouterr().out
 
 
 def test_odd_names_are_written_as_they_are(here: Path) -> None:
@@ -225,7 +235,7 @@ def test_odd_names_are_written_as_they_are(here: Path) -> None:
         found = {os.fsencode(row["path"]) for row in csv.DictReader(file)}
     assert found == {b"odd/" + name for name in names}
     tasks = json.loads(Path("out/picks/label_studio.json").read_text())
-    assert "/data/local-files/?d=%FF.png" in [task["data"]["image"] for task in tasks]
+    assert "/data/local-files/?d=odd/%FF.png" in [task["data"]["image"] for task in tasks]
     assert b"odd/\xfe.jpg" in Path("out/picks/skipped.csv").read_bytes()
 
 

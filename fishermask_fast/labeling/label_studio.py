@@ -1,0 +1,192 @@
+"""Label Studio: tasks, the labelling configuration and the folders for it; and its exports back.
+
+Its server hands out ``/data/local-files/?d=PATH``, PATH relative to LOCAL_FILES_DOCUMENT_ROOT, for
+files below a Local Files storage of the project, and takes only storages that lie strictly below
+that root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from fishermask_fast.datasets import SKIPPED, Note, read_rows
+from fishermask_fast.files import open_file, parse_json
+
+CHOICE, IMAGE = "choice", "image"
+BETWEEN = "; "
+"""Between the labels of a sample that has several."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a server is to be told.
+
+    Attributes:
+        root: LOCAL_FILES_DOCUMENT_ROOT.
+        storages: Folders of Local Files storages.
+    """
+
+    root: Path
+    storages: tuple[Path, ...]
+
+
+def places(folder: Path, files: Sequence[Path]) -> Places:
+    """Where a server finds files that all lie below a folder."""
+    if folder != folder.parent:
+        return Places(folder.parent, (folder,))
+    tops = {Path(*Path(os.path.abspath(file)).parts[:2]) for file in files}
+    return Places(folder, tuple(sorted(tops)))
+
+
+def task(
+    file: Path, root: Path, labels: Sequence[str], score: float, model: str, data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A task with the model's prediction.
+
+    Args:
+        file: The image.
+        root: LOCAL_FILES_DOCUMENT_ROOT.
+        labels: That are predicted.
+        score: Of the prediction.
+        model: Who predicts.
+        data: More of the task, which an export has again.
+    """
+    full = os.path.abspath(file)
+    result = {
+        "from_name": CHOICE,
+        "to_name": IMAGE,
+        "type": "choices",
+        "value": {"choices": list(labels)},
+    }
+    url = f"/data/local-files/?d={quote(os.fsencode(os.path.relpath(full, root)))}"
+    return {
+        "data": {IMAGE: url, "file": full, **data},
+        "predictions": [{"model_version": model, "score": score, "result": [result]}],
+    }
+
+
+def configuration(classes: Sequence[str], several: bool) -> str:
+    """The labelling configuration: one choice among the classes, or several."""
+    lines = [f"    <Choice value={quoteattr(name)}/>" for name in classes]
+    return "\n".join(
+        [
+            "<View>",
+            f'  <Image name="{IMAGE}" value="${IMAGE}"/>',
+            f'  <Choices name="{CHOICE}" toName="{IMAGE}" showInLine="true" '
+            f'choice="{"multiple" if several else "single"}">',
+            *lines,
+            "  </Choices>",
+            "</View>\n",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What an export says.
+
+    Attributes:
+        by_file: Label of each file, several joined by ``"; "``.
+        pools: Tables of the pools that the tasks were picked from.
+        notes: Tasks without a label, and why.
+    """
+
+    by_file: dict[Path, str]
+    pools: tuple[Path, ...]
+    notes: tuple[Note, ...]
+
+
+def read_export(export: Path) -> Labels:
+    """Labels of an export in Label Studio's formats JSON, JSON-MIN or CSV.
+
+    Raises:
+        ValueError: It cannot be read, or is none of these, or of other tasks.
+    """
+    said: dict[Path, list[list[str] | None]] = {}
+    pools: dict[Path, None] = {}
+    for number, (data, labels) in enumerate(_answers(export), 1):
+        name = data.get("file") or data.get("path")
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{export}, task {number} has neither file nor path of its image")
+        said.setdefault(Path(os.path.abspath(name)), []).extend(labels)
+        if data.get("pool"):
+            pools[Path(str(data["pool"]))] = None
+    by_file, notes = {}, []
+    for file, answers in said.items():
+        different = sorted({BETWEEN.join(sorted(each)) for each in answers if each})
+        if len(different) == 1:
+            by_file[file] = different[0]
+        elif different:
+            notes.append(Note(file, SKIPPED, f"annotators differ: {' or '.join(different)}"))
+        else:
+            notes.append(
+                Note(file, SKIPPED, "not labeled" if not answers else "cancelled or empty")
+            )
+    return Labels(by_file, tuple(pools), tuple(notes))
+
+
+def _answers(export: Path) -> Iterator[tuple[Mapping[str, Any], list[list[str] | None]]]:
+    """(data, choices of each annotation) of each task, or of each annotation by itself."""
+    try:
+        with os.fdopen(open_file(export, os.O_RDONLY), "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ValueError(f"cannot read {export}: {error}") from error
+    if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"[", b"{")):
+        yield from _csv_answers(export)
+        return
+    try:
+        tasks = parse_json(content.decode("utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"cannot read {export}: {error}") from error
+    if not isinstance(tasks, list) or not all(isinstance(each, dict) for each in tasks):
+        raise ValueError(f"{export} must be a list of tasks, as Label Studio exports them")
+    for number, each in enumerate(tasks, 1):
+        if isinstance(each.get("data"), dict):
+            yield each["data"], _annotations(export, number, each.get("annotations"))
+        else:
+            yield each, [_choices(export, number, each.get(CHOICE))]
+
+
+def _csv_answers(export: Path) -> Iterator[tuple[Mapping[str, Any], list[list[str] | None]]]:
+    table = read_rows(export, (), CHOICE, f"a column {CHOICE}, as Label Studio's CSV exports have")
+    for number, cells in enumerate(table.cells, 1):
+        row = dict(zip(table.names, cells, strict=True))
+        cell: Any = row[CHOICE]
+        if cell.startswith("{"):
+            try:
+                cell = json.loads(cell)
+            except ValueError as error:
+                raise ValueError(f"{export}, row {number}: {cell!r} is no JSON") from error
+        yield row, [_choices(export, number, cell)]
+
+
+def _annotations(export: Path, number: int, annotations: Any) -> list[list[str] | None]:
+    if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
+        raise ValueError(f"{export}, task {number} must have a list of annotations")
+    found: list[list[str] | None] = []
+    for each in annotations:
+        results = [r for r in each.get("result") or [] if isinstance(r, dict)]
+        values = [r.get("value") for r in results if r.get("type") == "choices"]
+        labels = [label for value in values for label in _choices(export, number, value) or []]
+        found.append(None if each.get("was_cancelled") else labels)
+    return found
+
+
+def _choices(export: Path, number: int, value: Any) -> list[str] | None:
+    """The labels of "cat", or of {"choices": ["cat", "dog"]}."""
+    if isinstance(value, dict):
+        value = value.get("choices")
+    if value is None or value == "":
+        return None
+    labels = [value] if isinstance(value, str) else value
+    if not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
+        raise ValueError(f"{export}, task {number}: choices must be texts; got {value!r}")
+    return labels
