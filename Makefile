@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
 CPP := $(wildcard csrc/*.cpp csrc/common/*.h csrc/cpu/*.h csrc/cpu/*.inl csrc/cpu/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh csrc/cuda/*.cpp)
 TEST_CPP := tests/lanes_check.cpp $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.h)
-PYTHON_CODE := fishermask_fast tests setup.py $(wildcard benchmarks docs/hooks.py)
+PYTHON_CODE := fishermask_fast tests setup.py build_backend.py $(wildcard benchmarks docs/hooks.py)
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:

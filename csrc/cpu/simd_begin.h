@@ -11,8 +11,8 @@
 //                      ... the body, in namespace fishermask::<instruction set> ...
 //                      #include "simd_end.h"
 //
-// With FISHERMASK_EMULATE_AVX512 the widest body is compiled with the same lanes for any machine, so
-// that tests can run it everywhere.
+// With FISHERMASK_EMULATE_AVX512 the widest body is compiled with the same lanes for any machine,
+// so that tests can run it everywhere.
 //
 // Every include stands before simd_begin.h: a standard template defined after it would be compiled
 // for this instruction set under a name that all units share. There is no include guard, because a
