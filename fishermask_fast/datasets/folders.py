@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from fishermask_fast.files import open_file
 
@@ -183,12 +182,8 @@ def image_format(path: Path) -> str | None:
     from PIL import Image
 
     try:
-        return _opened(path, lambda file: Image.open(file).format)
+        with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file, Image.open(file) as image:
+            return image.format
     # The reader of any format may stumble over bytes that are not of it.
     except Exception:
         return None
-
-
-def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
-    with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
-        return use(file)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import difflib
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,10 +54,11 @@ def read_rows(
         ValueError: The file cannot be read as a table, or lacks the column that is needed.
     """
     try:
-        with os.fdopen(
-            open_file(file, os.O_RDONLY), encoding="utf-8-sig", errors=errors, newline=""
-        ) as lines:
-            _check_encoding(file, lines.buffer.peek(2))
+        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
+            start = content.read(2)
+            content.seek(0)
+            lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
+            _check_encoding(file, start)
             reader = csv.reader(lines, strict=False)
             numbered = [(reader.line_num, row) for row in reader if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -60,7 +60,8 @@ def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
     known = [path for members in by_class.values() for path in members]
     labels = tuple(label for label, members in by_class.items() for _ in members)
     taken = {path.resolve() for path in known}
-    free, again = [], []
+    free: list[Path] = []
+    again: list[Path] = []
     for path in pool:
         (again if path.resolve() in taken else free).append(path)
     notes += [Note(path, SKIPPED, "labeled already") for path in again]
