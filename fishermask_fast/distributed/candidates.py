@@ -62,10 +62,10 @@ class Shard:
         return Answer(self.local.set_up(*matrices, lamb=lamb, traces=traces))
 
     def best(self, size: int, forced: list[int]) -> Answer:
-        """The best scores here, and whose they are."""
+        """The best scores here, of which kinds, and whose they are."""
         scores = self.local.free_scores(self._own_list(forced))
-        index = best(scores, min(size, len(self.places)))
-        return Answer(None, (scores[index], self.places[index]))
+        index = best(scores, self.local.kinds, min(size, len(self.places)))
+        return Answer(None, (scores[index], self.local.kinds[index], self.places[index]))
 
     def lead(self, chosen: Tensor) -> Answer:
         """The leaders that are here."""
@@ -152,10 +152,10 @@ class ShardedCandidates:
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
         answers = self._ask("best", (size, sorted(forced)))
         found = zip(*(answer.tensors for answer in answers), strict=True)
-        scores, places = (torch.cat(parts) for parts in found)
+        scores, kinds, places = (torch.cat(parts) for parts in found)
         # By place, so that ties go to the lowest.
         places, order = places.sort()
-        chosen = places[best(scores[order], min(size, len(places)))]
+        chosen = places[best(scores[order], kinds[order], min(size, len(places)))]
         order, parts = self._gathered("lead", chosen)
         a, b, scores, traces = (part[order] for part in parts[:4])
         state = State(a, b, scores, traces, self._shard.local.diagonal)

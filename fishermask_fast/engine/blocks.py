@@ -46,7 +46,8 @@ _LEADERS_SHARE = 32
 _MAX_CONTENDERS = 16
 # Which of many contenders are kept, relative to the best score: more than any doubt there is.
 _MATCH = 1e-7
-_MAX_EMPTY_BLOCKS = 3
+# Blocks in a row that float32 cuts for candidates too close to tell.
+_MAX_DOUBTS = 3
 # Of all candidates, so many times more lead after each block that brought nothing.
 _GROWTH = 4
 # Attempts without a pick, remedies included, after which candidates are not what they were: four
@@ -119,6 +120,7 @@ class Engine:
         self._warned = False
         self._idle = 0
         self._empty_blocks = 0
+        self._doubts = 0
         self.objective = self._set_up()
 
     def _set_up(self) -> float:
@@ -183,6 +185,7 @@ class Engine:
                 _logger.info("near-ties within float32's margin: going on in float64 alone")
                 self._policy.always_float64 = True
                 self._policy.remedied(abs(self.changes[-1]))
+                self._doubts = 0
                 self._set_up()
             if on_progress is not None:
                 on_progress(len(self.taken) - before)
@@ -216,12 +219,12 @@ class Engine:
             self._pool.keep(leaders, taken)
             self._forced.clear()
         self._empty_blocks = 0 if kept else self._empty_blocks + 1
-        if not float64 and self._empty_blocks > _MAX_EMPTY_BLOCKS:
-            raise _Ambiguous
         self._accept(picks[:kept])
         if self._fixed_block is None:
             grown = 2 * size if kept == size else max(size // 2, kept, 1)
             self._block = min(grown, self._pool.max_block)
+        if not float64 and self._doubts > _MAX_DOUBTS:
+            raise _Ambiguous
 
     def _leader_count(self, n_left: int) -> int:
         share = min(len(self._pool) // _LEADERS_SHARE, self._pool.max_leaders)
@@ -302,10 +305,10 @@ class Engine:
         near = (scores + error >= top - error[scores.argmax()]).nonzero().squeeze(1)
         if self._policy.nothing_left(abs(float(top))):
             near = near[:1]
-        if near.numel() > _MAX_CONTENDERS:
+        if near.numel() > 1:
             near = near[first_of_equal(leaders.factors[left[near]])]
-            if near.numel() > _MAX_CONTENDERS and not self._policy.float64:
-                raise _Ambiguous
+        if near.numel() > _MAX_CONTENDERS and not self._policy.float64:
+            raise _Ambiguous
         contenders = self._contenders(leaders, left[near])
         best = contenders[max(contenders, key=lambda at: contenders[at].score)]
         behind = {
@@ -360,8 +363,12 @@ class Engine:
             sharp = float64 and not self._careful
             beaten = first < (pick.index if sharp else n)
             if beaten or report.best[t] > score + TIE * abs(score):
+                clear = report.best[t] > score + self._policy.margin * abs(score)
+                self._doubts = 0 if clear else self._doubts + 1
                 self._forced |= {i for i in (report.best_index[t], first) if i < n}
                 return t
+        if len(picks) >= _FIRST_BLOCK:
+            self._doubts = 0
         return len(picks)
 
     def _accept(self, picks: list[Update]) -> None:

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fishermask_fast.engine.leading import best, kinds
 from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
 from fishermask_fast.ops import selection as ops
 
@@ -183,6 +184,7 @@ class LocalCandidates:
         self._saved = (torch.empty_like(self._state.a), torch.empty_like(self._state.b))
         self._free = torch.ones(len(factors), dtype=torch.bool, device=factors.device)
         self._leaders = self._free.new_empty(0, dtype=torch.int64)
+        self.kinds = self._leaders  # (N,) int64, see leading.py
         # Updates that the saved A and B have not taken, and whether in float64; the state then is
         # that of a block that was cut, whose scores still tell who may lead the next one.
         self._waiting: Updates | None = None
@@ -264,6 +266,8 @@ class LocalCandidates:
                 raise OverflowError
             if len(chunk):
                 largest = max(largest, float(state.a.abs().max()))
+        if traces:
+            self.kinds = kinds(self._state.a @ self.diagonal - r, self._state.traces)
         return largest
 
     def _forms(
@@ -294,11 +298,11 @@ class LocalCandidates:
         return a, b
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
-        """Begin a block: the `size` candidates with the best scores, ties by lowest index.
+        """Begin a block: `size` candidates with the best scores, not all of one kind.
 
         The forced ones come first.
         """
-        return self.lead(best(self.free_scores(forced), size))
+        return self.lead(best(self.free_scores(forced), self.kinds, size))
 
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
@@ -415,14 +419,3 @@ def _working(factors: GradientFactors) -> GradientFactors:
     if factors.dtype in (torch.float16, torch.bfloat16):
         return factors.to(dtype=torch.float32)
     return factors
-
-
-def best(scores: Tensor, size: int) -> Tensor:
-    """Indices of the `size` largest scores, ties by lowest index, in ascending order."""
-    if size == 0:
-        return torch.empty(0, dtype=torch.int64, device=scores.device)
-    n = scores.numel()
-    lowest = scores.topk(size).values[-1:]
-    above = (scores > lowest).long() + (scores >= lowest).long()
-    order = above * n - torch.arange(n, device=scores.device)
-    return order.topk(size).indices.sort().values
