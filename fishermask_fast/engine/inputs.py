@@ -113,6 +113,23 @@ class Options:
         )
 
 
+def check_state(factors: FactorSource, device: torch.device) -> None:
+    """Raise where A and B of all samples, and their copies, do not fit into the free memory.
+
+    Raises:
+        ValueError: says how much they need.
+    """
+    n, r = len(factors), factors.n_rows
+    needed = n * 8 * (4 * (r * (r + 1) // 2) + 2)
+    available = available_memory(device)
+    if available is not None and needed > available:
+        raise ValueError(
+            f"gradients hold {n} samples of {r} rows, whose scores need {needed / 2**30:.1f} GiB; "
+            f"{device} has {available / 2**30:.1f} GiB free. Select from fewer samples, or keep "
+            "fewer rows of each"
+        )
+
+
 def check_matrices(
     factors: FactorSource, fisher: object, labeled_fisher: object, n_labeled: int
 ) -> tuple[Tensor | None, Tensor | None]:

@@ -342,3 +342,9 @@ def test_progress_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match="pip install tqdm"):
         fast_select(**arguments({"progress": True}))
     assert len(fast_select(**arguments({}))) == 4
+
+
+def test_a_pool_whose_state_no_memory_holds_is_refused_at_once() -> None:
+    pool = torch.ones(1, 1, 1).expand(2**40, 1, 1)
+    with pytest.raises(ValueError, match=f"gradients hold {2**40} samples of 1 rows"):
+        select_batch(pool, 2)
