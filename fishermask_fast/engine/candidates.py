@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fishermask_fast.engine.leading import best, kinds
+from fishermask_fast.engine.leading import best, has_copies, kinds
 from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
 from fishermask_fast.ops import selection as ops
 
@@ -185,6 +185,7 @@ class LocalCandidates:
         self._free = torch.ones(len(factors), dtype=torch.bool, device=factors.device)
         self._leaders = self._free.new_empty(0, dtype=torch.int64)
         self.kinds = self._leaders  # (N,) int64, see leading.py
+        self._copies = False  # asked once a set-up, so that no block waits for the answer
         # Updates that the saved A and B have not taken, and whether in float64; the state then is
         # that of a block that was cut, whose scores still tell who may lead the next one.
         self._waiting: Updates | None = None
@@ -268,6 +269,7 @@ class LocalCandidates:
                 largest = max(largest, float(state.a.abs().max()))
         if traces:
             self.kinds = kinds(self._state.a @ self.diagonal - r, self._state.traces)
+            self._copies = has_copies(self.kinds)
         return largest
 
     def _forms(
@@ -302,7 +304,8 @@ class LocalCandidates:
 
         The forced ones come first.
         """
-        return self.lead(best(self.free_scores(forced), self.kinds, size))
+        known = self.kinds if self._copies else None
+        return self.lead(best(self.free_scores(forced), known, size))
 
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""

@@ -30,7 +30,12 @@ def kinds(a: Tensor, b: Tensor) -> Tensor:
     return (cells[0] * _MULTIPLIER + cells[1]) * _MULTIPLIER + cells[2]
 
 
-def best(scores: Tensor, kinds: Tensor, size: int) -> Tensor:
+def has_copies(kinds: Tensor) -> bool:
+    """Whether any kind has more members than may lead together; makes the host wait for a GPU."""
+    return len(kinds) > _COPIES and int(kinds.unique(return_counts=True)[1].max()) > _COPIES
+
+
+def best(scores: Tensor, kinds: Tensor | None, size: int) -> Tensor:
     """Indices of `size` candidates that lead, in ascending order.
 
     The largest scores lead, ties by lowest index, save that none comes after `_COPIES` of its kind
@@ -38,13 +43,13 @@ def best(scores: Tensor, kinds: Tensor, size: int) -> Tensor:
 
     Args:
         scores: (N,), minus infinite for those that come last.
-        kinds: (N,) int64.
+        kinds: (N,) int64; None where no kind has more than `_COPIES`.
         size: 0..N.
     """
     if size == 0:
         return torch.empty(0, dtype=torch.int64, device=scores.device)
     chosen = _largest(scores, size)
-    if int(kinds[chosen].unique(return_counts=True)[1].max()) <= _COPIES or size == len(scores):
+    if kinds is None or size == len(scores) or not has_copies(kinds[chosen]):
         return chosen
     # Without the last digits, so that rounding does not order copies.
     mantissa, exponent = scores.frexp()
