@@ -142,9 +142,7 @@ def select(
         held = [clusters[x] for x in (*pending, *picked)]
         barred = {*pending, *exclude, *picked}
         free = [
-            x
-            for x in range(n)
-            if x not in barred and held.count(clusters[x]) < max_per_cluster
+            x for x in range(n) if x not in barred and held.count(clusters[x]) < max_per_cluster
         ]
         if not free:
             break
@@ -189,7 +187,7 @@ def uncovered_weights(features: Tensor, labeled: Tensor) -> Tensor:  # (N, d), (
 
 
 def class_weights(probabilities: Tensor, counts: Tensor) -> Tensor:  # (N, C), (C,)
-    """w_x = (sum_c p_c(x) / n_c)^0.5 with n_c labeled samples of class c, one where there is none."""
+    """w_x = (sum_c p_c(x) / n_c)^0.5 with n_c >= 1 the labeled samples of class c."""
     return (probabilities / counts.clamp(min=1)).sum(1).sqrt()
 
 

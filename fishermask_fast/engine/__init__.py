@@ -1,6 +1,6 @@
 """The greedy engine: pick what most lowers tr(M^-1 F), by rank-r updates of all scores.
 
-Rooms in reading order: inputs (what is asked for), problem (M and F), greedy (picks, then
+Rooms in reading order: inputs (what is asked for), option_checks, problem (M and F), greedy (picks, then
 removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
 same, made by a GPU), state (A and B of every sample, and a block's four steps), candidates (those
 of this process), leading (who leads a block), directions (U and W of a pick), precision (the
@@ -22,8 +22,17 @@ from fishermask_fast.engine.inputs import (
     runs_on,
 )
 from fishermask_fast.engine.leading import best
+from fishermask_fast.engine.option_checks import (
+    auto_prior,
+    check_clusters,
+    check_criterion,
+    check_gains,
+    check_prior,
+    check_samples,
+)
 from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
+from fishermask_fast.engine.rules import Rules
 from fishermask_fast.engine.scores import scores_along
 from fishermask_fast.engine.state import Leaders, Report, State, Updates
 
@@ -33,13 +42,20 @@ __all__ = [
     "Options",
     "PrecisionWarning",
     "Report",
+    "Rules",
     "Selection",
     "State",
     "Updates",
     "as_source",
+    "auto_prior",
     "best",
+    "check_clusters",
+    "check_criterion",
     "check_device",
+    "check_gains",
     "check_matrices",
+    "check_prior",
+    "check_samples",
     "check_state",
     "computable",
     "select_greedily",
