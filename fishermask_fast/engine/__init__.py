@@ -25,9 +25,10 @@ from fishermask_fast.engine.leading import best
 from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
 from fishermask_fast.engine.scores import scores_along
-from fishermask_fast.engine.state import Leaders, Report, State, Updates
+from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 
 __all__ = [
+    "Fresh",
     "Leaders",
     "LocalCandidates",
     "Options",
