@@ -124,12 +124,7 @@ class Options:
             raise ValueError(
                 f"n_select must be at most the pool's {n} samples; got {self.n_select}"
             )
-        free = n if rules is None else Limits(n, rules).n_together
-        if self.n_select > free:
-            raise ValueError(
-                f"n_select must be at most the {free} samples that pending, exclude and "
-                f"max_per_cluster leave of the pool's {n}; got {self.n_select}"
-            )
+        free = n if rules is None else self.check_room(n, rules)
         check_memory(k, device)
         if free < (1 + self.backward_steps) * self.n_select:
             holds = f"pool holds {n}" if free == n else f"pool leaves {free} to pick"
@@ -140,6 +135,20 @@ class Options:
                 UserWarning,
                 stacklevel=caller_level(),
             )
+
+    def check_room(self, n: int, rules: Rules) -> int:
+        """How many of n samples may be picked together.
+
+        Raises:
+            ValueError: fewer than n_select.
+        """
+        free = Limits(n, rules).n_together
+        if self.n_select > free:
+            raise ValueError(
+                f"n_select must be at most the {free} samples that pending, exclude and "
+                f"max_per_cluster leave of the pool's {n}; got {self.n_select}"
+            )
+        return free
 
     def rules(self, n: int, gains: Tensor | None, clusters: Tensor | None) -> Rules:
         """Who of n samples may be picked.

@@ -10,12 +10,16 @@ from __future__ import annotations
 from fishermask_fast.likelihoods.custom import RowsFunction, different_likelihoods
 from fishermask_fast.likelihoods.likelihood import Likelihood
 from fishermask_fast.likelihoods.names import LIKELIHOODS, LikelihoodLike, likelihood_of
+from fishermask_fast.likelihoods.top_class import ROWS, check_rows, likelihood_with
 
 __all__ = [
     "LIKELIHOODS",
     "Likelihood",
     "LikelihoodLike",
+    "ROWS",
     "RowsFunction",
+    "check_rows",
     "different_likelihoods",
     "likelihood_of",
+    "likelihood_with",
 ]

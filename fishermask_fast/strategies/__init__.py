@@ -8,9 +8,9 @@ options, selector, gradients, masks, network, likelihoods.
 
 from __future__ import annotations
 
+from fishermask_fast.network import predict
 from fishermask_fast.strategies.interface import Picks
 from fishermask_fast.strategies.registry import STRATEGIES, check, unread
-from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
     "Picks",

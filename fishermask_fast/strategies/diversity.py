@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.network import predict
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.interface import Picks, Pool
-from fishermask_fast.strategies.uncertainty import predict
 
 _CHUNK = 2**22
 

@@ -13,11 +13,11 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
-from fishermask_fast.network import head_parameters
+from fishermask_fast.network import head_parameters, inputs_of, require_head
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selector import FisherMaskSelector, unread_options
 from fishermask_fast.strategies.interface import Picks, Pool
-from fishermask_fast.strategies.uncertainty import entropy, inputs_of, require_head
+from fishermask_fast.strategies.uncertainty import entropy
 
 
 def fishermask(
