@@ -33,7 +33,7 @@ from fishermask_fast.engine import (
     computable,
     select_greedily,
 )
-from fishermask_fast.factors import GradientFactors, StoredFactors
+from fishermask_fast.factors import EmbeddingFactors, GradientFactors, StoredFactors
 
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
@@ -42,7 +42,7 @@ __all__ = ["Selection", "fast_select", "select_batch"]
 
 
 def fast_select(
-    gradients: Tensor | GradientFactors | StoredFactors | Array,
+    gradients: Tensor | GradientFactors | StoredFactors | EmbeddingFactors | Array,
     n_select: int,
     fisher: Tensor | Array | None = None,
     labeled_fisher: Tensor | Array | None = None,
@@ -89,7 +89,7 @@ def fast_select(
 
 
 def select_batch(
-    gradients: Tensor | GradientFactors | StoredFactors | Array | None,
+    gradients: Tensor | GradientFactors | StoredFactors | EmbeddingFactors | Array | None,
     n_select: int,
     fisher: Tensor | Array | None = None,
     labeled_fisher: Tensor | Array | None = None,

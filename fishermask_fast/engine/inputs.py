@@ -27,6 +27,7 @@ from fishermask_fast.engine.option_checks import (
 from fishermask_fast.engine.problem import Problem
 from fishermask_fast.engine.rules import Limits, Rules
 from fishermask_fast.factors import (
+    EmbeddingFactors,
     FactorSource,
     GradientFactors,
     StoredFactors,
@@ -283,7 +284,7 @@ def as_source(gradients: object) -> FactorSource:
     Raises:
         TypeError, ValueError: see select_batch.
     """
-    if isinstance(gradients, StoredFactors):
+    if isinstance(gradients, (StoredFactors, EmbeddingFactors)):
         return gradients
     return as_factors(as_tensor("gradients", gradients))
 

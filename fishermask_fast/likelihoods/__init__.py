@@ -7,12 +7,14 @@ names (which of them an argument stands for). May import: checks.
 
 from __future__ import annotations
 
+from fishermask_fast.likelihoods.bernoulli import Bernoulli
 from fishermask_fast.likelihoods.custom import RowsFunction, different_likelihoods
 from fishermask_fast.likelihoods.likelihood import Likelihood
 from fishermask_fast.likelihoods.names import LIKELIHOODS, LikelihoodLike, likelihood_of
 from fishermask_fast.likelihoods.top_class import ROWS, check_rows, likelihood_with
 
 __all__ = [
+    "Bernoulli",
     "LIKELIHOODS",
     "Likelihood",
     "LikelihoodLike",
