@@ -22,7 +22,6 @@ from torch import Tensor
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
 
-
 # What rounding may take from an eigenvalue of A, for each row, as a share of A's largest entry.
 _ROUNDING_SHARE = 1e-15
 

@@ -117,8 +117,8 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         Raises:
             EmptyPoolException, PoolExhaustedException: fewer than n unlabeled samples.
             TypeError: indices that are no integers.
-            ValueError: indices outside the data, a classifier that was not fitted, one without features, or one for several
-                labels where the data have one, or the other way round.
+            ValueError: indices outside the data, a classifier that was not fitted, one without
+                features, or one for several labels where the data have one, or the other way round.
         """
         self._validate_query_input(indices_unlabeled, n)
         likelihood = _likelihood(clf, issparse(y))
