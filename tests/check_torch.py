@@ -27,6 +27,7 @@ import wheels
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "check-torch"
+PROBE = ROOT / "tests" / "probe_torch.py"
 TORCHES = ("2.11.0", "2.13.0", "2.14.1", "2.11.0+cpu", "2.13.0+cpu", "2.14.1+cpu")
 
 Row = tuple[str, str, str, str]
@@ -58,11 +59,11 @@ def to_use(built: list[str]) -> Iterator[tuple[str, Path]]:
 
 
 def use_wheel(wheel: Path, python: Path) -> dict[str, str]:
-    """What ``probe`` found out: one verdict per op, and under 'import' one for the loading."""
+    """What probe_torch.py found out: one verdict per op, and under 'import' one for the loading."""
     wheels.pip(python, "install", "--no-deps", "--no-index", "--force-reinstall", wheel)
     # -I and another folder than the root keep the source tree from being imported instead.
     result = subprocess.run(
-        [python, "-I", __file__, "--probe"],
+        [python, "-I", PROBE],
         cwd=FOLDER,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -92,45 +93,6 @@ def run_op_tests(python: Path) -> str:
     return f"ok ({counts})" if result.returncode == 0 else f"failed: {counts}\n{result.stdout}"
 
 
-def probe() -> None:
-    """Runs every op in this process and prints the verdicts as one line of JSON."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    import op_samples
-    import torch
-
-    import fishermask_fast.ops
-
-    if Path(fishermask_fast.__file__).is_relative_to(ROOT / "fishermask_fast"):
-        raise ImportError(f"the source tree was imported: {fishermask_fast.__file__}")
-    verdicts = {"import": f"ok ({torch.__version__})"}
-    for name in sorted({*op_samples.registered_ops(), *op_samples.SAMPLES}):
-        try:
-            op_samples.check_op(name)
-            verdicts[name] = "ok"
-        except Exception as error:  # a broken op is a cell of the table
-            verdicts[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    verdicts |= saved_fields()
-    print(json.dumps(verdicts))
-
-
-def saved_fields() -> dict[str, str]:
-    """One verdict for each kind of operation: whether it saves what its rule reads."""
-    import op_nodes
-
-    from fishermask_fast.gradients.rules import SAVED, missing_fields
-
-    verdicts = {}
-    for kind in SAVED:
-        node = op_nodes.node_of(kind)
-        if node is None:
-            elsewhere = kind in op_nodes.ELSEWHERE
-            verdicts[kind] = "ok (needs a GPU)" if elsewhere else "is another operation here"
-            continue
-        missing = missing_fields(node)
-        verdicts[kind] = f"saves no {', '.join(missing)}" if missing else "ok"
-    return verdicts
-
-
 def table(rows: list[Row]) -> str:
     header = ("wheel", "torch", "what", "verdict")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
@@ -145,11 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--build", nargs="*", default=["2.14.1"])
     parser.add_argument("--use", nargs="+", default=TORCHES)
-    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.probe:
-        probe()
-        return 0
     rows: list[Row] = []
     pythons = {used: python for used in arguments.use if (python := environment(used)) is not None}
     for name, wheel in to_use(arguments.build):
