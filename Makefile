@@ -15,7 +15,7 @@ PYTHON_CODE := fishermask_fast tests setup.py build_backend.py $(wildcard benchm
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
+.PHONY: run test lint format docs check-docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
     check-faults check-models model-costs wheel wheels check-torch check-sanitizers \
     release-check clean
 
@@ -47,6 +47,12 @@ format: $(VENV)/.dev
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(DOCS)/.installed
 	$(DOCS)/bin/python -m mkdocs build --strict --quiet
+
+# Every page in a browser: nothing wider than its window, no requests elsewhere, formulas typeset.
+# ARGS="--pictures FOLDER" keeps pictures of five pages. Needs a Chromium.
+check-docs: docs
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) playwright
+	$(DOCS)/bin/python tests/check_docs.py $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
