@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.checks import caller_level
-from fishermask_fast.engine.candidates import Candidates, Leaders, Report, State, Updates
 from fishermask_fast.engine.directions import Directions, Update
 from fishermask_fast.engine.precision import (
     TIE,
@@ -34,6 +33,7 @@ from fishermask_fast.engine.precision import (
     Remedy,
 )
 from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem
+from fishermask_fast.engine.state import Candidates, Leaders, Report, State, Updates
 from fishermask_fast.factors import first_of_equal
 
 _logger = logging.getLogger(__name__)
