@@ -68,6 +68,13 @@ class ModelReport:
         gradient_seconds: of the masked gradients of the same samples.
         slow_seconds: what of these the slow parameters take.
         warnings: what looks wrong, and what to do.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import inspect_model
+        >>> report = inspect_model(torch.nn.Linear(4, 3), torch.rand(3, 4))
+        >>> report.outputs, report.n_head, report.slow
+        ((3, 3), 15, ())
     """
 
     model: str
@@ -140,7 +147,14 @@ def inspect_model(
         ValueError: the model does not take the batch, or outputs are not those of the likelihood.
 
     Example:
-        >>> print(inspect_model(model, images[:3]))
+        >>> import torch
+        >>> from fishermask_fast import inspect_model
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> print(inspect_model(model, torch.rand(3, 4)))  # doctest: +ELLIPSIS
+        model       Sequential, 15 trainable of 15 parameters
+        outputs     (3, 3)
+        head        1, 15 parameters
+        ...
     """
     check_positive("lamb", lamb)
     trainable(unwrap(model))

@@ -59,6 +59,22 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
 
     Attributes:
         scores_: by how much each pick of the last query lowered tr(M^-1 F), in the order picked.
+
+    Example:
+        >>> import numpy as np
+        >>> from small_text import (
+        ...     ConfidenceEnhancedLinearSVC, PoolBasedActiveLearner,
+        ...     SklearnClassifierFactory, SklearnDataset,
+        ... )
+        >>> from fishermask_fast.integrations.small_text import FisherMaskStrategy
+        >>> features = np.random.default_rng(0).normal(size=(60, 4))
+        >>> labels = (features[:, 0] > 0).astype(int)
+        >>> dataset = SklearnDataset(features, labels, target_labels=np.arange(2))
+        >>> factory = SklearnClassifierFactory(ConfidenceEnhancedLinearSVC(), 2)
+        >>> learner = PoolBasedActiveLearner(factory, FisherMaskStrategy(lamb=0.1), dataset)
+        >>> learner.initialize_data(np.arange(10), labels[:10])
+        >>> len(learner.query(num_samples=5))
+        5
     """
 
     def __init__(
