@@ -1,7 +1,9 @@
-"""Rows of a CSV file of people's own, by a header that may be written with other capitals.
+"""Rows of a table of people's own, by a header that may be written with other capitals.
 
-What cannot be right is refused with the file and the line: rows longer or shorter than the header,
-a name that stands twice, a name one letter off a wanted one.
+CSV files, lines of JSON (``.jsonl``: an object a row), and Parquet where pandas reads it; a cell is
+a text, empty where nothing is there. What cannot be right is refused with the file and the line:
+rows longer or shorter than the header, a name that stands twice, a name one letter off a wanted
+one.
 """
 
 from __future__ import annotations
@@ -10,12 +12,18 @@ import codecs
 import csv
 import difflib
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from fishermask_fast.files import open_file
+from fishermask_fast.files import open_file, parse_json
+
+TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
+Numbered = list[tuple[int, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class Rows:
     Attributes:
         names: Of the columns; a wanted one as it was asked for, whatever its capitals and spaces.
         cells: Of each row, one a column.
-        lines: Of the file, where each row ends; the header is line 1.
+        lines: Of the file, where each row ends; the header of a CSV is line 1. Of a Parquet file
+            the rows, counted from 1.
     """
 
     names: tuple[str, ...]
@@ -44,7 +53,7 @@ def read_rows(
     """Read a table.
 
     Args:
-        file: A CSV in UTF-8.
+        file: A CSV or lines of JSON in UTF-8, or Parquet, by its ending.
         wanted: Columns that are known by name.
         needed: That of them which must be there.
         expected: What the file must have, for the message.
@@ -52,17 +61,9 @@ def read_rows(
 
     Raises:
         ValueError: The file cannot be read as a table, or lacks the column that is needed.
+        ModuleNotFoundError: It is Parquet, and pandas or pyarrow is not installed.
     """
-    try:
-        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
-            start = content.read(2)
-            content.seek(0)
-            lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
-            _check_encoding(file, start)
-            reader = csv.reader(lines, strict=False)
-            numbered = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+    numbered = _READERS.get(file.suffix.lower(), _csv)(file, errors)
     header = numbered[0][1] if numbered else []
     names = tuple(_known(name, wanted) for name in header)
     rows = numbered[1:]
@@ -75,6 +76,77 @@ def read_rows(
     for number, (line, row) in enumerate(rows, 1):
         _check_length(file, names, number, line, row)
     return Rows(names, tuple(tuple(row) for _, row in rows), tuple(line for line, _ in rows))
+
+
+def _csv(file: Path, errors: str) -> Numbered:
+    try:
+        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
+            start = content.read(2)
+            content.seek(0)
+            lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
+            _check_encoding(file, start)
+            reader = csv.reader(lines, strict=False)
+            return [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+
+
+def _jsonl(file: Path, errors: str) -> Numbered:
+    try:
+        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
+            lines = content.read().decode("utf-8-sig", errors).split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, line {number} must be an object; got {line.strip()[:60]}")
+        rows.append((number, row))
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    cells = [(n, [_cell(file, n, name, row.get(name)) for name in names]) for n, row in rows]
+    return [(0, names), *cells] if rows else []
+
+
+def _parquet(file: Path, errors: str) -> Numbered:
+    os.close(open_file(file, os.O_RDONLY))
+    pandas: Any = import_module("pandas")
+    import_module("pyarrow")
+    try:
+        frame = pandas.read_parquet(file, dtype_backend="numpy_nullable")
+    # A damaged file can fail anywhere in its reader.
+    except Exception as error:
+        raise ValueError(f"cannot read {file}: {' '.join(str(error).split())}") from error
+    names = [str(name) for name in frame.columns]
+    columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
+    rows = [
+        (n, [_cell(file, n, name, value) for name, value in zip(names, row, strict=True)])
+        for n, row in enumerate(zip(*columns, strict=True), 1)
+    ]
+    return [(0, names), *rows]
+
+
+_READERS = {".jsonl": _jsonl, ".parquet": _parquet}
+
+
+def _cell(file: Path, line: int, name: str, value: Any) -> str:
+    """A value as a CSV would have it."""
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if str(value) in ("NaT", "<NA>"):  # as pandas has what is missing
+        return ""
+    if isinstance(value, list | dict | bytes) or hasattr(value, "__len__"):
+        raise ValueError(
+            f"{file}, line {line}: {name} must be a text or a number; got {type(value).__name__}"
+        )
+    return str(value)
 
 
 def _known(name: str, wanted: Sequence[str]) -> str:
