@@ -91,9 +91,9 @@ def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
         options: What to pick from.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.labeling import select_images
+    from fishermask_fast.labeling import select_samples
 
-    select_images(options)
+    select_samples(options)
 
 
 def _import_labels(

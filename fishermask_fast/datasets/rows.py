@@ -48,14 +48,14 @@ class Rows:
 
 
 def read_rows(
-    file: Path, wanted: Sequence[str], needed: str, expected: str, errors: str = "strict"
+    file: Path, wanted: Sequence[str], needed: str | None, expected: str, errors: str = "strict"
 ) -> Rows:
     """Read a table.
 
     Args:
         file: A CSV or lines of JSON in UTF-8, or Parquet, by its ending.
         wanted: Columns that are known by name.
-        needed: That of them which must be there.
+        needed: That of them which must be there; None where none must.
         expected: What the file must have, for the message.
         errors: What becomes of bytes that are no UTF-8.
 
@@ -67,8 +67,8 @@ def read_rows(
     header = numbered[0][1] if numbered else []
     names = tuple(_known(name, wanted) for name in header)
     rows = numbered[1:]
-    if not rows or needed not in names:
-        near = [name for name in names if difflib.get_close_matches(name, [needed], 1, 0.75)]
+    if not rows or (needed is not None and needed not in names):
+        near = [n for n in names if difflib.get_close_matches(n, [needed or ""], 1, 0.75)]
         meant = f"; did you mean {needed} by {near[0]}?" if near else ""
         columns = ", ".join(names) if rows else "no rows"
         raise ValueError(f"{file} must have {expected}; it has {columns}{meant}")
@@ -151,7 +151,7 @@ def _cell(file: Path, line: int, name: str, value: Any) -> str:
 
 def _known(name: str, wanted: Sequence[str]) -> str:
     plain = name.strip().casefold()
-    return plain if plain in wanted else name
+    return next((each for each in wanted if each.casefold() == plain), name)
 
 
 def _check_encoding(file: Path, start: bytes) -> None:

@@ -136,13 +136,13 @@ def load_rows(file: Path, seed: int, label: str = "label") -> PoolAndTest:
     if "text" in table.names and label != "text":
         written = table.column("text")
         texts = [written[i] for i in kept]
-        pool, test = (part.tolist() for part in split(targets, TEST_SHARE, seed))
+        chosen, left = (part.tolist() for part in split(targets, TEST_SHARE, seed))
         return _text(
             file.stem,
-            [texts[i] for i in pool],
-            targets[pool],
-            [texts[i] for i in test],
-            targets[test],
+            [texts[i] for i in chosen],
+            targets[chosen],
+            [texts[i] for i in left],
+            targets[left],
             classes,
         )
     columns = read_columns(file, table, kept, label)

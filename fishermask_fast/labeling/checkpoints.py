@@ -83,7 +83,7 @@ def load_weights(
 
 
 def _builds(name: str, shape: tuple[int, ...]) -> Iterator[Build]:
-    """Ways to make a network: these two of torchvision's lose their auxiliary heads when trained."""
+    """Ways to make a network; of two of torchvision's, without auxiliary heads as well."""
     yield lambda n: build_model(name, n, shape)
     if name in ("googlenet", "inception_v3"):
         yield lambda n: torchvision_model(name, n, shape, aux_logits=False)
