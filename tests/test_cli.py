@@ -190,7 +190,9 @@ def test_an_interrupt_leaves_whole_rounds(
 
     monkeypatch.setitem(strategies.STRATEGIES, "bait", stop)
     assert main([*QUICK, "--out", str(tmp_path / "run")]) == 130
-    assert capsys.readouterr().err.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.endswith(f"goes on: fishermask-fast run --resume {tmp_path / 'run'}\n")
     found = [(entry.round, entry.strategy) for entry in read_rounds(tmp_path / "run")]
     assert found == [(0, "fishermask"), (0, "bait"), (0, "random"), (1, "fishermask")]
     files = {path.name for path in (tmp_path / "run").iterdir()}

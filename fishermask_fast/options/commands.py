@@ -36,7 +36,8 @@ class RunOptions:
         schedule: Which labels, when.
         seed: Of all that is drawn; one run each.
         out: Folder of the run, or of one folder a seed (default: runs/DATA-MODEL-seedS).
-        resume: Go on with the run that out holds.
+        resume: Go on with the run that a folder holds (--resume DIR, or --resume --out DIR), with
+            what it was asked for; --rounds may ask for more.
         recipe: How to train.
         model: cnn_small, mlp_small, resnet18_small, vit_small, text_small, or a torchvision
             classifier by name (default: cnn_small for digits, mlp_small for tables, text_small for
@@ -65,7 +66,7 @@ class RunOptions:
         if len(set(self.seed)) < len(self.seed):
             raise ValueError(f"seeds must differ; got {listed}")
         if self.resume and self.out is None:
-            raise ValueError("resume needs --out: the folder to go on in")
+            raise ValueError("resume needs the folder to go on in: --resume DIR")
 
 
 @Parameter(name="*")

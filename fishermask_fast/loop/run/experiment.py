@@ -209,7 +209,6 @@ class Experiment:
                         state.model = self._build(number)
                     outcome = self._train_and_evaluate(state)
                     yield self._record(folder, name, picks, state, outcome, info)
-        folder.finish()
 
     def n_rounds(self) -> int:
         """Rounds in all, where none of them is stopped early."""
