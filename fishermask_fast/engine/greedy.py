@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from fishermask_fast.engine.blocks import Engine
-from fishermask_fast.engine.candidates import Candidates, LocalCandidates
+from fishermask_fast.engine.candidates import LocalCandidates
 from fishermask_fast.engine.device_blocks import BlockEngine
 from fishermask_fast.engine.inputs import Options
 from fishermask_fast.engine.problem import Problem
 from fishermask_fast.engine.result import Selection
+from fishermask_fast.engine.state import Candidates
 from fishermask_fast.progress import progress_bar
 
 
