@@ -15,14 +15,12 @@ from fishermask_fast.gradients.kept import pass_by_kept_tensors
 from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network import (
     Inputs,
-    KeptTensors,
     Pool,
     call,
     count_samples,
     device_of,
     evaluating,
     input_dtype,
-    outputs_of_samples,
     to_model,
     trainable,
     unwrap,
@@ -48,10 +46,6 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
-    before = KeptTensors(net)
-    with torch.no_grad():
-        outputs_of_samples(net, trial, "data")
-    before.restore()
     pass_by_kept_tensors(net, trial, names)
     plan = make_plan(net, trial, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
