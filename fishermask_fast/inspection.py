@@ -34,6 +34,7 @@ from fishermask_fast.network import (
     input_dtype,
     model_inputs,
     raw_outputs,
+    same_inputs,
     take,
     to_model,
     trainable,
@@ -68,6 +69,13 @@ class ModelReport:
         gradient_seconds: of the masked gradients of the same samples.
         slow_seconds: what of these the slow parameters take.
         warnings: what looks wrong, and what to do.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import inspect_model
+        >>> report = inspect_model(torch.nn.Linear(4, 3), torch.rand(3, 4))
+        >>> report.outputs, report.n_head, report.slow
+        ((3, 3), 15, ())
     """
 
     model: str
@@ -140,7 +148,14 @@ def inspect_model(
         ValueError: the model does not take the batch, or outputs are not those of the likelihood.
 
     Example:
-        >>> print(inspect_model(model, images[:3]))
+        >>> import torch
+        >>> from fishermask_fast import inspect_model
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> print(inspect_model(model, torch.rand(3, 4)))  # doctest: +ELLIPSIS
+        model       Sequential, 15 trainable of 15 parameters
+        outputs     (3, 3)
+        head        1, 15 parameters
+        ...
     """
     check_positive("lamb", lamb)
     trainable(unwrap(model))
@@ -276,7 +291,7 @@ def scale_warnings(model: nn.Module, inputs: Inputs, lamb: float) -> list[str]:
 def pool_warnings(pool: Pool) -> list[str]:
     """Whether a sample that is read twice is the same."""
     first, second = (pool.first(1) for _ in range(2))
-    if _same(first, second):
+    if same_inputs(first, second):
         return []
     return [
         "a sample that is read twice differs: the dataset's transform is random, so that gradients "
@@ -385,19 +400,6 @@ def _last_operation(outputs: Tensor) -> str:
     while node is not None and node.name() in VIEWS and node.next_functions[0][0] is not None:
         node = node.next_functions[0][0]
     return "" if node is None else str(node.name())
-
-
-def _same(one: Inputs, other: Inputs) -> bool:
-    named = [{"": each} if isinstance(each, Tensor) else each for each in (one, other)]
-    return all(
-        not isinstance(value, Tensor)
-        or (
-            isinstance(named[1].get(key), Tensor)
-            and value.shape == named[1][key].shape
-            and torch.allclose(value, named[1][key], rtol=0.0, atol=0.0, equal_nan=True)
-        )
-        for key, value in named[0].items()
-    )
 
 
 def _checked_batch(inputs: object) -> Inputs:

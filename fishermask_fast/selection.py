@@ -29,7 +29,6 @@ from fishermask_fast.engine import (
     check_device,
     check_gains,
     check_matrices,
-    check_state,
     computable,
     select_greedily,
 )
@@ -66,6 +65,14 @@ def fast_select(
 
     Returns:
         A list of int; for gradients that are an array of another library, an array of that library.
+
+    Example:
+        >>> import torch
+        >>> gradients = torch.zeros(4, 1, 4)  # of four samples, each about a parameter of its own
+        >>> gradients[range(4), 0, range(4)] = torch.tensor([1.0, 3.0, 0.0, 2.0])
+        >>> from fishermask_fast import fast_select
+        >>> fast_select(gradients, 2)
+        [1, 3]
     """
     selection = select_batch(
         gradients,
@@ -171,6 +178,15 @@ def select_batch(
             picked, lamb together with prior_precision, cluster_ids without max_per_cluster,
             "logdet" together with fisher; on any rank of a group.
         RuntimeError: a process of the group has died, or does not answer within its timeout.
+
+    Example:
+        >>> import torch
+        >>> gradients = torch.zeros(4, 1, 4)  # of four samples, each about a parameter of its own
+        >>> gradients[range(4), 0, range(4)] = torch.tensor([1.0, 3.0, 0.0, 2.0])
+        >>> from fishermask_fast import select_batch
+        >>> selection = select_batch(gradients, 2)
+        >>> [(i, round(score, 3)) for i, score in zip(selection, selection.scores.tolist())]
+        [(1, 2.025), (3, 0.8)]
     """
 
     def options() -> Options:
@@ -203,7 +219,6 @@ def select_batch(
         where, n = check_device(device, source), len(source)
         rules = asked.rules(n, check_gains(gain_weights, n), check_clusters(cluster_ids, n))
         asked.check_pool(source, n, where, rules)
-        check_state(source, where)
         f, f_labeled = check_matrices(
             source, fisher, labeled_fisher, asked.n_labeled, asked.criterion
         )

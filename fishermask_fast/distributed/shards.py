@@ -64,7 +64,7 @@ def select_from_shards(
     places = exchange.agree(lambda: _places(given.sample_indices, len(source), before))
     _check_places(exchange, places, n_total)
     rules = _agree_on_rules(exchange, asked, given, places, n_total)
-    asked.check_pool(source, n_total, where, rules)
+    exchange.agree(lambda: asked.check_pool(source, n_total, where, rules))
     f, f_labeled = exchange.agree(
         lambda: check_matrices(
             source, given.fisher, given.labeled_fisher, asked.n_labeled, asked.criterion

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
 
 from fishermask_fast.engine.blocks import Engine
@@ -16,6 +13,7 @@ from fishermask_fast.engine.problem import Problem
 from fishermask_fast.engine.result import Selection
 from fishermask_fast.engine.rules import Limits, Rules
 from fishermask_fast.engine.state import Candidates
+from fishermask_fast.progress import progress_bar
 
 
 def select_greedily(
@@ -46,7 +44,7 @@ def select_greedily(
     kind = BlockEngine if blocks else Engine
     pending = pool.rows(rules.pending) if rules.pending else None
     float64 = options.precision == "float64" or dtype == torch.float64
-    with _progress_bar(n_forward + n_drop, progress) as advance:
+    with progress_bar(n_forward + n_drop, "selection", "picks", progress) as advance:
         forward = kind(
             problem,
             pool,
@@ -86,16 +84,3 @@ def select_greedily(
         passes=passes,
         criterion=options.criterion,
     )
-
-
-@contextmanager
-def _progress_bar(total: int, wanted: bool) -> Iterator[Callable[[int], object] | None]:
-    if not wanted:
-        yield None
-        return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
-    with tqdm(total=total, unit=" picks", desc="selection", leave=False) as bar:
-        yield bar.update

@@ -110,11 +110,12 @@ class Options:
     def check_pool(
         self, factors: FactorSource, n: int, device: torch.device, rules: Rules | None = None
     ) -> None:
-        """Raise where so many cannot be picked from n samples such as `factors`.
+        """Raise where so many cannot be picked from n samples `factors` those of this
+        process.
 
         Raises:
             ValueError: no samples, rows or columns, n_select above those that may be picked, or
-                matrices too large.
+                matrices or the state of this process's samples too large for its memory.
         """
         r, k = factors.n_rows, factors.n_columns
         if n == 0:
@@ -127,6 +128,7 @@ class Options:
             )
         free = n if rules is None else self.check_room(n, rules)
         check_memory(k, device)
+        _check_state(factors, device)
         if free < (1 + self.backward_steps) * self.n_select:
             holds = f"pool holds {n}" if free == n else f"pool leaves {free} to pick"
             warnings.warn(
@@ -229,7 +231,7 @@ class Options:
         return mean_fisher(factors)
 
 
-def check_state(factors: FactorSource, device: torch.device) -> None:
+def _check_state(factors: FactorSource, device: torch.device) -> None:
     """Raise where A and B of all samples, and their copies, do not fit into the free memory.
 
     Raises:

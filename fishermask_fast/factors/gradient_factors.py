@@ -33,6 +33,16 @@ class GradientFactors:
     Raises:
         TypeError: a part is not a floating-point tensor, or the parts differ in dtype.
         ValueError: shapes or devices do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import GradientFactors
+        >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+        >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+        >>> len(factors), factors.n_rows, factors.n_columns  # 5 and the head's 3 x 4
+        (20, 2, 17)
+        >>> torch.equal(factors[3:].middle, factors.middle[3:])
+        True
     """
 
     middle: Tensor  # (N, r, k_mid)
@@ -165,6 +175,14 @@ class GradientFactors:
         Args:
             change: from a part to what replaces it.
             head_index: an equal one that lies elsewhere; None for this one.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> factors.map(torch.Tensor.double).dtype
+            torch.float64
         """
         parts = (self.middle, self.coupling, self.hidden)
         return self._with(
@@ -178,7 +196,16 @@ class GradientFactors:
         dtype: torch.dtype | None = None,
         non_blocking: bool = False,
     ) -> GradientFactors:
-        """The same factors on another device or in another floating dtype."""
+        """The same factors on another device or in another floating dtype.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> factors.to("cpu", torch.float16).dtype
+            torch.float16
+        """
         moved = self.map(lambda part: part.to(device, dtype, non_blocking))
         index = self.head_index
         if index is None or device is None:
@@ -192,6 +219,14 @@ class GradientFactors:
 
         Raises:
             ValueError: nothing to concatenate, or parts whose columns differ.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> len(GradientFactors.cat([factors, factors]))
+            40
         """
         if not parts:
             raise ValueError("cat needs at least one GradientFactors; got none")
@@ -215,7 +250,16 @@ class GradientFactors:
         )
 
     def dense(self) -> Tensor:
-        """V as one (N, r, k) tensor: middle columns first, then the head's in order (c, j)."""
+        """V as one (N, r, k) tensor: middle columns first, then the head's in order (c, j).
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> factors.dense().shape
+            torch.Size([20, 2, 17])
+        """
         if self.coupling is None or self.hidden is None:
             return self.middle
         return torch.cat([self.middle, self._expand_head()], dim=2)
@@ -260,6 +304,15 @@ class GradientFactors:
             TypeError: weights that are no numbers.
             ValueError: there are no samples, or weights of another shape, negative, not finite, or
                 all zero.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> v = factors.dense().double()
+            >>> torch.allclose(factors.fisher(), torch.einsum("nrk,nrl->kl", v, v) / 20)
+            True
         """
         return grams.mean_gram(self, chunk_size, weights)
 

@@ -24,6 +24,7 @@ from fishermask_fast.network.collating import (
     count_samples,
     model_inputs,
     rebuilt,
+    same_inputs,
     samples_of,
 )
 from fishermask_fast.network.evaluation import (
@@ -118,6 +119,7 @@ __all__ = [
     "Keywords",
     "model_inputs",
     "rebuilt",
+    "same_inputs",
     "samples_of",
     "is_under",
     "logits_of",

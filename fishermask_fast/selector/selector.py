@@ -92,6 +92,16 @@ class FisherMaskSelector:
         fisher_: F of the last query, (k, k) float64; None with ``criterion="logdet"``.
         labeled_fisher_: F_L of the last query, (k, k) float64, or None without labeled samples.
         seconds_: Seconds of the last query by step: mask, gradients, fisher, selection.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import FisherMaskSelector
+        >>> selector = FisherMaskSelector(torch.nn.Linear(8, 3), mask="head", backward_steps=1)
+        >>> selection = selector.query(torch.rand(40, 8), 5, torch.rand(10, 8), progress=False)
+        >>> len(selection)
+        5
+        >>> len(selector.mask_)  # 3 x 8 weights and 3 biases
+        27
     """
 
     mask_: FisherMask
@@ -157,7 +167,15 @@ class FisherMaskSelector:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters by name, as given; ``deep`` is scikit-learn's, and of no account."""
+        """The parameters by name, as given; ``deep`` is scikit-learn's, and of no account.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import FisherMaskSelector
+            >>> model, pool = torch.nn.Linear(8, 3), torch.rand(40, 8)
+            >>> FisherMaskSelector(model, lamb=0.1).get_params()["lamb"]
+            0.1
+        """
         return {name: getattr(self, name) for name in self._defaults()}
 
     def query(
@@ -213,6 +231,14 @@ class FisherMaskSelector:
                 the samples, or its outputs are not finite, or not those of the likelihood, or
                 ``out`` holds gradients of another model, mask, likelihood or pool.
             OSError: ``out`` cannot be written.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import FisherMaskSelector
+            >>> model, pool = torch.nn.Linear(8, 3), torch.rand(40, 8)
+            >>> selection = FisherMaskSelector(model).query(pool, 5, progress=False)
+            >>> selection.indices.shape, selection.scores.dtype
+            (torch.Size([5]), torch.float64)
         """
         if labeled is not None and is_empty(labeled) and self.group is None:
             labeled = None
@@ -322,6 +348,14 @@ class FisherMaskSelector:
 
         Raises:
             TypeError, ValueError: As ``query``, but for memory.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import FisherMaskSelector
+            >>> model, pool = torch.nn.Linear(8, 3), torch.rand(40, 8)
+            >>> needed = FisherMaskSelector(model).estimate(pool, 5)
+            >>> needed.k, needed.n_rows, needed.peak < needed.available
+            (27, 2, True)
         """
         if labeled is not None and is_empty(labeled):
             labeled = None
@@ -339,6 +373,14 @@ class FisherMaskSelector:
 
         Raises:
             TypeError, ValueError: As ``query``.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import FisherMaskSelector
+            >>> model, pool = torch.nn.Linear(8, 3), torch.rand(40, 8)
+            >>> mask = FisherMaskSelector(model, n_parameters=10, keep_head=False).make_mask(pool)
+            >>> len(mask)
+            10
         """
         check_flag("progress", progress)
         own = self._parameters()
@@ -355,6 +397,14 @@ class FisherMaskSelector:
         Raises:
             TypeError: A parameter is of the wrong type.
             ValueError: A parameter is out of range, or does not suit the model.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import FisherMaskSelector
+            >>> model, pool = torch.nn.Linear(8, 3), torch.rand(40, 8)
+            >>> FisherMaskSelector(model, lamb=-1.0).check_parameters()
+            Traceback (most recent call last):
+            ValueError: lamb must be a finite number above 0; got -1.0
         """
         self._parameters().check()
 

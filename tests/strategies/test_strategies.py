@@ -14,11 +14,11 @@ from torch.utils.data import Subset, TensorDataset
 from fishermask_fast import fisher_diagonal
 from fishermask_fast.datasets import PoolAndTest, load_data
 from fishermask_fast.models.networks import build_model
-from fishermask_fast.network import predict
 from fishermask_fast.options import DataOptions, QueryOptions
 from fishermask_fast.strategies import registry as strategies
 from fishermask_fast.strategies.diversity import factored_kmeans_plusplus
 from fishermask_fast.strategies.interface import Picks
+from fishermask_fast.strategies.uncertainty import predict
 
 QUERY = QueryOptions(fraction=0.03, fisher_samples=32)
 
