@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,3 +45,13 @@ class Wishes:
         clusters = check_clusters(self.cluster_ids, n)
         if alone:  # what several ranks ask for together select_batch knows
             options.check_room(n, options.rules(n, gains, clusters))
+
+
+# Options of a query; all others are the selector's.
+_OF_A_QUERY = ("eval_data", "gain_weights", "pending", "exclude", "cluster_ids", "labels")
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of FisherMaskSelector, and those of its `query`, from both together."""
+    of_query = {name: value for name, value in options.items() if name in _OF_A_QUERY}
+    return {name: value for name, value in options.items() if name not in of_query}, of_query
