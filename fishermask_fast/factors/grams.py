@@ -122,6 +122,13 @@ def add_gram(total: Tensor, chunk: FactorTensors) -> None:
     cross = chunk.hidden.T @ crossed.view(n, c * m)  # (d, C m)
     cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
+    if c == 1:  # nothing repeats, and a plain product needs no triangles
+        head = (inner[:, 0] * chunk.hidden).T @ chunk.hidden
+        if chunk.head_index is not None:
+            cross, head = cross[chunk.head_index], head[chunk.head_index][:, chunk.head_index]
+        total[m:, :m] += cross
+        total[m:, m:] += head
+        return
     lower = torch.tril_indices(c, c, device=total.device)
     sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
     head = total.new_zeros(c, c, d, d)
