@@ -3,8 +3,9 @@
 Rooms in reading order: inputs (what is asked for), problem (M and F), greedy (picks, then
 removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
 same, made by a GPU), state (A and B of every sample, and a block's four steps), candidates (those
-of this process), leading (who leads a block), directions (U and W of a pick), precision (the
-precision policy), scores (all scores along a selection). May import: factors and below; no network.
+of this process), leading (who leads a block), alike (which of many near copies may win), directions
+(U and W of a pick), precision (the precision policy), scores (all scores along a selection). May
+import: factors and below; no network.
 """
 
 from __future__ import annotations
