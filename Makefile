@@ -15,8 +15,8 @@ PYTHON_CODE := fishermask_fast tests setup.py build_backend.py $(wildcard benchm
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test lint format docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
-    check-faults check-models model-costs check-torch check-sanitizers \
+.PHONY: run test lint format docs check-docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
+    check-faults check-models model-costs wheel wheels check-torch check-sanitizers \
     release-check clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
@@ -47,6 +47,12 @@ format: $(VENV)/.dev
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(DOCS)/.installed
 	$(DOCS)/bin/python -m mkdocs build --strict --quiet
+
+# Every page in a browser: nothing wider than its window, no requests elsewhere, formulas typeset.
+# ARGS="--pictures FOLDER" keeps pictures of five pages. Needs a Chromium.
+check-docs: docs
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) playwright
+	$(DOCS)/bin/python tests/check_docs.py $(ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
@@ -81,7 +87,18 @@ model-costs: $(VENV)/.dev
 	$(INSTALL) timm
 	$(BIN)/python benchmarks/model_costs.py $(ARGS)
 
-check-torch:
+# The wheels of this Python, with compiled ops and without, built and checked in clean environments:
+# dist/ is what a release uploads. wheels: those of every Python, in manylinux containers.
+wheel:
+	$(PYTHON) tests/wheels.py $(ARGS)
+
+wheels:
+	$(PYTHON) -m venv build/cibuildwheel
+	build/cibuildwheel/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) cibuildwheel
+	build/cibuildwheel/bin/python -m cibuildwheel --output-dir dist $(ARGS)
+
+# The wheels of dist/, installed and used under several versions of torch.
+check-torch: wheel
 	$(PYTHON) tests/check_torch.py $(ARGS)
 
 # _C under the address and undefined-behaviour sanitizers: the tests of the ops and many random views.
@@ -120,5 +137,5 @@ $(VENV)/.loop $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $
 $(DOCS)/.installed: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) \
-	    mkdocs-material 'mkdocstrings[python]'
+	    mkdocs-material 'mkdocstrings[python]' cyclopts ruff
 	touch $@

@@ -1,28 +1,81 @@
-"""Puts what benchmarks/results holds into the performance page: tables (.md) and plots (.png)."""
+"""Fills pages from what is declared elsewhere, so that nothing is said twice.
+
+``<!-- results -->`` becomes what benchmarks/results holds, ``<!-- experiments -->`` the report of
+its experiments, ``<!-- changelog -->`` CHANGELOG.md, and ``<!-- command line -->`` the commands and
+options that fishermask_fast/options declares. The map of wings, a chain, becomes a list: the theme
+would fetch what draws it from elsewhere.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-MARKER = "<!-- results -->"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+EXPERIMENTS = RESULTS / "experiments"
+MAP = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
-    for plot in sorted(RESULTS.glob("*.png")):
-        files.append(File.generated(config, f"results/{plot.name}", abs_src_path=str(plot)))
+    for plot in sorted([*RESULTS.glob("*.png"), *EXPERIMENTS.glob("*/*.png")]):
+        name = f"results/{plot.relative_to(RESULTS)}"
+        files.append(File.generated(config, name, abs_src_path=str(plot)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    if MARKER not in markdown:
-        return markdown
+    for marker, made in PARTS.items():
+        if marker in markdown:
+            markdown = markdown.replace(marker, made())
+    return MAP.sub(lambda found: chain(found.group(1)), markdown)
+
+
+def results() -> str:
     parts = [table.read_text() for table in sorted(RESULTS.glob("*.md"))]
     parts += [
         f"![{plot.stem.replace('-', ' ')}](results/{plot.name})"
         for plot in sorted(RESULTS.glob("*.png"))
     ]
-    return markdown.replace(MARKER, "\n\n".join(parts) or "No results are recorded yet.")
+    return "\n\n".join(parts) or "No results are recorded yet."
+
+
+def experiments() -> str:
+    """The report from its heading on, which becomes a section, with its pictures where they are."""
+    report = "#" + (EXPERIMENTS / "README.md").read_text().replace("\n## ", "\n### ")
+    report = re.sub(r"(!\[[^]]*\]\()", r"\1results/experiments/", report)
+    return re.sub(r"(?<!!)\[([^]]*)\]\(\.\.[^)]*\)", r"`\1`", report)
+
+
+def changelog() -> str:
+    """What follows the changelog's heading, which the page has already."""
+    return (ROOT / "CHANGELOG.md").read_text().partition("\n")[2]
+
+
+def command_line() -> str:
+    """Commands and options as cyclopts documents them, one heading deeper than in a page alone."""
+    sys.path.insert(0, str(ROOT))
+    from fishermask_fast.commands import _app
+    from fishermask_fast.options import OptionsFile
+
+    pages = _app(OptionsFile()).generate_docs(output_format="markdown", heading_level=1)
+    return pages[pages.index("## fishermask-fast run") :]
+
+
+def chain(flowchart: str) -> str:
+    """A list of the boxes of a flowchart that goes straight down."""
+    boxes = re.findall(r'\["(.*?)"\]', flowchart)
+    return "\n".join(['<ol class="layers">', *(f"<li>{box}</li>" for box in boxes), "</ol>"])
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "<!-- results -->": results,
+    "<!-- experiments -->": experiments,
+    "<!-- changelog -->": changelog,
+    "<!-- command line -->": command_line,
+}

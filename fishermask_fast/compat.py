@@ -44,6 +44,14 @@ def select(
         TypeError: a number for savefile, which is fresh_select's lamb in that place; otherwise as
             fast_select.
         ValueError: as fast_select.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import compat
+        >>> X = torch.randn(50, 3, 8)
+        >>> fisher, iterates = torch.einsum("nrk,nrl->kl", X, X) / 50, torch.zeros(8, 8)
+        >>> len(compat.select(X, 5, fisher, iterates, "log.txt", "FISH", nLabeled=0))
+        5
     """
     if isinstance(savefile, Real) and not isinstance(savefile, bool):
         raise TypeError(
@@ -68,6 +76,14 @@ def fresh_select(
 
     Raises:
         TypeError, ValueError: as fast_select.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import compat
+        >>> X = torch.randn(50, 3, 8)
+        >>> fisher, iterates = torch.einsum("nrk,nrl->kl", X, X) / 50, torch.zeros(8, 8)
+        >>> len(compat.fresh_select(X, 5, fisher, iterates))
+        5
     """
     return _select(X, K, fisher, iterates, lamb, backwardSteps, nLabeled)
 
@@ -100,6 +116,14 @@ def bait_select(
     Raises:
         TypeError: six positional arguments, or more than seven; otherwise as fast_select.
         ValueError: as fast_select.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import compat
+        >>> X = torch.randn(50, 3, 8)
+        >>> fisher, iterates = torch.einsum("nrk,nrl->kl", X, X) / 50, torch.zeros(8, 8)
+        >>> len(compat.bait_select(X, 5, fisher, iterates))  # 10 picked, 5 of them dropped
+        5
     """
     if positional:
         if len(positional) != 2:

@@ -44,7 +44,7 @@ _LIBRARIES = 128 * 2**20
 
 
 @dataclass(frozen=True)
-class Query:
+class Needs:
     """What a query's memory depends on, in plain numbers.
 
     Attributes:
@@ -148,7 +148,7 @@ _WAYS_OUT = {
 }
 
 
-def estimate(query: Query, device: torch.device) -> Estimate:
+def estimate(query: Needs, device: torch.device) -> Estimate:
     """Counts what a query needs on a device."""
     q = query
     sample = q.sample_numbers * q.itemsize
@@ -185,7 +185,7 @@ def matrices_at_work(labeled: bool, backward: bool) -> float:
     return 13.7 if backward else 8.8 if labeled else 6.2
 
 
-def _batch_bytes(q: Query) -> int:
+def _batch_bytes(q: Needs) -> int:
     n = max(q.n_pool, q.n_labeled)
     of_sample = 2 * q.saved_bytes
     most = q.batch_size or max(1, min(_MOST_A_BATCH, _BATCH_BYTES // max(of_sample, 1)))

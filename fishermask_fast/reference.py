@@ -24,7 +24,15 @@ def initial_precision(
     lamb: float,
     n_labeled: int,
 ) -> Tensor:
-    """M^-1 before the first pick, M = lamb I + F_L n_L / (n_L + K), as (k, k)."""
+    """M^-1 before the first pick, M = lamb I + F_L n_L / (n_L + K), as (k, k).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> precision = reference.initial_precision(torch.eye(2), None, 5, lamb=2.0, n_labeled=0)
+        >>> precision.diagonal().tolist()
+        [0.5, 0.5]
+    """
     m = lamb * torch.eye(fisher.shape[0], dtype=fisher.dtype, device=fisher.device)
     if labeled_fisher is not None:
         m = m + labeled_fisher * (n_labeled / (n_labeled + n_select))
@@ -43,6 +51,14 @@ def scores(
 
     sign = 1: the decrease when the sample is added, tr(B (I + V M^-1 V^T)^-1);
     sign = -1: the increase when it is removed, tr(B (I - V M^-1 V^T)^-1).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])  # two samples, one row, two parameters
+        >>> fisher = torch.eye(2)
+        >>> reference.scores(v, torch.eye(2), fisher).tolist()  # 4 / (1 + 4) and 1 / (1 + 1)
+        [0.800000011920929, 0.5]
     """
     g = precision @ fisher @ precision
     eye = torch.eye(gradients.shape[1], dtype=gradients.dtype, device=gradients.device)
@@ -55,7 +71,16 @@ def scores(
 
 
 def change_precision(precision: Tensor, v: Tensor, sign: int = 1) -> Tensor:
-    """M^-1 after V^T V has been added to M (sign = 1) or taken from it (sign = -1), by Woodbury."""
+    """M^-1 after V^T V has been added to M (sign = 1) or taken from it (sign = -1), by Woodbury.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])  # two samples, one row, two parameters
+        >>> fisher = torch.eye(2)
+        >>> reference.change_precision(torch.eye(2), v[1]).diagonal().tolist()
+        [1.0, 0.5]
+    """
     left = precision @ v.mT
     eye = torch.eye(v.shape[0], dtype=v.dtype, device=v.device)
     change: Tensor = left @ torch.linalg.solve(eye + sign * (v @ left), left.mT)
@@ -77,6 +102,14 @@ def select(
 
     Runs in the dtype of `gradients`. Returns the picked indices in order (with backward steps the
     survivors) and the scores of the forward picks.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])  # two samples, one row, two parameters
+        >>> fisher = torch.eye(2)
+        >>> reference.select(v, 2)[0]
+        [0, 1]
     """
     dtype = gradients.dtype
     if fisher is None:
@@ -113,6 +146,16 @@ def score_update(
     P = V U, R = V W;  A <- A - P P^T;  B <- B - P R^T - R P^T;  score = tr(A^-1 B).
 
     Returns A, B and scores (T + 1, n).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])  # two samples, one row, two parameters
+        >>> fisher = torch.eye(2)
+        >>> a, b = torch.eye(1).repeat(2, 1, 1), v @ v.mT
+        >>> u = torch.tensor([[0.25], [0.0]])
+        >>> reference.score_update(v, [(u, u)], a, b)[2].shape  # before and after, of both
+        torch.Size([2, 2])
     """
     history = [torch.linalg.solve(a, b).diagonal(dim1=-2, dim2=-1).sum(-1)]
     for u, w in updates:
@@ -137,6 +180,13 @@ def pick_block(
 
     Returns the picks, all leaders' scores (m,) before each and after the last, E and H after the
     last, and all P side by side, (m r, size r).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> e = torch.diag(torch.tensor([4.0, 1.0]))  # inner products of two leaders of one row
+        >>> reference.pick_block(e, e, rows=1, size=2)[0]
+        [0, 1]
     """
 
     def scores() -> Tensor:
@@ -170,7 +220,18 @@ def inverse_products(
     w: Tensor,  # (h, k) W^T
     sign: float,
 ) -> tuple[Tensor, Tensor]:
-    """V_x M^-1 and V_x G, (n, r, k), for M^-1 = first -+ U U^T, G = second -+ (U W^T + W U^T)."""
+    """V_x M^-1 and V_x G, (n, r, k), for M^-1 = first -+ U U^T, G = second -+ (U W^T + W U^T).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])  # two samples, one row, two parameters
+        >>> fisher = torch.eye(2)
+        >>> nothing = torch.zeros(0, 2)
+        >>> inverse, _ = reference.inverse_products(v, fisher, fisher, nothing, nothing, 1.0)
+        >>> torch.equal(inverse, v)
+        True
+    """
     inverse = first - sign * u.T @ u
     double = second - sign * (u.T @ w + w.T @ u)
     return v @ inverse, v @ double
@@ -186,6 +247,14 @@ def pick_update(
 
     With A = I +- V M^-1 V^T = L L^T:  U = M^-1 V^T L^-T,  W = G V^T L^-T -+ U (U^T F U) / 2, where
     U^T F U = L^-1 V G V^T L^-T, and the score is its trace.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])  # two samples, one row, two parameters
+        >>> fisher = torch.eye(2)
+        >>> reference.pick_update(v.double(), fisher.double(), fisher.double(), 1)[2].shape
+        torch.Size([2])
     """
     eye = torch.eye(v.shape[1], dtype=v.dtype, device=v.device)
     x = torch.linalg.inv(torch.linalg.cholesky(eye + sign * (v @ inverse @ v.mT)))
@@ -202,6 +271,13 @@ def per_sample_gradients(
 
     Row c is sqrt(p_c) d log p_c(x) / d theta (weighting "fisher") or d log p_c(x) / d theta
     ("none"), one sample and one class at a time. The model must be in eval mode.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> model, inputs = torch.nn.Linear(4, 3), torch.rand(5, 4)
+        >>> reference.per_sample_gradients(model, inputs)["weight"].shape
+        torch.Size([5, 3, 3, 4])
     """
     parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
@@ -230,7 +306,15 @@ def per_sample_gradients(
 
 
 def fisher_diagonal(model: nn.Module, inputs: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
-    """f_i = (1/N) sum_x sum_c p_c(x) (d log p_c(x) / d theta_i)^2: name -> parameter shape."""
+    """f_i = (1/N) sum_x sum_c p_c(x) (d log p_c(x) / d theta_i)^2: name -> parameter shape.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> model, inputs = torch.nn.Linear(4, 3), torch.rand(5, 4)
+        >>> reference.fisher_diagonal(model, inputs)["bias"].shape
+        torch.Size([3])
+    """
     return {n: v.square().sum(1).mean(0) for n, v in per_sample_gradients(model, inputs).items()}
 
 
@@ -243,6 +327,12 @@ def bernoulli_rows(
     R^T R = sum_y p(y) grad log p(y) grad log p(y)^T = diag(p (1 - p)), a logistic regression's
     weights (McCullagh, Nelder 1989, "Generalized Linear Models", section 4.4); without p(y)
     (weighting "none") the two outcomes of label c give (1 - p_c)^2 + p_c^2.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> reference.bernoulli_rows(torch.zeros(1, 2)).tolist()  # the root of 1/2 (1 - 1/2)
+        [[[0.5, 0.0], [0.0, 0.5]]]
     """
     z = outputs.reshape(len(outputs), -1)
     p, q = z.sigmoid(), (-z).sigmoid()  # q = 1 - p without its rounding
@@ -257,6 +347,12 @@ def gaussian_rows(outputs: Tensor, sigma: float = 1.0) -> Tensor:  # (N, d) or (
     on the natural gradient method", section 9, for the squared error). With one output, of
     which J_x = h_x^T, tr(M^-1 F) is the mean variance of predictions over the pool: V-optimality
     (Atkinson, Donev, Tobias 2007, "Optimum Experimental Designs", chapter 10).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> reference.gaussian_rows(torch.zeros(1, 2), sigma=2.0).tolist()
+        [[[0.5, 0.0], [0.0, 0.5]]]
     """
     n, d = outputs.reshape(len(outputs), -1).shape
     return torch.eye(d, dtype=outputs.dtype, device=outputs.device).repeat(n, 1, 1) / sigma
@@ -271,6 +367,14 @@ def likelihood_gradients(
 
     J_x is the Jacobian of the flattened outputs of one sample at a time (Martens 2020, section 9:
     the Fisher matrix J^T (R^T R) J). The model must be in eval mode.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> model, inputs = torch.nn.Linear(4, 3), torch.rand(5, 4)
+        >>> found = reference.likelihood_gradients(model, inputs, reference.gaussian_rows)
+        >>> found["weight"].shape
+        torch.Size([5, 3, 3, 4])
     """
     parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
@@ -305,6 +409,14 @@ def conv2d_weight_gradients(
     """dW[n,o,i,u,v] = sum_yx delta[n,o,y,x] input[n,i,Y,X], Y = y*stride + u*dilation, X likewise.
 
     Returns (N, C_out, C_in / groups, kh, kw).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> image, delta = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3)
+        >>> found = reference.conv2d_weight_gradients(image, delta, [2, 2], [1, 1], [1, 1], 1)
+        >>> found.flatten().tolist()
+        [9.0, 9.0, 9.0, 9.0]
     """
     n, height, width = delta.shape[0], delta.shape[2], delta.shape[3]
     grad = delta.new_zeros(n, delta.shape[1], input.shape[1] // groups, *kernel)
@@ -328,5 +440,12 @@ def linear_weight_gradients(
     input: Tensor,  # (N, T, C_in)
     delta: Tensor,  # (N, T, C_out)
 ) -> Tensor:
-    """dW[n,o,i] = sum_t delta[n,t,o] input[n,t,i], (N, C_out, C_in)."""
+    """dW[n,o,i] = sum_t delta[n,t,o] input[n,t,i], (N, C_out, C_in).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> reference.linear_weight_gradients(torch.ones(1, 5, 2), torch.ones(1, 5, 1)).tolist()
+        [[[5.0, 5.0]]]
+    """
     return torch.einsum("nto,nti->noi", delta, input)

@@ -27,7 +27,6 @@ from fishermask_fast.engine import (
     as_source,
     check_device,
     check_matrices,
-    check_state,
     computable,
     mean_fisher,
     select_greedily,
@@ -58,6 +57,14 @@ def fast_select(
 
     Returns:
         A list of int; for gradients that are an array of another library, an array of that library.
+
+    Example:
+        >>> import torch
+        >>> gradients = torch.zeros(4, 1, 4)  # of four samples, each about a parameter of its own
+        >>> gradients[range(4), 0, range(4)] = torch.tensor([1.0, 3.0, 0.0, 2.0])
+        >>> from fishermask_fast import fast_select
+        >>> fast_select(gradients, 2)
+        [1, 3]
     """
     selection = select_batch(
         gradients,
@@ -130,6 +137,15 @@ def select_batch(
         ValueError: shapes or devices that do not fit, numbers out of range, NaN or Inf, matrices
             that are not symmetric or too large for memory, an empty pool; on any rank of a group.
         RuntimeError: a process of the group has died, or does not answer within its timeout.
+
+    Example:
+        >>> import torch
+        >>> gradients = torch.zeros(4, 1, 4)  # of four samples, each about a parameter of its own
+        >>> gradients[range(4), 0, range(4)] = torch.tensor([1.0, 3.0, 0.0, 2.0])
+        >>> from fishermask_fast import select_batch
+        >>> selection = select_batch(gradients, 2)
+        >>> [(i, round(score, 3)) for i, score in zip(selection, selection.scores.tolist())]
+        [(1, 2.025), (3, 0.8)]
     """
 
     def options() -> Options:
@@ -148,7 +164,6 @@ def select_batch(
         asked, source = options(), as_source(gradients)
         where = check_device(device, source)
         asked.check_pool(source, len(source), where)
-        check_state(source, where)
         f, f_labeled = check_matrices(source, fisher, labeled_fisher, asked.n_labeled)
         factors = computable(source, where)
         problem = asked.problem(mean_fisher(factors) if f is None else f, f_labeled, where)

@@ -1,4 +1,7 @@
-"""The examples of the README and of docs/ run as they stand there."""
+"""The examples of the README and of docs/ run as they stand there, and print what they say.
+
+The tutorial's parts need each other: see test_tutorial.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 EXAMPLES = [
-    pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
+    pytest.param(code, output, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
-    for number, code in enumerate(
-        re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    )
+    if page.name != "tutorial.md"
+    for number, (code, output) in enumerate(EXAMPLE.findall(page.read_text()))
 ]
 FRAMEWORKS = ("baal", "lightning", "peft", "skactiveml", "small_text", "transformers")
 
@@ -28,9 +31,10 @@ def test_there_are_examples() -> None:
         assert f"{page}.md" in names
 
 
-@pytest.mark.parametrize("code", EXAMPLES)
+@pytest.mark.parametrize(("code", "output"), EXAMPLES)
 def test_example_runs(
     code: str,
+    output: str,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -42,7 +46,9 @@ def test_example_runs(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the frameworks' own
         exec(compile(code, "example", "exec"), {"__name__": "example"})
-    assert capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed
+    assert not output or printed == output
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -2,21 +2,20 @@
 
 Rooms in reading order: inputs (what is asked for), problem (M and F), greedy (picks, then
 removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
-same, made by a GPU), candidates (A and B of every sample), leading (who leads a block), directions
-(U and W of a pick), precision (the precision policy), scores (all scores along a selection). May
-import: factors and below; no network.
+same, made by a GPU), state (A and B of every sample, and a block's four steps), candidates (those
+of this process), leading (who leads a block), directions (U and W of a pick), precision (the
+precision policy), scores (all scores along a selection). May import: factors and below; no network.
 """
 
 from __future__ import annotations
 
-from fishermask_fast.engine.candidates import Leaders, LocalCandidates, Report, State, Updates
+from fishermask_fast.engine.candidates import LocalCandidates
 from fishermask_fast.engine.greedy import select_greedily
 from fishermask_fast.engine.inputs import (
     Options,
     as_source,
     check_device,
     check_matrices,
-    check_state,
     computable,
     mean_fisher,
     runs_on,
@@ -25,8 +24,10 @@ from fishermask_fast.engine.leading import best
 from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
 from fishermask_fast.engine.scores import scores_along
+from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 
 __all__ = [
+    "Fresh",
     "Leaders",
     "LocalCandidates",
     "Options",
@@ -39,7 +40,6 @@ __all__ = [
     "best",
     "check_device",
     "check_matrices",
-    "check_state",
     "computable",
     "select_greedily",
     "mean_fisher",

@@ -1,27 +1,16 @@
-"""The candidates of a selection: where their gradients lie, and the state of each.
-
-Every candidate x keeps A_x = I + V_x M^-1 V_x^T and B_x = V_x G V_x^T and its score tr(A_x^-1 B_x)
-(with the signs of blocks.py for removals). A block of picks goes through four steps:
-
-    begin    the leaders, with copies of their gradients and of their state
-    verify   all others take the block's updates, and tell which of them would have won
-    keep     the leaders' own state comes back, and the picks leave the pool; or
-    cut      the state goes back to `begin`, and the updates of the picks that stand wait for the
-             next block's pass, which takes them first
-"""
+"""The candidates of this process: where their gradients lie, and the state of each."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fishermask_fast.engine.leading import best, has_copies, kinds
+from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
-from fishermask_fast.ops import selection as ops
 
 _MAX_BLOCK = 16
 _MAX_LEADERS = 4096
@@ -30,133 +19,6 @@ _MAX_FAR_BLOCK = 32
 _MAX_FAR_LEADERS = 16384
 # Numbers of V X at work in the safe form.
 _SAFE_CHUNK_NUMBERS = 2**21
-
-
-class Updates(NamedTuple):
-    """U^T and W^T of some picks, one below the other, and how many rows belong to each."""
-
-    u: Tensor  # (sum of ranks, k) float64
-    w: Tensor  # (sum of ranks, k) float64
-    ranks: list[int]
-
-    def after(self, earlier: Updates) -> Updates:
-        """Both, the earlier ones first."""
-        u, w = torch.cat([earlier.u, self.u]), torch.cat([earlier.w, self.w])
-        return Updates(u, w, earlier.ranks + self.ranks)
-
-
-class Report(NamedTuple):
-    """What a pass saw before each of its T updates; an index is N where there is none."""
-
-    best: list[float]  # the largest score
-    best_index: list[int]  # its lowest index
-    first_index: list[int]  # the lowest index with a score of at least the threshold
-
-
-@dataclass(frozen=True)
-class State:
-    """A and B as packed lower triangles, scores, and |tr B| at the last set-up, of n candidates."""
-
-    a: Tensor  # (n, r (r + 1) / 2) float64
-    b: Tensor  # (n, r (r + 1) / 2) float64
-    scores: Tensor  # (n,) float64
-    traces: Tensor  # (n,) float64
-    diagonal: Tensor  # (r (r + 1) / 2,) float64, 1 where the diagonal of a triangle lies
-
-    @staticmethod
-    def empty(n: int, r: int, device: torch.device) -> State:
-        rows, columns = torch.tril_indices(r, r, device=device)
-        diagonal = (rows == columns).double()
-        a = diagonal.new_empty(n, diagonal.numel())
-        return State(a, torch.empty_like(a), a.new_empty(n), a.new_empty(n), diagonal)
-
-    def __getitem__(self, index: Tensor | slice) -> State:
-        """Views for a slice, copies for a LongTensor."""
-        return State(
-            self.a[index], self.b[index], self.scores[index], self.traces[index], self.diagonal
-        )
-
-    def put(self, index: Tensor, part: State) -> None:
-        """Replace A, B and scores of some candidates, a LongTensor, in place."""
-        self.a.index_copy_(0, index, part.a)
-        self.b.index_copy_(0, index, part.b)
-        self.scores.index_copy_(0, index, part.scores)
-
-    def trace_b(self) -> Tensor:
-        """|tr B| as it is now, (n,)."""
-        return (self.b @ self.diagonal).abs_()
-
-    def advance(
-        self,
-        factors: GradientFactors,
-        index: Tensor,
-        updates: Updates,
-        thresholds: Tensor,
-        *,
-        scale: float,
-        float64: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take updates to some candidates, in place; see ops.score_update."""
-        return ops.score_update(
-            factors,
-            index,
-            *updates,
-            thresholds,
-            self.a,
-            self.b,
-            self.scores,
-            scale=scale,
-            float64_products=float64,
-        )
-
-
-@dataclass(frozen=True)
-class Leaders:
-    """The m best candidates of a block, apart from the pool."""
-
-    index: Tensor  # (m,) int64, ascending: their places in the pool
-    factors: GradientFactors  # in memory
-    state: State
-
-    def __len__(self) -> int:
-        return self.index.numel()
-
-
-class Candidates(Protocol):
-    """What the engine asks of a pool; see the module and LocalCandidates."""
-
-    scale: float
-    sign: int
-    # Picks that one pass may verify, and candidates that may be compared for them, at most.
-    max_block: int
-    max_leaders: int
-
-    def __len__(self) -> int: ...
-
-    @property
-    def n_rows(self) -> int: ...
-
-    def rows(self, index: Sequence[int]) -> GradientFactors: ...
-
-    def set_up(
-        self,
-        first: Tensor,
-        second: Tensor,
-        signs: Tensor | None = None,
-        *,
-        lamb: float | None = None,
-        traces: bool,
-    ) -> float: ...
-
-    def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
-
-    def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report: ...
-
-    def keep(self, leaders: Leaders, taken: Sequence[int]) -> None: ...
-
-    def cut(
-        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
-    ) -> bool: ...
 
 
 class LocalCandidates:
@@ -226,8 +88,11 @@ class LocalCandidates:
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> float:
+    ) -> Fresh:
         """Every A, B and score anew, in float64.
+
+        Where rounding leaves an A that is not positive definite, its diagonal is raised by as much
+        as rounding may have taken.
 
         Args:
             first: (k, k) M^-1, or X in the safe form.
@@ -236,18 +101,15 @@ class LocalCandidates:
             lamb: where M = lamb I, else None.
             traces: whether M^-1 and G are new as well.
 
-        Returns:
-            The largest entry of any |V_x M^-1 V_x^T|, to within one.
-
         Raises:
             ValueError: gradients are not finite.
-            OverflowError: scores are not.
+            OverflowError: A or B is not, or scores are not.
         """
         r, square = self.n_rows, self.scale**2 * self.sign
         rows, columns = torch.tril_indices(r, r, device=first.device)
         empty = first.new_empty(0, first.shape[0])
         self._waiting = None
-        largest = 0.0
+        largest, resolved = 0.0, True
         for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
             if signs is not None:
@@ -262,15 +124,20 @@ class LocalCandidates:
             state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
             if traces:
                 state.traces.copy_(state.trace_b())
-            if self.sign > 0 and not bool(state.scores[free].isfinite().all()):
+            lost = free[~state.scores[free].isfinite()] if self.sign > 0 else free[:0]
+            if len(lost):
                 check_finite(chunk, start)
-                raise OverflowError
+                resolved = False
+                state.raise_diagonal(lost)
+                state.advance(chunk, lost, nothing, empty[:, 0], scale=self.scale, float64=True)
+                if not bool(state.scores[lost].isfinite().all()):
+                    raise OverflowError
             if len(chunk):
                 largest = max(largest, float(state.a.abs().max()))
         if traces:
             self.kinds = kinds(self._state.a @ self.diagonal - r, self._state.traces)
             self._copies = has_copies(self.kinds)
-        return largest
+        return Fresh(largest, resolved)
 
     def _forms(
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
@@ -309,9 +176,11 @@ class LocalCandidates:
 
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
-        scores = self._state.scores.masked_fill(~self._free, -torch.inf)
-        if self.sign < 0:  # a sample without which M would be singular
-            scores = scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+        # NaN is a sample whose state rounding has spoiled, and that must be seen; of removals, one
+        # without which M would be singular.
+        nan = torch.inf * self.sign
+        scores = self._state.scores.nan_to_num(nan=nan, posinf=torch.inf, neginf=-torch.inf)
+        scores.masked_fill_(~self._free, -torch.inf)
         if forced:
             scores[list(forced)] = torch.inf
         return scores

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.engine.blocks import Engine
-from fishermask_fast.engine.candidates import Leaders, Updates
 from fishermask_fast.engine.directions import Update
+from fishermask_fast.engine.state import Leaders, Updates
 from fishermask_fast.memory import available_memory
 from fishermask_fast.ops import PickedBlock, pick_block
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fishermask_fast.engine.candidates import Updates
 from fishermask_fast.engine.problem import SetUp
+from fishermask_fast.engine.state import Updates
 from fishermask_fast.factors import GradientFactors, columns_at_once
 from fishermask_fast.ops import selection as ops
 

@@ -40,7 +40,14 @@ _NOTHING_LEFT = 1e-14
 
 
 class PrecisionWarning(UserWarning):
-    """The scores of a selection are beyond what float64 resolves; the text says what to scale."""
+    """The scores of a selection are beyond what float64 resolves; the text says what to scale.
+
+    Example:
+        >>> import warnings
+        >>> from fishermask_fast import PrecisionWarning
+        >>> warnings.simplefilter("error", PrecisionWarning)  # to stop there instead
+        >>> warnings.simplefilter("default", PrecisionWarning)
+    """
 
 
 class Remedy(Enum):

@@ -31,6 +31,15 @@ class Selection:
         dropped: (b K,) int64, the samples that backward steps dropped, in that order.
         setups: how often the state of every candidate was made anew.
         passes: passes over all candidates' gradients, set-ups apart.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import select_batch
+        >>> selection = select_batch(torch.randn(50, 3, 10), 4)
+        >>> len(selection), len(selection.objective)
+        (4, 5)
+        >>> list(selection) == selection.indices.tolist()
+        True
     """
 
     indices: Tensor
@@ -73,6 +82,13 @@ class Selection:
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import select_batch
+            >>> selection = select_batch(torch.randn(50, 3, 10), 4)
+            >>> list(selection.to_frame().columns)
+            ['rank', 'index', 'score']
         """
         pandas = import_module("pandas")
         ranks = range(1, len(self) + 1)
@@ -89,6 +105,14 @@ class Selection:
 
         Raises:
             ModuleNotFoundError: matplotlib is not installed.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import select_batch
+            >>> selection = select_batch(torch.randn(50, 3, 10), 4)
+            >>> from matplotlib.figure import Figure
+            >>> selection.plot(Figure().subplots()).get_xlabel()
+            'picks'
         """
         return plotting.curve(
             self.objective.tolist(),

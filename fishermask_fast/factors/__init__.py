@@ -1,10 +1,11 @@
 """Per-sample factors V_x = [middle | coupling kron hidden], and where they lie.
 
-Rooms in reading order: gradient_factors (in memory), checks, quadratic_forms (V Q V^T), grams
-(sums of V^T V), masked_head (by a head's masked entries), inverse_products (V M^-1 on a GPU),
-embeddings (a head's factors without a network), tensor_file (safetensors on disk), storage (factors
-in a file), streaming (FactorSource, what all of them are to the engine, and factors on their way to
-a GPU), equal (which samples are equal). May import: likelihoods, ops and below.
+Rooms in reading order: gradient_factors (in memory), checks, products (the cheapest form of each),
+quadratic_forms (V Q V^T), grams (sums of V^T V), masked_head (by a head's masked entries),
+inverse_products (V M^-1 on a GPU), embeddings (a head's factors without a network), tensor_file
+(safetensors on disk), storage (factors in a file), streaming (FactorSource, what all of them are to
+the engine, and factors on their way to a GPU), equal (which samples are equal). May import:
+likelihoods, ops and below.
 """
 
 from __future__ import annotations

@@ -73,6 +73,14 @@ def factors_from_embeddings(
         TypeError: an argument of another type or dtype than stated.
         ValueError: shapes that do not fit, NaN or Inf, rows that are no probabilities, a mask or
             a rank out of range, or matrices M and F of the masked entries that no memory holds.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import factors_from_embeddings, fast_select
+        >>> embeddings, probabilities = torch.randn(50, 6), torch.randn(50, 4).softmax(1)
+        >>> factors = factors_from_embeddings(embeddings, probabilities, mask=10)
+        >>> factors.n_columns, len(fast_select(factors, 5))
+        (10, 5)
     """
     assumed = likelihood_of(likelihood)
     assumed.check_options(weighting, rank)

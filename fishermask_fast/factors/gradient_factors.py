@@ -1,10 +1,7 @@
-"""Per-sample gradient factors, and the products the selection takes with them.
+"""Per-sample gradient factors in memory.
 
 A sample's factor is V_x = [ middle_x | (coupling_x kron hidden_x)[head_index] ], an r x k matrix
-with V_x^T V_x = E_{y~p}[g g^T], the sample's Fisher information on the masked parameters. What the
-head repeats is never stored or expanded: for the head's part of V_x times a matrix S, rows (c, j),
-
-    (coupling_x kron hidden_x) S = sum_c coupling_x[:, c] (hidden_x S[c])
+with V_x^T V_x = E_{y~p}[g g^T], the sample's Fisher information on the masked parameters.
 """
 
 from __future__ import annotations
@@ -17,15 +14,8 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.checks import check_integer
-from fishermask_fast.factors import grams, masked_head
+from fishermask_fast.factors import grams, products
 from fishermask_fast.factors.checks import check_head_index, check_part
-from fishermask_fast.factors.quadratic_forms import WideForms, on_cpu, scatter_rows
-from fishermask_fast.ops import forms
-
-# Working memory of a set-up, and samples of it at most; a GPU needs more of both to be busy.
-_CHUNK_BYTES = 32 * 2**20
-_CHUNK_SAMPLES = 4096
-_GPU_CHUNK_FACTOR = 16
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,6 +32,16 @@ class GradientFactors:
     Raises:
         TypeError: a part is not a floating-point tensor, or the parts differ in dtype.
         ValueError: shapes or devices do not fit together.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import GradientFactors
+        >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+        >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+        >>> len(factors), factors.n_rows, factors.n_columns  # 5 and the head's 3 x 4
+        (20, 2, 17)
+        >>> torch.equal(factors[3:].middle, factors.middle[3:])
+        True
     """
 
     middle: Tensor  # (N, r, k_mid)
@@ -76,7 +76,7 @@ class GradientFactors:
                 f"coupling has {self.coupling.shape[1]} rows a sample; expected {self.n_rows}"
             )
         if self.head_index is not None:
-            check_head_index(self.head_index, self._head_size, self.middle.device)
+            check_head_index(self.head_index, self.head_size, self.middle.device)
 
     def __len__(self) -> int:
         return self.middle.shape[0]
@@ -93,7 +93,7 @@ class GradientFactors:
                     span = f" in [{least:.3g}, {most:.3g}]"
                 parts.append(f"{name} {tuple(part.shape)}{span}")
         if self.head_index is not None:
-            parts.append(f"{self.head_index.numel():,} of the head's {self._head_size:,} masked")
+            parts.append(f"{self.head_index.numel():,} of the head's {self.head_size:,} masked")
         return f"GradientFactors({', '.join(parts)}, {self.dtype}, {self.device})"
 
     @property
@@ -125,14 +125,15 @@ class GradientFactors:
         return self.dtype.itemsize * numbers
 
     @property
-    def _head_size(self) -> int:
+    def head_size(self) -> int:
+        """Numbers C d of the whole head, 0 without one."""
         if self.coupling is None or self.hidden is None:
             return 0
         return self.coupling.shape[2] * self.hidden.shape[1]
 
     @property
     def _head_columns(self) -> int:
-        return self._head_size if self.head_index is None else self.head_index.numel()
+        return self.head_size if self.head_index is None else self.head_index.numel()
 
     def _layout(self) -> tuple[int, ...]:
         head = (
@@ -173,6 +174,14 @@ class GradientFactors:
         Args:
             change: from a part to what replaces it.
             head_index: an equal one that lies elsewhere; None for this one.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> factors.map(torch.Tensor.double).dtype
+            torch.float64
         """
         parts = (self.middle, self.coupling, self.hidden)
         return self._with(
@@ -186,7 +195,16 @@ class GradientFactors:
         dtype: torch.dtype | None = None,
         non_blocking: bool = False,
     ) -> GradientFactors:
-        """The same factors on another device or in another floating dtype."""
+        """The same factors on another device or in another floating dtype.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> factors.to("cpu", torch.float16).dtype
+            torch.float16
+        """
         moved = self.map(lambda part: part.to(device, dtype, non_blocking))
         index = self.head_index
         if index is None or device is None:
@@ -200,6 +218,14 @@ class GradientFactors:
 
         Raises:
             ValueError: nothing to concatenate, or parts whose columns differ.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> len(GradientFactors.cat([factors, factors]))
+            40
         """
         if not parts:
             raise ValueError("cat needs at least one GradientFactors; got none")
@@ -223,7 +249,16 @@ class GradientFactors:
         )
 
     def dense(self) -> Tensor:
-        """V as one (N, r, k) tensor: middle columns first, then the head's in order (c, j)."""
+        """V as one (N, r, k) tensor: middle columns first, then the head's in order (c, j).
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> factors.dense().shape
+            torch.Size([20, 2, 17])
+        """
         if self.coupling is None or self.hidden is None:
             return self.middle
         return torch.cat([self.middle, self._expand_head()], dim=2)
@@ -236,38 +271,6 @@ class GradientFactors:
         d = self.hidden.shape[1]
         rows = self.head_index // d
         return self.coupling[:, :, rows] * self.hidden[:, None, self.head_index % d]
-
-    @property
-    def _masked_head(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """coupling, hidden and head_index where products go by the head's masked entries."""
-        if self.coupling is None or self.hidden is None or self.head_index is None:
-            return None
-        parts = (self.middle, self.coupling, self.head_index, self.hidden.shape[1])
-        return (self.coupling, self.hidden, self.head_index) if masked_head.suits(*parts) else None
-
-    @property
-    def _compact_is_dense(self) -> bool:
-        """Whether plain columns are cheaper to multiply with than the Kronecker form.
-
-        A head of which only a few entries are masked costs C^2 d^2 in Kronecker form and
-        r k_head^2 as plain columns. A GPU's products in that form hold matrices of the whole head,
-        which may outgrow those of the masked parameters.
-        """
-        if self.head_index is None:
-            return False
-        kronecker = self._head_size**2 / 2
-        if not on_cpu(self.middle) and kronecker > self.n_columns**2:
-            return True
-        return kronecker > 2 * self.n_rows * self.head_index.numel() ** 2
-
-    def _compact(self) -> GradientFactors:
-        """Itself, or dense where that is the cheaper form to multiply with."""
-        return GradientFactors(self.dense()) if self._compact_is_dense else self
-
-    def _wide_enough(self) -> GradientFactors:
-        """Itself, or float32 where it is narrower: the dtypes that ops know."""
-        known = self.dtype in (torch.float32, torch.float64)
-        return self if known else self.to(dtype=torch.float32)
 
     def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, GradientFactors]]:
         """Consecutive chunks of at most `chunk_size` samples, and where each begins.
@@ -291,37 +294,27 @@ class GradientFactors:
 
         Raises:
             ValueError: there are no samples.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors
+            >>> coupling, hidden = torch.randn(20, 2, 3), torch.randn(20, 4)
+            >>> factors = GradientFactors(torch.randn(20, 2, 5), coupling, hidden)
+            >>> v = factors.dense().double()
+            >>> torch.allclose(factors.fisher(), torch.einsum("nrk,nrl->kl", v, v) / 20)
+            True
         """
         return grams.mean_gram(self, chunk_size)
 
     @torch.no_grad()
     def add_gram(self, total: Tensor) -> None:
         """Adds sum_x V_x^T V_x to the lower triangle of `total` (k, k) float64."""
-        if self._masked_head is not None:
-            masked_head.add_gram(total, *self._masked_head)
-        else:
-            for _, chunk in self.chunks(self.default_chunk_size()):
-                grams.add_gram(total, chunk._compact().to(dtype=torch.float64))
+        products.add_gram(self, total)
 
     @torch.no_grad()
     def grams(self) -> Tensor:
         """V_x V_x^T for every sample, (N, r, r) float64."""
-        r = self.n_rows
-        grams = torch.empty(len(self), r, r, dtype=torch.float64, device=self.device)
-        size = self.default_chunk_size()
-        for start in range(0, len(self), size):
-            middle = self.middle[start : start + size].double()
-            torch.bmm(middle, middle.transpose(1, 2), out=grams[start : start + size])
-        if self.coupling is not None and self.hidden is not None:
-            coupling, squares = self.coupling.double(), self.hidden.double().square()
-            if self.head_index is None:
-                norms = squares.sum(1)[:, None, None]  # of h, the same for every class
-            else:
-                masked = squares.new_zeros(self._head_size)
-                masked[self.head_index] = 1.0
-                norms = (squares @ masked.view(coupling.shape[2], -1).T)[:, None, :]
-            grams += (coupling * norms) @ coupling.transpose(1, 2)
-        return grams
+        return products.row_grams(self)
 
     @torch.no_grad()
     def quadratic_forms(self, *matrices: Tensor, chunk_size: int | None = None) -> list[Tensor]:
@@ -342,24 +335,7 @@ class GradientFactors:
         """
         for matrix in matrices:
             self._check_matrix(matrix)
-        if self._masked_head is not None:
-            return [masked_head.quadratic_form(q, *self._masked_head) for q in matrices]
-        n, r = len(self), self.n_rows
-        size = chunk_size or self.default_chunk_size()
-        if on_cpu(self.middle):
-            parts = [
-                forms.quadratic_forms(chunk._wide_enough()._compact(), matrices)
-                for _, chunk in self.chunks(size if self._compact_is_dense else None)
-            ]
-            return list((parts[0] if len(parts) == 1 else torch.cat(parts, 1)).unbind())
-        out = [torch.empty(n, r, r, dtype=torch.float64, device=self.device) for _ in matrices]
-        wide_forms: WideForms | None = None
-        for start, chunk in self.chunks(size):
-            wide = chunk._compact().to(dtype=torch.float64)
-            wide_forms = wide_forms or WideForms(matrices, wide)
-            for result, values in zip(out, wide_forms(wide), strict=True):
-                result[start : start + size] = values
-        return out
+        return products.quadratic_forms(self, matrices, chunk_size)
 
     def _check_matrix(self, matrix: Tensor) -> None:
         k = self.n_columns
@@ -373,28 +349,11 @@ class GradientFactors:
     @torch.no_grad()
     def times(self, matrix: Tensor) -> Tensor:
         """V_x S for every sample and a (k, q) float64 matrix S, as (N, r, q) float64."""
-        chunk = self._compact().to(dtype=torch.float64)
-        n, r, q = len(self), self.n_rows, matrix.shape[1]
-        m = chunk.middle.shape[2]
-        out = (chunk.middle.reshape(n * r, m) @ matrix[:m]).view(n, r, q)
-        if chunk.coupling is not None and chunk.hidden is not None:
-            head = scatter_rows(matrix[m:], chunk)  # (C, d, q)
-            inner = torch.matmul(chunk.hidden, head)  # (C, n, q)
-            out += torch.matmul(chunk.coupling, inner.transpose(0, 1))
-        return out
+        return products.times(self, matrix)
 
     def default_chunk_size(self) -> int:
         """Samples whose working memory in set-up stays near 32 MiB, on a GPU 512 MiB."""
-        r, m = self.n_rows, self.middle.shape[2]
-        numbers = 3 * r * m
-        if self.coupling is not None and self.hidden is not None:
-            c, d = self.coupling.shape[2], self.hidden.shape[1]
-            numbers += 2 * c * m + c * c + d * (d + 1) // 2
-            if self.head_index is not None:
-                numbers += 3 * r * self.head_index.numel()
-        factor = 1 if on_cpu(self.middle) else _GPU_CHUNK_FACTOR
-        at_once = factor * _CHUNK_BYTES // (8 * max(numbers, 1))
-        return max(1, min(factor * _CHUNK_SAMPLES, at_once))
+        return products.chunk_size(self)
 
 
 def as_factors(gradients: Tensor | GradientFactors) -> GradientFactors:

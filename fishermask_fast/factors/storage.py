@@ -50,6 +50,15 @@ class StoredFactors:
         ValueError: no safetensors file, one that is cut short or damaged, or parts that are
             missing, of no floating dtype, or do not fit together; where it is read, one that has
             changed since it was opened.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import GradientFactors, StoredFactors, fast_select, save_factors
+        >>> factors = GradientFactors(torch.randn(20, 2, 5))
+        >>> stored = save_factors(factors, "gradients.safetensors")
+        >>> stored = StoredFactors("gradients.safetensors")
+        >>> len(stored), len(fast_select(stored, 3))
+        (20, 3)
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -214,6 +223,14 @@ class StoredFactors:
 
         Raises:
             ValueError: sizes out of range, or a file that has been cut short since it was opened.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors, save_factors
+            >>> factors = GradientFactors(torch.randn(20, 2, 5))
+            >>> stored = save_factors(factors, "gradients.safetensors")
+            >>> [(start, len(chunk)) for start, chunk in stored.chunks(8)]
+            [(0, 8), (8, 8), (16, 4)]
         """
         size = self.default_chunk_size()
         if chunk_size is not None:
@@ -261,6 +278,14 @@ class StoredFactors:
 
         Raises:
             ValueError: there are no samples.
+
+        Example:
+            >>> import torch
+            >>> from fishermask_fast import GradientFactors, save_factors
+            >>> factors = GradientFactors(torch.randn(20, 2, 5))
+            >>> stored = save_factors(factors, "gradients.safetensors")
+            >>> stored.fisher().shape
+            torch.Size([5, 5])
         """
         return mean_gram(self, chunk_size)
 
@@ -272,6 +297,14 @@ def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> Stor
         TypeError: no GradientFactors, or no path.
         ValueError: the path of a folder.
         OSError: the file cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import GradientFactors, save_factors
+        >>> factors = GradientFactors(torch.randn(20, 2, 5))
+        >>> stored = save_factors(factors, "gradients.safetensors")
+        >>> stored.n_columns
+        5
     """
     if not isinstance(factors, GradientFactors):
         raise TypeError(f"factors must be GradientFactors; got {type(factors).__name__}")

@@ -77,6 +77,13 @@ def fisher_diagonal(
         ValueError: no trainable parameters, n_samples below 1, a negative seed, an unknown
             expectation or likelihood, outputs that are not the likelihood's, an empty pool, a
             BatchNorm without running statistics, or NaN or Inf in outputs or gradients.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import fisher_diagonal
+        >>> scores = fisher_diagonal(torch.nn.Linear(4, 3), torch.rand(20, 4))
+        >>> {name: tuple(score.shape) for name, score in scores.items()}
+        {'weight': (3, 4), 'bias': (3,)}
     """
     check_flag("progress", progress)
     check_count("n_samples", n_samples, optional=False)

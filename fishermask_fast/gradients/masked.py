@@ -137,6 +137,14 @@ def masked_gradients(
             without running statistics, NaN or Inf in outputs or gradients, or a file `out` of
             another model, mask, pool, likelihood or the like, which is never overwritten.
         OSError: `out` cannot be written: another process writes it, or the disk is full.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import FisherMask, masked_gradients
+        >>> model = torch.nn.Linear(4, 3)
+        >>> factors = masked_gradients(model, torch.rand(20, 4), FisherMask.head(model))
+        >>> factors.dense().shape  # N samples, C - 1 rows, k parameters
+        torch.Size([20, 2, 15])
     """
     assumed = likelihood_of(likelihood)
     assumed.check_options(weighting, rank)

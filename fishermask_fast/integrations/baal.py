@@ -50,6 +50,14 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
 
     Raises:
         TypeError, ValueError: a parameter that cannot be.
+
+    Example:
+        >>> import numpy as np
+        >>> from fishermask_fast.integrations.baal import FisherMaskHeuristic
+        >>> dice = np.random.default_rng(0)
+        >>> predictions = [dice.normal(size=(30, 3)), dice.normal(size=(30, 6))]
+        >>> FisherMaskHeuristic(query_size=5)(predictions).shape  # a ranking of the pool
+        (30,)
     """
 
     def __init__(
@@ -169,6 +177,14 @@ def labeled_fisher(
 
     Raises:
         ValueError: no predictions, or not of two kinds.
+
+    Example:
+        >>> import numpy as np
+        >>> from fishermask_fast.integrations.baal import labeled_fisher
+        >>> dice = np.random.default_rng(0)
+        >>> predictions = [dice.normal(size=(30, 3)), dice.normal(size=(30, 6))]
+        >>> labeled_fisher(predictions).shape
+        torch.Size([18, 18])
     """
     return _factors(predictions, mask, rank).fisher()
 
@@ -178,6 +194,14 @@ def head_mask(predictions: Any, n_entries: int) -> Tensor:
 
     Raises:
         ValueError: no predictions, or not of two kinds.
+
+    Example:
+        >>> import numpy as np
+        >>> from fishermask_fast.integrations.baal import head_mask
+        >>> dice = np.random.default_rng(0)
+        >>> predictions = [dice.normal(size=(30, 3)), dice.normal(size=(30, 6))]
+        >>> len(head_mask(predictions, 10))
+        10
     """
     factors = _factors(predictions, check_integer("n_entries", n_entries, 1), 1)
     index = factors.head_index

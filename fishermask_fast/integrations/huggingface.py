@@ -64,6 +64,19 @@ def query(
     Raises:
         TypeError: data of another kind, both `tokenizer` and `collate`, or an unknown option.
         ValueError: columns of which the model takes none, or as FisherMaskSelector.query.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> from fishermask_fast.integrations.huggingface import query
+        >>> model = BertForSequenceClassification(
+        ...     BertConfig(
+        ...         vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...         intermediate_size=32, max_position_embeddings=16, num_labels=3,
+        ...     )
+        ... )
+        >>> pool = [{"input_ids": [2, i + 5, 3], "attention_mask": [1, 1, 1]} for i in range(40)]
+        >>> len(query(model, pool[10:], 5, pool[:10]))
+        5
     """
     batch_size = check_integer("batch_size", batch_size, 1)
     check_flag("progress", progress)

@@ -50,6 +50,25 @@ def query(
     Raises:
         TypeError: no data module, a loader that is not one DataLoader, or an unknown option.
         ValueError: as FisherMaskSelector.query.
+
+    Example:
+        >>> import lightning
+        >>> import torch
+        >>> from torch.utils.data import DataLoader
+        >>> from fishermask_fast.integrations.lightning import query
+        >>> class Module(lightning.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.net = torch.nn.Linear(6, 3)
+        ...     def forward(self, x):
+        ...         return self.net(x)
+        >>> class Data(lightning.LightningDataModule):
+        ...     def train_dataloader(self):
+        ...         return DataLoader(torch.randn(20, 6), batch_size=8)
+        ...     def predict_dataloader(self):
+        ...         return DataLoader(torch.randn(60, 6), batch_size=8)
+        >>> len(query(Module(), Data(), 5))
+        5
     """
     check_flag("setup", setup)
     check_flag("progress", progress)

@@ -242,6 +242,18 @@ class BaitQuery(FisherQuery):
         bias: whether the head on the embeddings has a bias. A module's own head knows.
         missing_label: the label of a sample without one.
         random_state: accepted for the framework's sake: nothing here is random.
+
+    Example:
+        >>> import numpy as np
+        >>> from skactiveml.classifier import SklearnClassifier
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from fishermask_fast.integrations.skactiveml import BaitQuery
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> y = np.full(60, np.nan)
+        >>> y[:10] = X[:10, 0] > 0
+        >>> classifier = SklearnClassifier(LogisticRegression(), classes=[0, 1])
+        >>> BaitQuery(lamb=0.1).query(X, y, classifier, batch_size=5).shape
+        (5,)
     """
 
     def __init__(
@@ -291,6 +303,18 @@ class FisherMaskQuery(FisherQuery):
         n_parameters: how many parameters the mask keeps, instead of a share; with neither see
             FisherMaskSelector.
         head: name of a module's head; None reads it from the logits.
+
+    Example:
+        >>> import numpy as np
+        >>> from skactiveml.classifier import SklearnClassifier
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from fishermask_fast.integrations.skactiveml import FisherMaskQuery
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> y = np.full(60, np.nan)
+        >>> y[:10] = X[:10, 0] > 0
+        >>> classifier = SklearnClassifier(LogisticRegression(), classes=[0, 1])
+        >>> FisherMaskQuery(head_entries=4).query(X, y, classifier, batch_size=5).shape
+        (5,)
     """
 
     def __init__(

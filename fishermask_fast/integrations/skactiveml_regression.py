@@ -100,6 +100,17 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
         bias: whether the fit to X has an intercept. A module's own head knows.
         missing_label: the label of a sample without one.
         random_state: accepted for the framework's sake: nothing here is random.
+
+    Example:
+        >>> import numpy as np
+        >>> from skactiveml.regressor import SklearnRegressor
+        >>> from sklearn.linear_model import Ridge
+        >>> from fishermask_fast.integrations.skactiveml_regression import BaitRegressorQuery
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> y = np.full(60, np.nan)
+        >>> y[:10] = X[:10, 0]
+        >>> BaitRegressorQuery().query(X, y, SklearnRegressor(Ridge()), batch_size=5).shape
+        (5,)
     """
 
     def __init__(
@@ -136,6 +147,17 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         bias: see BaitRegressorQuery.
         missing_label: the label of a sample without one.
         random_state: of the samples behind the mask, and of a random mask.
+
+    Example:
+        >>> import numpy as np
+        >>> from skactiveml.regressor import SklearnRegressor
+        >>> from sklearn.linear_model import Ridge
+        >>> from fishermask_fast.integrations.skactiveml_regression import FisherMaskRegressorQuery
+        >>> X = np.random.default_rng(0).normal(size=(60, 4))
+        >>> y = np.full(60, np.nan)
+        >>> y[:10] = X[:10, 0]
+        >>> FisherMaskRegressorQuery().query(X, y, SklearnRegressor(Ridge()), batch_size=5).shape
+        (5,)
     """
 
     def __init__(

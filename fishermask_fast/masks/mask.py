@@ -71,6 +71,15 @@ class FisherMask:
         TypeError: positions that are not int64 tensors.
         ValueError: no positions at all, a name without shape, or positions that are not (m,),
             ascending and within their tensor.
+
+    Example:
+        >>> from torch import nn
+        >>> from fishermask_fast import FisherMask
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> FisherMask.random(model, n_parameters=10).method
+        'random'
+        >>> print(FisherMask.head(model))
+        FisherMask(head, k = 27 of 67 parameters; the whole head; head 27 of 27)
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -148,6 +157,14 @@ class FisherMask:
             ValueError: an unknown method, a fraction outside (0, 1] or too small for the head,
                 scores that are not finite, no head of that name, several layers that may be the
                 head, or an empty mask.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> scores = {name: p.detach().abs() for name, p in model.named_parameters()}
+            >>> len(FisherMask.from_scores(scores, n_parameters=30, model=model))
+            30
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
@@ -196,6 +213,13 @@ class FisherMask:
         Raises:
             TypeError: a number of the wrong type, or the seed no int.
             ValueError: as for `from_scores`, or a negative seed.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> len(FisherMask.random(model, 0.5, seed=1))  # of 67
+            33
         """
         check_size(fraction, n_parameters)
         check_flag("keep_head", keep_head)
@@ -229,6 +253,13 @@ class FisherMask:
 
         Raises:
             ValueError: there is no such head, several layers may be it, or it is frozen.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> list(FisherMask.head(model).indices)
+            ['2.weight', '2.bias']
         """
         shapes = shapes_of(model)
         names = _head_of(model, head, inputs, required=True)
@@ -253,7 +284,15 @@ class FisherMask:
         return cls(shapes, indices, method, head_names, reason)
 
     def profile(self) -> list[TensorShare]:
-        """How many entries of each tensor are masked, in the model's order, with zeros."""
+        """How many entries of each tensor are masked, in the model's order, with zeros.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> FisherMask.head(model).profile()[2]
+            TensorShare(name='2.weight', masked=24, size=24)
+        """
         return [
             TensorShare(name, self._index(name).numel(), math.prod(shape))
             for name, shape in self.shapes.items()
@@ -270,6 +309,14 @@ class FisherMask:
 
         Raises:
             ModuleNotFoundError: matplotlib is not installed.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> from matplotlib.figure import Figure
+            >>> FisherMask.head(model).plot(Figure().subplots()).get_xlabel()
+            "% of the tensor's parameters masked"
         """
         return plotting.shares(self.profile(), axes, x="% of the tensor's parameters masked")
 
@@ -279,6 +326,14 @@ class FisherMask:
         Raises:
             TypeError: the other is no FisherMask.
             ValueError: the masks are for different models.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> mask = FisherMask.head(model)
+            >>> mask.overlap(mask)
+            1.0
         """
         if not isinstance(other, FisherMask):
             raise TypeError(f"other must be a FisherMask; got {type(other).__name__}")
@@ -297,6 +352,12 @@ class FisherMask:
 
         Raises:
             ValueError: names or shapes differ; says which, first of all.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> FisherMask.head(model).check(model)
         """
         check_same_shapes(self.shapes, shapes_of(model), "the model", "the mask")
 
@@ -305,6 +366,14 @@ class FisherMask:
 
         Raises:
             OSError: the file cannot be written.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> FisherMask.head(model).save("mask.npz")
+            >>> FisherMask.load("mask.npz") == FisherMask.head(model)
+            True
         """
         path = check_path("path", path)
         content = MaskContent(self.shapes, self.indices, self.method, self.head_names, self.reason)
@@ -317,6 +386,14 @@ class FisherMask:
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file holds no mask, is damaged, or is of a newer format.
+
+        Example:
+            >>> from torch import nn
+            >>> from fishermask_fast import FisherMask
+            >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            >>> FisherMask.head(model).save("mask.npz")
+            >>> len(FisherMask.load("mask.npz"))
+            27
         """
         path = check_path("path", path)
         try:

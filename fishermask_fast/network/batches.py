@@ -31,6 +31,7 @@ from fishermask_fast.network.collating import (
     Collated,
     Collating,
     Inputs,
+    check_samples,
     count_samples,
     model_inputs,
     rebuilt,
@@ -76,10 +77,7 @@ class Pool:
             ValueError: no samples, or a DataLoader whose sampler picks its own subset.
         """
         if isinstance(data, Tensor):
-            if data.layout != torch.strided:
-                raise TypeError(f"{name} must be a dense Tensor; got {data.layout}")
-            if data.ndim == 0:
-                raise ValueError(f"{name} must be a Tensor (N, ...) of samples; got a scalar")
+            check_samples(name, data)
             pool = cls(data.detach(), default_collate, {}, None)
         elif isinstance(data, DataLoader):
             pool = cls._of_loader(data, name)
@@ -161,7 +159,9 @@ class Pool:
         if isinstance(self.source, Tensor):
             return self.source[:count]
         stop = min(count, len(self))
-        items = [self.source[i] for i in range(stop)]
+        # As a DataLoader asks for a batch: samples may be padded to the longest beside them.
+        together = getattr(self.source, "__getitems__", None)
+        items = together(range(stop)) if together else [self.source[i] for i in range(stop)]
         return self._checked(Collating(self.collate)(items), 0, stop)
 
     def _checked(self, found: Collated, start: int, stop: int) -> Inputs:

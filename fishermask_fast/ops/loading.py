@@ -81,7 +81,13 @@ def has_cuda_ops() -> bool:
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """How the compiled ops were built, and what they run with in this process."""
+    """How the compiled ops were built, and what they run with in this process.
+
+    Example:
+        >>> from fishermask_fast import build_info
+        >>> build_info().instruction_set in ("portable", "avx2", "avx512", "none")
+        True
+    """
 
     compiler: str  # "none" where every op runs its definition in plain torch
     cpp_standard: int  # the value of __cplusplus
@@ -96,7 +102,14 @@ class BuildInfo:
 
 
 def build_info() -> BuildInfo:
-    """States how the compiled ops were built, and what they run with in this process."""
+    """States how the compiled ops were built, and what they run with in this process.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import build_info
+        >>> build_info().torch_running == torch.__version__
+        True
+    """
     if _DEFINITIONS is not None:
         return BuildInfo(
             compiler="none",

@@ -7,7 +7,8 @@ import torch
 from pools import random_factors, random_fisher
 from torch import Tensor
 
-from fishermask_fast.engine.candidates import LocalCandidates, Updates
+from fishermask_fast.engine.candidates import LocalCandidates
+from fishermask_fast.engine.state import Updates
 
 
 def updates(generator: torch.Generator, n_picks: int, r: int, k: int) -> Updates:

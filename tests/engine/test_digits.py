@@ -24,8 +24,9 @@ from fishermask_fast import (
     reference,
     select_batch,
 )
-from fishermask_fast.engine.candidates import LocalCandidates, Report
+from fishermask_fast.engine.candidates import LocalCandidates
 from fishermask_fast.engine.device_blocks import BlockEngine
+from fishermask_fast.engine.state import Report
 from fishermask_fast.factors import first_of_equal
 
 RATIOS = (1.0, 1e-3, 1e-6, 1e-8, 1e-10, 1e-12)

@@ -101,7 +101,7 @@ def test_they_are_the_products_of_the_cpu(
         return [factors.fisher(), *factors.quadratic_forms(*matrices, chunk_size=7)]
 
     expected = results()
-    for room in ("quadratic_forms", "gradient_factors"):
+    for room in ("quadratic_forms", "products"):
         monkeypatch.setattr(f"fishermask_fast.factors.{room}.on_cpu", lambda tensor: False)
     monkeypatch.setattr("fishermask_fast.factors.masked_head.suits", lambda *parts: False)
     for block in (4096, 5):

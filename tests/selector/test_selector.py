@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from fishermask_fast import StoredFactors, reference, selector
+from fishermask_fast import StoredFactors, reference
 from fishermask_fast.masks.mask import FisherMask
-from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.selector import FisherMaskSelector, selector
 
 N_POOL, N_LABELED, N_SELECT, FEATURES, CLASSES = 40, 15, 6, 6, 3
 FRACTION = 0.6

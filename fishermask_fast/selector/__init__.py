@@ -1,0 +1,19 @@
+"""From a model and a pool to a batch: mask, masked gradients, Fisher matrices, selection.
+
+One query chooses k parameters by the Fisher diagonal, takes V_x on them for every sample, and picks
+the batch that most reduces tr(M^-1 F), where
+
+    F   = (1/N)   sum over all samples, labeled and unlabeled, of V_x^T V_x
+    F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
+
+Rooms in reading order: selector (the public class), parameters (what it was given, and checks),
+query (the steps of one query on this process's samples), counting (memory and seconds before it
+begins). May import: all below; nothing of the loop, of label tools or of other frameworks.
+"""
+
+from __future__ import annotations
+
+from fishermask_fast.selector.parameters import MASKS, unread_options
+from fishermask_fast.selector.selector import FisherMaskSelector
+
+__all__ = ["FisherMaskSelector", "MASKS", "unread_options"]

@@ -1,0 +1,201 @@
+"""Values that are good for an argument of a kind, and values that are bad for it.
+
+A kind is what an annotation and a docstring say an argument is: CHOICES, say, or a matrix. Its bad
+values are of another type, shape or dtype, out of range, NaN, empty, huge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fishermask_fast as fm
+
+N, R, K = 6, 2, 4
+NAN, INF = float("nan"), float("inf")
+
+
+class Odd:
+    """What no argument is."""
+
+    def __repr__(self) -> str:
+        return "Odd()"
+
+
+def spoiled(tensor: Tensor, value: float) -> Tensor:
+    tensor = tensor.clone()
+    tensor.flatten()[-1] = value
+    return tensor
+
+
+def gradients() -> Tensor:
+    return torch.randn(N, R, K, generator=torch.Generator().manual_seed(0))
+
+
+def matrix() -> Tensor:
+    root = torch.randn(K, K, generator=torch.Generator().manual_seed(1))
+    return root @ root.T
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def data() -> Tensor:
+    return torch.randn(N, 3, generator=torch.Generator().manual_seed(2))
+
+
+def mask() -> fm.FisherMask:
+    return fm.FisherMask.head(model())
+
+
+class NoForward(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :1]
+
+
+def frozen() -> nn.Module:
+    return model().requires_grad_(False)
+
+
+_NO_INT: list[Any] = [
+    "3",
+    1.5,
+    NAN,
+    [2],
+    True,
+    Odd(),
+    torch.tensor([1, 2]),
+    torch.tensor(1.5),
+    b"1",
+]
+_NO_TENSOR: list[Any] = ["x", 3, Odd(), [[1.0]], {"a": 1}, b"1"]
+_NO_FLOAT: list[Any] = ["1", [1.0], Odd(), True, torch.tensor([1.0, 2.0]), 1j]
+
+# kind -> values that are bad for any argument of it.
+BAD: dict[str, Callable[[], list[Any]]] = {
+    "count": lambda: [*_NO_INT, 0, -1, -(2**70)],
+    "size": lambda: [*_NO_INT, -1, -(2**70)],
+    "pool count": lambda: [*_NO_INT, 0, -1, N + 1, 2**70, None],
+    "seed": lambda: [*_NO_INT, -1, 2**70, None],
+    "positive": lambda: [*_NO_FLOAT, 0.0, -1.0, NAN, INF, 10**400, None],
+    "fraction": lambda: [*_NO_FLOAT, 0.0, -0.5, 1.5, NAN, INF, 10**400],
+    "flag": lambda: ["yes", 2, Odd(), None, [], torch.tensor([True, False])],
+    "choice": lambda: ["nonsense", "", 3, Odd(), None, ["a"]],
+    "path": lambda: [3, Odd(), b"x", ["a"], "", "no/such/folder/file", "."],
+    "gradients": lambda: [
+        *_NO_TENSOR, torch.zeros(0, R, K), torch.zeros(N, 0, K), torch.zeros(N, R, 0),
+        torch.zeros(N, K), torch.zeros(N), torch.zeros(N, R, K, 1), torch.zeros(()),
+        torch.zeros(N, R, K, dtype=torch.int64), torch.zeros(N, R, K, dtype=torch.bool),
+        torch.zeros(N, R, K, dtype=torch.complex64), spoiled(gradients(), NAN),
+        spoiled(gradients(), INF), torch.zeros(N, R, K, device="meta"),
+        gradients().to_sparse(), np.array(["a"]), np.zeros((N, R, K), dtype=object),
+        np.ma.masked_array(np.zeros((N, R, K)), mask=True), np.zeros((N, R, K), dtype=int),
+    ],
+    "matrix": lambda: [
+        *_NO_TENSOR, torch.zeros(K), torch.zeros(K, K + 1), torch.zeros(K + 1, K + 1),
+        torch.zeros(0, 0), matrix().triu(), spoiled(matrix(), NAN), spoiled(matrix(), INF),
+        matrix().long(), matrix().bool(), matrix().to(torch.complex64),
+        torch.zeros(K, K, device="meta"), matrix().to_sparse(), np.array("a"),
+    ],
+    "model": lambda: [
+        "model", 3, Odd(), None, nn.Linear, model().state_dict(), nn.Flatten(), frozen(),
+        nn.LazyLinear(3), torch.jit.trace(model(), data()),
+    ],
+    "model of data": lambda: [
+        *BAD["model"](),
+        nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5, track_running_stats=False),
+                      nn.Linear(5, 3)),
+        nn.Linear(4, 3), NoForward(), nn.Linear(3, 1),
+        nn.Sequential(nn.Linear(3, 3), nn.Unflatten(1, (3, 1)), nn.Identity()),
+    ],
+    "data": lambda: [
+        "data", 3, Odd(), {"x": data()}, iter([1]), torch.zeros(0, 3), torch.tensor(1.0),
+        data().to_sparse(), [], torch.zeros(N, 4), spoiled(data(), NAN), [None] * N,
+        [Odd()] * N, torch.utils.data.DataLoader(list(data()), sampler=[1, 2]),  # type: ignore[arg-type]
+    ],
+    "labeled data": lambda: [
+        x for x in BAD["data"]()
+        if not (isinstance(x, (list, Tensor)) and getattr(x, "ndim", 1) and len(x) == 0)
+    ],
+    "mask": lambda: [
+        "nonsense", 3, Odd(), None, torch.zeros(3), [1, 2], fm.FisherMask.head(nn.Linear(4, 3)),
+        fm.FisherMask.head(nn.Linear(3, 4)),
+    ],
+    "mask or method": lambda: [
+        "nonsense", 3, Odd(), None, torch.zeros(3), fm.FisherMask.head(nn.Linear(4, 3)),
+    ],
+    "device": lambda: ["nonsense", "cuda:77", "meta", Odd(), 1.5, ["cpu"], ""],
+    "indices": lambda: [
+        [], [N], [-1], [0.5], ["a"], 3, Odd(), [True], [None], torch.tensor([0.0]), "ab",
+        torch.zeros(2, 2, dtype=torch.int64), [2**70],
+    ],
+    "places": lambda: [
+        "ab", Odd(), torch.tensor([0.5]), [0, 1], torch.arange(N),
+    ],
+    "group": lambda: ["nccl", 3, Odd(), [0, 1]],
+    "likelihood": lambda: ["nonsense", 3, Odd(), None, ["categorical"], ""],
+    "optional likelihood": lambda: ["nonsense", 3, Odd(), ["categorical"], ""],
+    "embeddings": lambda: [
+        *_NO_TENSOR, torch.zeros(0, 3), torch.zeros(3), torch.zeros(N, 3, dtype=torch.int64),
+        torch.zeros(N + 1, 3), spoiled(data(), NAN), spoiled(data(), INF),
+        data().to(torch.complex64), np.array(["a"]), torch.zeros(N, 3, device="meta"),
+    ],
+    "probabilities": lambda: [
+        *_NO_TENSOR, torch.zeros(0, 3), torch.ones(N), torch.ones(N, 3, dtype=torch.int64),
+        torch.full((N + 1, 3), 1 / 3), torch.full((N, 3), 0.5), -torch.full((N, 3), 1 / 3),
+        spoiled(torch.full((N, 3), 1 / 3), NAN), torch.full((N, 3), INF), np.array(["a"]),
+    ],
+    "head mask": lambda: [
+        "x", 1.5, 0, -1, 10**6, 2**70, Odd(), [], torch.tensor([0.5]), torch.tensor([10**6]),
+        torch.tensor([-1]), torch.tensor([1, 1]), torch.tensor([2, 1]), NAN, True,
+    ],
+    "scores": lambda: [
+        "x", 3, Odd(), None, {}, [1.0], {"w": 3}, {"w": "a"}, {3: torch.ones(2)},
+        {"w": torch.tensor([NAN, 1.0])},
+        {"w": torch.ones(2, dtype=torch.int64)}, {"w": torch.ones(2, dtype=torch.complex64)},
+    ],
+    "layer": lambda: ["nowhere", 3, Odd(), ["2"]],
+    "factor part": lambda: [
+        "x", 3, Odd(), [[1.0]], torch.zeros(()), torch.zeros(N, R, K, 1),
+        torch.zeros(N, R, K, dtype=torch.int64), torch.zeros(N + 1, R, K), torch.zeros(N + 1, 3),
+        gradients().to_sparse(), torch.zeros(N, R, K, dtype=torch.complex64), np.zeros((N, R, K)),
+    ],
+    "head index": lambda: [
+        "x", 3, Odd(), [0], torch.tensor([0.5]), torch.tensor([[0]]), torch.tensor([10**6]),
+        torch.tensor([-1]), torch.tensor([1, 1]), torch.tensor([2, 1]), torch.tensor([True]),
+    ],
+    "shapes": lambda: [3, "x", Odd(), None, {"w": 3}, {"w": (1.5,)}, {3: (2,)}, {"w": (-2,)}, [1]],
+    "positions": lambda: [
+        3, "x", Odd(), None, {}, {"w": [0]}, {"w": torch.tensor([9])}, {"w": torch.tensor([0.5])},
+        {"w": torch.tensor([1, 0])}, {"v": torch.tensor([0])}, {"w": torch.tensor([[0]])}, [1],
+    ],
+    "names": lambda: [3, Odd(), ("nowhere",), (3,), "w"],
+    "text": lambda: [3, Odd(), None, ["a"]],
+    "factors": lambda: ["x", 3, Odd(), None, gradients(), [gradients()]],
+    "other mask": lambda: ["x", 3, Odd(), None, {"w": torch.tensor([0])}],
+    "stored": lambda: [3, Odd(), b"x", ["a"], "", "no/such/file", ".", __file__],
+    "predictions": lambda: [
+        3, "x", Odd(), None, [], [np.zeros((N, 3))], [np.zeros(N), np.zeros(N)],
+        [np.zeros((0, 3)), np.zeros((0, 3))], [np.zeros((N, 3)), np.zeros((N + 1, 3))],
+        [np.full((N, 3), NAN), np.zeros((N, 3))], [np.zeros((N, 3)), np.full((N, 3), INF)],
+        [np.array([["a"]]), np.array([["b"]])], iter([3]),
+    ],
+    "items": lambda: [3, "x", Odd(), [], {"x": 1}, [3] * N, [{"y": 1.0}] * N, [{}] * N, [None] * N],
+    "labeled items": lambda: [x for x in BAD["items"]() if x != []],
+    "tokenizer": lambda: ["bert", 3, Odd()],
+    "function": lambda: ["x", 3, Odd(), [len]],
+    "module": lambda: ["x", 3, Odd(), None],
+    "dtype": lambda: ["float32", 3, Odd(), torch.int64],
+    "sample index": lambda: ["x", 1.5, N, -N - 1, Odd(), None, torch.tensor([0.5]),
+                             torch.tensor([N]), [0.5]],
+    "anything": lambda: [],
+}  # fmt: skip
