@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -56,6 +57,14 @@ def test_an_unknown_choice_is_refused() -> None:
 def test_pure_python_needs_no_torch_to_build() -> None:
     ran = run_setup("--version", build="0")
     assert ran.returncode == 0, ran.stderr
+
+
+def test_the_description_for_an_index_has_no_links_into_a_folder() -> None:
+    ran = run_setup("--long-description", build="0")
+    assert ran.returncode == 0, ran.stderr
+    links = re.findall(r"\]\(([^)]+)\)", ran.stdout)
+    assert links and all(link.startswith("https://") for link in links)
+    assert "/blob/main/docs/digits.png?raw=true" in ran.stdout
 
 
 def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
