@@ -80,14 +80,14 @@ check-digits: $(VENV)/.dev
 
 # Every listed classifier with nothing set, each in a process of its own (an hour or more on one
 # core; regnet_y_128gf takes 12 GiB): ARGS="--most 60" leaves out those of more than 60 million
-# parameters. model-costs: what gradients cost for forty of them.
+# parameters. model-costs: what gradients cost for forty of them. ARGS=--page puts a table into docs/.
 check-models: $(VENV)/.dev
-	$(INSTALL) timm
+	$(INSTALL) timm peft
 	$(BIN)/python tests/check_models.py $(ARGS)
 
 model-costs: $(VENV)/.dev
 	$(INSTALL) timm
-	$(BIN)/python benchmarks/check_models.py $(ARGS)
+	$(BIN)/python benchmarks/model_costs.py $(ARGS)
 
 # The wheels of this Python, with compiled ops and without, built and checked in clean environments:
 # dist/ is what a release uploads. wheels: those of every Python, in manylinux containers.

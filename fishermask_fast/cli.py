@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             with _ending_in_good_order():
                 _parse_and_run(given)
-    except KeyboardInterrupt:
-        left = "recorded rounds are whole" if given[:1] == ["run"] else "nothing half-written"
+    except KeyboardInterrupt as interrupt:
+        left = str(interrupt) or "nothing half-written"
         print(f"fishermask-fast: interrupted; {left}", file=sys.stderr)
         return INTERRUPTED
     except ModuleNotFoundError as error:

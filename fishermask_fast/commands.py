@@ -34,11 +34,20 @@ def parse(argv: Sequence[str]) -> partial[None]:
         ValueError: The same of a file.
     """
     file = OptionsFile()
-    command, bound, _ = _app(file).parse_args(list(argv), print_error=False, exit_on_error=False)
+    given = _with_folder_to_resume(list(argv))
+    command, bound, _ = _app(file).parse_args(given, print_error=False, exit_on_error=False)
     bound.apply_defaults()
     if file.variants:
         bound.arguments["options"] = replace(bound.arguments["options"], variants=file.variants)
     return partial(command, *bound.args, **bound.kwargs)
+
+
+def _with_folder_to_resume(argv: list[str]) -> list[str]:
+    """``--resume DIR`` as ``--resume --out DIR``."""
+    if argv[:1] != ["run"] or "--out" in argv or "--resume" not in argv[:-1]:
+        return argv
+    place = argv.index("--resume") + 1
+    return argv if argv[place].startswith("-") else [*argv[:place], "--out", *argv[place:]]
 
 
 def _app(file: OptionsFile) -> App:
@@ -91,9 +100,9 @@ def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
         options: What to pick from.
         verbose: Log, and trace errors.
     """
-    from fishermask_fast.labeling import select_images
+    from fishermask_fast.labeling import select_samples
 
-    select_images(options)
+    select_samples(options)
 
 
 def _import_labels(

@@ -34,6 +34,7 @@ from fishermask_fast.network import (
     input_dtype,
     model_inputs,
     raw_outputs,
+    same_inputs,
     take,
     to_model,
     trainable,
@@ -290,7 +291,7 @@ def scale_warnings(model: nn.Module, inputs: Inputs, lamb: float) -> list[str]:
 def pool_warnings(pool: Pool) -> list[str]:
     """Whether a sample that is read twice is the same."""
     first, second = (pool.first(1) for _ in range(2))
-    if _same(first, second):
+    if same_inputs(first, second):
         return []
     return [
         "a sample that is read twice differs: the dataset's transform is random, so that gradients "
@@ -399,19 +400,6 @@ def _last_operation(outputs: Tensor) -> str:
     while node is not None and node.name() in VIEWS and node.next_functions[0][0] is not None:
         node = node.next_functions[0][0]
     return "" if node is None else str(node.name())
-
-
-def _same(one: Inputs, other: Inputs) -> bool:
-    named = [{"": each} if isinstance(each, Tensor) else each for each in (one, other)]
-    return all(
-        not isinstance(value, Tensor)
-        or (
-            isinstance(named[1].get(key), Tensor)
-            and value.shape == named[1][key].shape
-            and torch.allclose(value, named[1][key], rtol=0.0, atol=0.0, equal_nan=True)
-        )
-        for key, value in named[0].items()
-    )
 
 
 def _checked_batch(inputs: object) -> Inputs:

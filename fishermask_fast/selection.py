@@ -27,7 +27,6 @@ from fishermask_fast.engine import (
     as_source,
     check_device,
     check_matrices,
-    check_state,
     computable,
     mean_fisher,
     select_greedily,
@@ -165,7 +164,6 @@ def select_batch(
         asked, source = options(), as_source(gradients)
         where = check_device(device, source)
         asked.check_pool(source, len(source), where)
-        check_state(source, where)
         f, f_labeled = check_matrices(source, fisher, labeled_fisher, asked.n_labeled)
         factors = computable(source, where)
         problem = asked.problem(mean_fisher(factors) if f is None else f, f_labeled, where)

@@ -1,9 +1,11 @@
 """Every listed classifier with nothing set: a batch, right gradients and head, memory as told.
 
 Each model has a process of its own, so that its peak memory is its own and no failure ends the
-others. Writes a table; ends with 1 where a model fails.
+others. --results keeps what was found, line by line, and goes on where such a run was stopped;
+--page puts the table into the docs. Ends with 1 where a model fails.
 
-    python tests/check_models.py [--only NAME ...] [--library NAME] [--most MILLIONS] [--table FILE]
+    python tests/check_models.py [--only NAME ...] [--library NAME] [--most MILLIONS]
+        [--results FILE] [--page]
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fishermask_fast import FisherMask, FisherMaskSelector, masked_gradients
-from fishermask_fast.network import evaluating, raw_outputs, take
+from fishermask_fast.network import evaluating, take
 
 if __package__ is None:
     sys.path.insert(0, str(Path(__file__).parent))
 from model_list import LIBRARIES, Listed, listed
+from model_results import Result, add_results, write_table
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 
 N_POOL, N_SELECT, N_COMPARED = 12, 3, 5
 # Of float32 gradients against autograd's, relative to the largest (measured: up to 3e-4).
@@ -97,10 +102,6 @@ def check(case: Listed) -> dict[str, Any]:
     )
     model, batch = case.model(), case.inputs(N_POOL)
     pool = Samples(batch)
-    with evaluating(model) as net, torch.no_grad():
-        start = time.process_time()
-        raw_outputs(net, take(batch, torch.arange(N_POOL)))
-        forward = time.process_time() - start
     selector = FisherMaskSelector(model)
     told = selector.estimate(pool, N_SELECT)
     before = memory("VmRSS")
@@ -110,9 +111,6 @@ def check(case: Listed) -> dict[str, Any]:
     seconds = time.process_time() - start
     peak = memory("VmHWM") - before
     mask = selector.mask_
-    start = time.process_time()
-    masked_gradients(model, pool, mask)
-    gradients = time.process_time() - start
     return {
         "library": case.library,
         "name": case.name,
@@ -125,7 +123,6 @@ def check(case: Listed) -> dict[str, Any]:
         "estimate": told.peak,
         "peak": peak,
         "seconds": seconds,
-        "forwards": gradients / max(forward, 1e-6),
     }
 
 
@@ -133,8 +130,8 @@ def _names(model: nn.Module, head: str | tuple[str, ...]) -> list[str]:
     parts = (head,) if isinstance(head, str) else head
     return [
         name
-        for name, _ in model.named_parameters()
-        if any(name.startswith(f"{part}.") for part in parts)
+        for name, p in model.named_parameters()
+        if p.requires_grad and any(name.startswith(f"{part}.") for part in parts)
     ]
 
 
@@ -167,22 +164,22 @@ def in_process(library: str, name: str) -> dict[str, Any]:
     return {"library": library, "name": name, "error": last}
 
 
-def row(found: dict[str, Any], wrong: list[str]) -> str:
+def row(found: Result) -> str:
     """One line of the table."""
-    start = f"| {found['library']} | {found['name']} |"
+    start, verdict = f"| {found['library']} | {found['name']} |", "; ".join(faults(found))
     if "error" in found:
-        return f"{start} {found['error']} | | | | | | |"
+        return f"{start} | | | | | | {verdict} |"
     heads = dict.fromkeys(name.rpartition(".")[0] for name in found["head"])
     return (
-        f"{start} {found['parameters']:,} | {found['k']:,} | {', '.join(heads)} | "
+        f"{start} {found['parameters']:,} | {found['k']:,} | {', '.join(heads) or 'frozen'} | "
         f"{found['apart']:.0e} | {found['peak'] / 2**20:.0f} / {found['estimate'] / 2**20:.0f} | "
-        f"{found['forwards']:.1f} | {'; '.join(wrong) or 'right'} |"
+        f"{found['seconds']:.1f} | {verdict or 'right'} |"
     )
 
 
 TITLE = (
     "| library | model | parameters | k | head | largest difference from torch.func | "
-    "peak / estimate, MiB | masked gradients / forward | |\n|---|---|---|---|---|---|---|---|---|"
+    "peak / estimate, MiB | query, CPU s | |\n|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -193,27 +190,30 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", help="names of models")
     parser.add_argument("--library", choices=list(LIBRARIES))
     parser.add_argument("--most", type=float, help="millions of parameters; larger ones are left")
-    parser.add_argument("--table", type=Path, help="a file for the table")
+    parser.add_argument("--results", type=Path, help="a file that keeps what was found")
+    parser.add_argument("--page", action="store_true", help=f"put the table into {PAGE}")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(check(listed(*arguments.one))))
         return 0
-    rows, failed = [TITLE], 0
+    cases = [
+        (case.library, case.name)
+        for library in ([arguments.library] if arguments.library else LIBRARIES)
+        for case in LIBRARIES[library]()
+        if not arguments.only or case.name in arguments.only
+        if not arguments.most or _size(case) <= arguments.most * 1e6
+    ]
+
+    def work(library: str, name: str) -> Result:
+        found = in_process(library, name)
+        print(row(found), flush=True)
+        return found
+
     print(TITLE)
-    for library in [arguments.library] if arguments.library else LIBRARIES:
-        for case in LIBRARIES[library]():
-            if arguments.only and case.name not in arguments.only:
-                continue
-            if arguments.most and _size(case) > arguments.most * 1e6:
-                continue
-            found = in_process(case.library, case.name)
-            wrong = faults(found)
-            failed += bool(wrong)
-            rows.append(row(found, wrong))
-            print(rows[-1], flush=True)
-    if arguments.table:
-        arguments.table.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return 1 if failed else 0
+    results = add_results(arguments.results, cases, work)
+    if arguments.page:
+        write_table(PAGE, "models", "\n".join([TITLE, *map(row, results.values())]))
+    return int(any(faults(found) for found in results.values()))
 
 
 def _size(case: Listed) -> int:

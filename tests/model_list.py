@@ -1,6 +1,8 @@
-"""Classifiers of torchvision, timm and transformers, small inputs that they take, and their heads.
+"""Classifiers of torchvision, timm, transformers and peft, inputs that they take, and their heads.
 
-Weights are random and the same each time. What is listed is what `check_models.py` goes through.
+Weights are random and the same each time. `check_models.py` goes through all of them in the
+smallest form that each has, and `benchmarks/model_costs.py` through those that are `TIMED`, in a
+form in which the operations count and not the calls.
 """
 
 from __future__ import annotations
@@ -50,8 +52,28 @@ def images(side: int) -> Callable[[int], Tensor]:
     return draw
 
 
+# What is timed, of each library.
+TIMED = {
+    "torchvision": (
+        "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s",
+        "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2",
+        "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d",
+        "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vit_b_16",
+    ),
+    "timm": (
+        "beit_base_patch16_224", "convmixer_768_32", "convnext_atto",
+        "deit_tiny_distilled_patch16_224", "edgenext_xx_small", "levit_128s", "mixer_s32_224",
+        "poolformer_s12", "resnetv2_50", "xcit_nano_12_p16_224",
+    ),
+    "transformers": (
+        "albert", "bert", "distilbert", "electra", "gpt2", "llama", "modernbert", "mpnet",
+        "roberta", "vit",
+    ),
+}  # fmt: skip
+
 # The smallest side that each takes where it is not 32, by the start of the name.
 _SIDES = {"alexnet": 64, "inception": 80, "maxvit": 224, "vit_h_14": 28}
+_TIMED_SIDE = 64
 _TORCHVISION_HEADS = {
     "alexnet": "classifier.6",
     "convnext": "classifier.2",
@@ -68,12 +90,13 @@ _TORCHVISION_HEADS = {
 }
 
 
-def torchvision_models() -> list[Listed]:
-    """All classifiers of torchvision."""
+def torchvision_models(timed: bool = False) -> list[Listed]:
+    """All classifiers of torchvision; or those that are timed, on images of 64 pixels."""
     from torchvision import models
 
     def listed(name: str) -> Listed:
         side = next((s for start, s in _SIDES.items() if name.startswith(start)), 32)
+        side = max(side, _TIMED_SIDE) if timed else side
         options: dict[str, Any] = {"image_size": side} if name.startswith("vit_") else {}
         if name in ("googlenet", "inception_v3"):
             options = {"init_weights": False}
@@ -86,7 +109,8 @@ def torchvision_models() -> list[Listed]:
             images(side),
         )
 
-    return [listed(name) for name in models.list_models(module=models)]
+    names = TIMED["torchvision"] if timed else models.list_models(module=models)
+    return [listed(name) for name in names]
 
 
 _TIMM: dict[str, tuple[int, Head, dict[str, Any]]] = {
@@ -113,12 +137,15 @@ _TIMM: dict[str, tuple[int, Head, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def timm_models() -> list[Listed]:
-    """Twenty of timm's kinds, in small."""
+def timm_models(timed: bool = False) -> list[Listed]:
+    """Twenty of timm's kinds, in small; or those that are timed, on images of 64 pixels."""
     import timm
 
     def listed(name: str) -> Listed:
         side, head, options = _TIMM[name]
+        if timed:
+            side = _TIMED_SIDE
+            options = {"img_size": side} if "img_size" in options else {}
         return Listed(
             "timm",
             name,
@@ -127,10 +154,16 @@ def timm_models() -> list[Listed]:
             images(side),
         )
 
-    return [listed(name) for name in _TIMM]
+    return [listed(name) for name in (TIMED["timm"] if timed else _TIMM)]
 
 
 _WORDS, _LENGTH = 60, 7
+# Sizes of those that are timed.
+_LARGER: dict[str, Any] = {
+    "hidden_size": 128, "intermediate_size": 256, "dim": 128, "hidden_dim": 256, "n_embd": 128,
+    "embedding_size": 64, "max_position_embeddings": 128, "n_positions": 128, "head_dim": 32,
+    "num_hidden_layers": 3, "n_layers": 3, "n_layer": 3, "image_size": _TIMED_SIDE, "patch_size": 8,
+}  # fmt: skip
 _SMALL = {
     "vocab_size": _WORDS,
     "hidden_size": 32,
@@ -193,25 +226,34 @@ _TRANSFORMERS: dict[str, tuple[str, bool, str, dict[str, Any]]] = {
 }
 
 
-def transformers_models() -> list[Listed]:
-    """Twenty configurations of transformers, tiny."""
-    import transformers
+def words(length: int) -> Callable[[int], dict[str, Tensor]]:
+    """Texts of `length` tokens, every second of which ends in two of padding."""
 
-    def words(n: int) -> dict[str, Tensor]:
+    def draw(n: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(1)
-        ids = torch.randint(3, _WORDS, (n, _LENGTH), generator=generator)
+        ids = torch.randint(3, _WORDS, (n, length), generator=generator)
         attention = torch.ones_like(ids)
         for row in range(0, n, 2):
-            attention[row, _LENGTH - 2 :] = 0
-            ids[row, _LENGTH - 2 :] = 0
+            attention[row, length - 2 :] = 0
+            ids[row, length - 2 :] = 0
         return {"input_ids": ids, "attention_mask": attention}
 
-    def pixels(n: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(1)
-        return {"pixel_values": torch.randn(n, 3, 16, 16, generator=generator)}
+    return draw
+
+
+def pixels(side: int) -> Callable[[int], dict[str, Tensor]]:
+    """Images by keyword."""
+    return lambda n: {"pixel_values": images(side)(n)}
+
+
+def transformers_models(timed: bool = False) -> list[Listed]:
+    """Twenty configurations of transformers, tiny; or those that are timed, a size larger."""
+    import transformers
 
     def listed(name: str) -> Listed:
         kind, sees, head, options = _TRANSFORMERS[name]
+        if timed:
+            options = {key: _LARGER.get(key, value) for key, value in options.items()}
         task = "Image" if sees else "Sequence"
         auto = getattr(transformers, f"AutoModelFor{task}Classification")
 
@@ -220,18 +262,91 @@ def transformers_models() -> list[Listed]:
             model: nn.Module = auto.from_config(config)
             return model
 
-        return Listed("transformers", name, head, make, pixels if sees else words)
+        size = ((_TIMED_SIDE if timed else 16), (32 if timed else _LENGTH))
+        return Listed("transformers", name, head, make, pixels(size[0]) if sees else words(size[1]))
 
-    return [listed(name) for name in _TRANSFORMERS]
+    return [listed(name) for name in (TIMED["transformers"] if timed else _TRANSFORMERS)]
 
 
-LIBRARIES = {
+# What is adapted, its head in there, the kind of adapter and its numbers. Without a task the head
+# stays frozen; with one it is trained, in a module beside the original.
+_QUERIES = {"target_modules": ["query", "value"]}
+_PEFT: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "bert, LoRA": ("bert", "", "LoraConfig", {"task_type": "SEQ_CLS", **_QUERIES}),
+    "bert, LoRA, head frozen": ("bert", "", "LoraConfig", _QUERIES),
+    "bert, LoRA with DoRA": (
+        "bert", "", "LoraConfig", {"task_type": "SEQ_CLS", "use_dora": True, **_QUERIES},
+    ),
+    "bert, IA3": (
+        "bert", "", "IA3Config",
+        {
+            "task_type": "SEQ_CLS",
+            "target_modules": ["key", "value", "output.dense"],
+            "feedforward_modules": ["output.dense"],
+        },
+    ),
+    "bert, prompt tuning": (
+        "bert", "", "PromptTuningConfig", {"task_type": "SEQ_CLS", "num_virtual_tokens": 3},
+    ),
+    "roberta, LoRA": (
+        "roberta", "classifier", "LoraConfig", {"task_type": "SEQ_CLS", **_QUERIES},
+    ),
+    "gpt2, LoRA": (
+        "gpt2", "", "LoraConfig", {"task_type": "SEQ_CLS", "target_modules": ["c_attn"]},
+    ),
+    "llama, LoRA of every linear layer": (
+        "llama", "", "LoraConfig", {"task_type": "SEQ_CLS", "target_modules": "all-linear"},
+    ),
+    "vit, LoRA": (
+        "vit", "", "LoraConfig", {"modules_to_save": ["classifier"], "target_modules": "all-linear"}
+    ),
+}  # fmt: skip
+
+
+def peft_models() -> list[Listed]:
+    """Tiny transformers with adapters, which are no heads."""
+    import peft
+
+    tiny = {case.name: case for case in transformers_models()}
+
+    def listed(name: str) -> Listed:
+        adapted, saved, kind, options = _PEFT[name]
+        base = tiny[adapted]
+        saved = saved or str(base.head)
+        head = f"base_model.model.{base.head}"
+        if "task_type" in options or "modules_to_save" in options:
+            rest = str(base.head).removeprefix(saved)
+            head = f"base_model.model.{saved}.modules_to_save.default{rest}"
+        if kind == "PromptTuningConfig":
+            head = head.replace("base_model.model.", "base_model.")
+
+        def make() -> nn.Module:
+            rank = {"r": 4} if kind == "LoraConfig" else {}
+            model = peft.get_peft_model(base.make(), getattr(peft, kind)(**rank, **options))
+            with torch.no_grad():  # adapters begin at zero, where half of their gradients are
+                for name, p in model.named_parameters():
+                    if p.requires_grad and "lora_B" in name:
+                        p.normal_(std=0.1)
+            return model
+
+        return Listed("peft", name, head, make, base.inputs)
+
+    return [listed(name) for name in _PEFT]
+
+
+LIBRARIES: dict[str, Callable[[], list[Listed]]] = {
     "torchvision": torchvision_models,
     "timm": timm_models,
     "transformers": transformers_models,
+    "peft": peft_models,
 }
 
 
 def listed(library: str, name: str) -> Listed:
     """One of them."""
     return next(each for each in LIBRARIES[library]() if each.name == name)
+
+
+def timed_models() -> list[Listed]:
+    """Those that are timed."""
+    return [*torchvision_models(True), *timm_models(True), *transformers_models(True)]

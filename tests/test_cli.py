@@ -190,7 +190,9 @@ def test_an_interrupt_leaves_whole_rounds(
 
     monkeypatch.setitem(strategies.STRATEGIES, "bait", stop)
     assert main([*QUICK, "--out", str(tmp_path / "run")]) == 130
-    assert capsys.readouterr().err.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.endswith(f"goes on: fishermask-fast run --resume {tmp_path / 'run'}\n")
     found = [(entry.round, entry.strategy) for entry in read_rounds(tmp_path / "run")]
     assert found == [(0, "fishermask"), (0, "bait"), (0, "random"), (1, "fishermask")]
     files = {path.name for path in (tmp_path / "run").iterdir()}
@@ -258,7 +260,7 @@ def test_help_says_every_option_and_its_default(capsys: pytest.CaptureFixture[st
         for option in dataclasses.fields(part.default):
             known = {"name": "data", "root": "data-root", "strategies": "strategy"}
             name = known.get(option.name, option.name.replace("_", "-"))
-            assert (f"--{name} " in text) == (option.name not in ("progress",)), name
+            assert (f"--{name} " in text) == (option.name not in ("progress", "group")), name
     assert "[default: fishermask bait random]" in text
     assert "--keep-head --no-keep-head" in text
 

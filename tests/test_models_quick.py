@@ -19,6 +19,9 @@ from fishermask_fast.network import find_head
         ("timm", "deit_tiny_distilled_patch16_224"),
         ("transformers", "bert"),
         ("transformers", "gpt2"),
+        ("peft", "bert, LoRA"),
+        ("peft", "bert, LoRA, head frozen"),
+        ("peft", "roberta, LoRA"),
     ],
 )
 def test_head_and_gradients(library: str, name: str) -> None:
@@ -32,7 +35,7 @@ def test_head_and_gradients(library: str, name: str) -> None:
 
 
 def test_the_lists_are_as_long_as_they_should_be() -> None:
-    least = {"torchvision": 80, "timm": 20, "transformers": 20}
+    least = {"torchvision": 80, "timm": 20, "transformers": 20, "peft": 9}
     for library, cases in LIBRARIES.items():
         pytest.importorskip(library)
         assert len({case.name for case in cases()}) >= least[library]

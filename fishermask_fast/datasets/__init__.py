@@ -1,12 +1,14 @@
 """Labeled samples: as they are stored, how they are read, and sets of them by name.
 
-Rooms: folders (which files are images), pixels (an image file as uint8 RGB), rows (of a CSV),
-samples (stored, and seen through a transform), images, tables (numbers and texts), imbalance (how
-many of each class), pools (a pool and a test set by name). May import: options, files.
+Rooms: folders (which files are images), pixels (an image file as uint8 RGB), rows (of a table),
+columns (of it, as numbers), samples (stored, and seen through a transform), images, tables (numbers
+and texts), imbalance (how many of each class), pools (a pool and a test set by name). May import:
+options, files.
 """
 
 from __future__ import annotations
 
+from fishermask_fast.datasets.columns import as_number, feature_places
 from fishermask_fast.datasets.folders import (
     FOLLOWED,
     SKIPPED,
@@ -16,9 +18,11 @@ from fishermask_fast.datasets.folders import (
     summary,
 )
 from fishermask_fast.datasets.images import evaluation_transform
+from fishermask_fast.datasets.pixels import read_rgb
 from fishermask_fast.datasets.pools import load_data
-from fishermask_fast.datasets.rows import Rows, read_rows
+from fishermask_fast.datasets.rows import TABLE_ENDINGS, Rows, read_rows
 from fishermask_fast.datasets.samples import (
+    IDENTITY,
     FolderImages,
     Label,
     LabeledSamples,
@@ -37,7 +41,12 @@ __all__ = [
     "Rows",
     "SKIPPED",
     "Source",
+    "IDENTITY",
+    "TABLE_ENDINGS",
+    "as_number",
     "conversions",
+    "feature_places",
+    "read_rgb",
     "evaluation_transform",
     "images_below",
     "images_by_class",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from fishermask_fast.datasets import images, tables
 from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
+from fishermask_fast.datasets.rows import TABLE_ENDINGS
 from fishermask_fast.datasets.samples import LabeledSamples, PoolAndTest
 from fishermask_fast.options import DataOptions
 
@@ -64,6 +66,8 @@ def _check_exclusive(options: DataOptions) -> None:
         raise ValueError("give class_counts or imbalance_ratio, not both")
     if options.name in NAMED and options.image_size is not None:
         raise ValueError(f"image_size is for folders of images; {options.name} has its own size")
+    if options.name in NAMED and options.label_column != "label":
+        raise ValueError(f"label_column is for files; {options.name} has its own labels")
 
 
 def _load(options: DataOptions) -> PoolAndTest:
@@ -78,14 +82,20 @@ def _load(options: DataOptions) -> PoolAndTest:
         return tables.load_numbers(name, options.seed)
     if name in tables.TEXTS:
         return tables.load_newsgroups(options.root, options.download)
-    if path.suffix.lower() == ".csv" and path.is_file():
-        return tables.load_csv(path, options.seed)
+    if path.suffix.lower() in TABLE_ENDINGS and path.is_file():
+        return tables.load_rows(path, options.seed, options.label_column)
     if path.is_dir():
         size = 32 if options.image_size is None else options.image_size
         return images.load_folder(path, size, options.augment, options.seed)
     raise ValueError(
-        f"data must be one of {', '.join(NAMED)} or an existing folder or .csv file; got {name!r}"
+        f"data must be one of {', '.join(NAMED)} or an existing folder or file "
+        f"({', '.join(TABLE_ENDINGS)}); got {name!r}{_meant(name)}"
     )
+
+
+def _meant(name: str) -> str:
+    close = difflib.get_close_matches(name, NAMED, 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _draw(samples: LabeledSamples, size: int | None, label: str, seed: int) -> LabeledSamples:

@@ -1,7 +1,9 @@
-"""Rows of a CSV file of people's own, by a header that may be written with other capitals.
+"""Rows of a table of people's own, by a header that may be written with other capitals.
 
-What cannot be right is refused with the file and the line: rows longer or shorter than the header,
-a name that stands twice, a name one letter off a wanted one.
+CSV files, lines of JSON (``.jsonl``: an object a row), and Parquet where pandas reads it; a cell is
+a text, empty where nothing is there. What cannot be right is refused with the file and the line:
+rows longer or shorter than the header, a name that stands twice, a name one letter off a wanted
+one.
 """
 
 from __future__ import annotations
@@ -10,12 +12,18 @@ import codecs
 import csv
 import difflib
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from fishermask_fast.files import open_file
+from fishermask_fast.files import open_file, parse_json
+
+TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
+Numbered = list[tuple[int, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class Rows:
     Attributes:
         names: Of the columns; a wanted one as it was asked for, whatever its capitals and spaces.
         cells: Of each row, one a column.
-        lines: Of the file, where each row ends; the header is line 1.
+        lines: Of the file, where each row ends; the header of a CSV is line 1. Of a Parquet file
+            the rows, counted from 1.
     """
 
     names: tuple[str, ...]
@@ -39,35 +48,27 @@ class Rows:
 
 
 def read_rows(
-    file: Path, wanted: Sequence[str], needed: str, expected: str, errors: str = "strict"
+    file: Path, wanted: Sequence[str], needed: str | None, expected: str, errors: str = "strict"
 ) -> Rows:
     """Read a table.
 
     Args:
-        file: A CSV in UTF-8.
+        file: A CSV or lines of JSON in UTF-8, or Parquet, by its ending.
         wanted: Columns that are known by name.
-        needed: That of them which must be there.
+        needed: That of them which must be there; None where none must.
         expected: What the file must have, for the message.
         errors: What becomes of bytes that are no UTF-8.
 
     Raises:
         ValueError: The file cannot be read as a table, or lacks the column that is needed.
+        ModuleNotFoundError: It is Parquet, and pandas or pyarrow is not installed.
     """
-    try:
-        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
-            start = content.read(2)
-            content.seek(0)
-            lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
-            _check_encoding(file, start)
-            reader = csv.reader(lines, strict=False)
-            numbered = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+    numbered = _READERS.get(file.suffix.lower(), _csv)(file, errors)
     header = numbered[0][1] if numbered else []
     names = tuple(_known(name, wanted) for name in header)
     rows = numbered[1:]
-    if not rows or needed not in names:
-        near = [name for name in names if difflib.get_close_matches(name, [needed], 1, 0.75)]
+    if not rows or (needed is not None and needed not in names):
+        near = [n for n in names if difflib.get_close_matches(n, [needed or ""], 1, 0.75)]
         meant = f"; did you mean {needed} by {near[0]}?" if near else ""
         columns = ", ".join(names) if rows else "no rows"
         raise ValueError(f"{file} must have {expected}; it has {columns}{meant}")
@@ -77,9 +78,80 @@ def read_rows(
     return Rows(names, tuple(tuple(row) for _, row in rows), tuple(line for line, _ in rows))
 
 
+def _csv(file: Path, errors: str) -> Numbered:
+    try:
+        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
+            start = content.read(2)
+            content.seek(0)
+            lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
+            _check_encoding(file, start)
+            reader = csv.reader(lines, strict=False)
+            return [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+
+
+def _jsonl(file: Path, errors: str) -> Numbered:
+    try:
+        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
+            lines = content.read().decode("utf-8-sig", errors).split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, line {number} must be an object; got {line.strip()[:60]}")
+        rows.append((number, row))
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    cells = [(n, [_cell(file, n, name, row.get(name)) for name in names]) for n, row in rows]
+    return [(0, names), *cells] if rows else []
+
+
+def _parquet(file: Path, errors: str) -> Numbered:
+    os.close(open_file(file, os.O_RDONLY))
+    pandas: Any = import_module("pandas")
+    import_module("pyarrow")
+    try:
+        frame = pandas.read_parquet(file, dtype_backend="numpy_nullable")
+    # A damaged file can fail anywhere in its reader.
+    except Exception as error:
+        raise ValueError(f"cannot read {file}: {' '.join(str(error).split())}") from error
+    names = [str(name) for name in frame.columns]
+    columns = [frame.iloc[:, place].tolist() for place in range(len(names))]
+    rows = [
+        (n, [_cell(file, n, name, value) for name, value in zip(names, row, strict=True)])
+        for n, row in enumerate(zip(*columns, strict=True), 1)
+    ]
+    return [(0, names), *rows]
+
+
+_READERS = {".jsonl": _jsonl, ".parquet": _parquet}
+
+
+def _cell(file: Path, line: int, name: str, value: Any) -> str:
+    """A value as a CSV would have it."""
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if str(value) in ("NaT", "<NA>"):  # as pandas has what is missing
+        return ""
+    if isinstance(value, list | dict | bytes) or hasattr(value, "__len__"):
+        raise ValueError(
+            f"{file}, line {line}: {name} must be a text or a number; got {type(value).__name__}"
+        )
+    return str(value)
+
+
 def _known(name: str, wanted: Sequence[str]) -> str:
     plain = name.strip().casefold()
-    return plain if plain in wanted else name
+    return next((each for each in wanted if each.casefold() == plain), name)
 
 
 def _check_encoding(file: Path, start: bytes) -> None:

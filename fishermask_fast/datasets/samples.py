@@ -80,13 +80,14 @@ class FolderImages:
             raise ValueError(f"cannot read image {path}: {error}") from error
         return functional.center_crop(image, [self.size, self.size]), converted
 
-    def read(self, watch: Watch = iter) -> ReadFiles:
+    def read(self, watch: Watch = iter, keep: bool = True) -> ReadFiles:
         """Read each image once.
 
         Args:
             watch: What the results pass through, such as a progress bar.
+            keep: Keep them decoded where they fit into memory.
         """
-        keep = len(self) * 3 * self.size**2 <= LARGEST_DECODED
+        keep = keep and len(self) * 3 * self.size**2 <= LARGEST_DECODED
 
         def attempt(index: int) -> tuple[Tensor | None, tuple[str, ...]] | ValueError:
             try:

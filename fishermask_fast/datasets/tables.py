@@ -1,4 +1,4 @@
-"""Tables and texts: scikit-learn's sets, and CSV files of one's own.
+"""Tables and texts: scikit-learn's sets, and files of one's own.
 
 A table's columns are standardised by the pool's means and deviations. A text is the ids of its
 first ``LENGTH`` words among the ``VOCABULARY`` that the pool uses most; 0 is padding, 1 any other
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fishermask_fast.datasets.columns import read_columns
 from fishermask_fast.datasets.images import split
-from fishermask_fast.datasets.rows import Rows, read_rows
+from fishermask_fast.datasets.rows import read_rows
 from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples, PoolAndTest
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ TABLES = ("breast-cancer", "iris", "wine")
 NUMBERS = ("diabetes", "multilabel")
 TEXTS = ("20newsgroups",)
 TEST_SHARE = 0.3
+MOST_LABELS = 100
 VOCABULARY, LENGTH = 10_000, 200
 PADDING, UNKNOWN = 0, 1
 
@@ -99,16 +101,19 @@ def load_newsgroups(root: str, download: bool) -> PoolAndTest:
     return _text("20newsgroups", texts[0], targets[0], texts[1], targets[1], parts[0].target_names)
 
 
-def load_csv(file: Path, seed: int) -> PoolAndTest:
-    """A CSV with a column ``label`` and either a column ``text`` or columns of numbers.
+def load_rows(file: Path, seed: int, label: str = "label") -> PoolAndTest:
+    """A table with a column of labels and either a column ``text`` or columns of its own.
+
+    Columns of numbers are standardised, and others become a column 0 or 1 for each text in them;
+    see ``columns``.
 
     Raises:
-        ValueError: The file cannot be read, has not these columns, or holds what is no number.
+        ValueError: The file cannot be read, has not these columns, or holds what cannot be right.
     """
-    table = read_rows(file, ("label", "text"), "label", "a column label and others")
+    table = read_rows(file, (label, "text"), label, f"a column {label} and others")
     if len(table.names) < 2:
-        raise ValueError(f"{file} must have a column label and others; it has label")
-    labels = [label.strip() for label in table.column("label")]
+        raise ValueError(f"{file} must have a column {label} and others; it has {label}")
+    labels = [each.strip() for each in table.column(label)]
     kept = [i for i, label in enumerate(labels) if label]
     if len(kept) < len(labels):
         first = table.lines[next(i for i, label in enumerate(labels) if not label)]
@@ -122,67 +127,28 @@ def load_csv(file: Path, seed: int) -> PoolAndTest:
     classes = sorted({labels[i] for i in kept})
     if len(classes) < 2:
         raise ValueError(f"{file} must hold at least two labels; got {', '.join(classes)}")
+    if len(classes) > MOST_LABELS and len(classes) * 2 > len(kept):
+        raise ValueError(
+            f"{file}: column {label} holds {len(classes):,} different labels in {len(kept):,} rows,"
+            f" such as {classes[0]}; name the column of the classes with --label-column"
+        )
     targets = torch.tensor([classes.index(labels[i]) for i in kept])
-    if "text" in table.names:
+    if "text" in table.names and label != "text":
         written = table.column("text")
         texts = [written[i] for i in kept]
-        pool, test = (part.tolist() for part in split(targets, TEST_SHARE, seed))
+        chosen, left = (part.tolist() for part in split(targets, TEST_SHARE, seed))
         return _text(
             file.stem,
-            [texts[i] for i in pool],
-            targets[pool],
-            [texts[i] for i in test],
-            targets[test],
+            [texts[i] for i in chosen],
+            targets[chosen],
+            [texts[i] for i in left],
+            targets[left],
             classes,
         )
-    values = _numbers(file, table, kept)
-    return _table(file.stem, values, targets, classes, seed)
-
-
-def _numbers(file: Path, table: Rows, kept: Sequence[int]) -> Tensor:
-    """float64 (rows kept, columns) of all columns that have a name, but the label's."""
-    nameless = [place for place, name in enumerate(table.names) if _is_nameless(name)]
-    if nameless:
-        logger.warning(
-            "skipped  %d columns of %s: without a name, as an index has none", len(nameless), file
-        )
-    places = [
-        place for place, name in enumerate(table.names) if name != "label" and place not in nameless
-    ]
-    if not places:
-        raise ValueError(f"{file} must have a column label and others; it has no other with a name")
-    for place in places:
-        _warn_of_a_count(file, table, place)
-    values = [
-        [_number(file, table.lines[i], table.names[p], table.cells[i][p]) for p in places]
-        for i in kept
-    ]
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def _is_nameless(name: str) -> bool:
-    """Whether a column is a pandas index that was written, or written and read again."""
-    return not name.strip() or re.fullmatch(r"Unnamed: \d+(_level_\d+)?", name.strip()) is not None
-
-
-def _warn_of_a_count(file: Path, table: Rows, place: int) -> None:
-    cells = [row[place].strip() for row in table.cells]
-    if any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1)):
-        logger.warning(
-            "column %s of %s counts the rows: it tells the label where rows are sorted by it",
-            table.names[place],
-            file,
-        )
-
-
-def _number(file: Path, line: int, name: str, text: str | None) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = float("nan")
-    if value - value != 0:
-        raise ValueError(f"{file}, line {line}: {name} must be a finite number; got {text!r}")
-    return value
+    columns = read_columns(file, table, kept, label)
+    pool, test = split(targets, TEST_SHARE, seed)
+    values = torch.stack([v for column in columns for v in column.encoded(pool.tolist())], 1)
+    return _split_table(file.stem, values, targets, classes, pool, test)
 
 
 def _table(

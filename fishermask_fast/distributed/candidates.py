@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.distributed.exchange import Answer, Exchange, LostContact
-from fishermask_fast.engine import Leaders, LocalCandidates, Report, State, Updates, best
+from fishermask_fast.engine import Fresh, Leaders, LocalCandidates, Report, State, Updates, best
 from fishermask_fast.factors import GradientFactors
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Shard:
         return Answer(None, (here, *_parts(self.local.rows(slots.tolist()))))
 
     def set_up(self, lamb: float | None, traces: bool, *matrices: Tensor) -> Answer:
-        return Answer(self.local.set_up(*matrices, lamb=lamb, traces=traces))
+        return Answer(tuple(self.local.set_up(*matrices, lamb=lamb, traces=traces)))
 
     def best(self, size: int, forced: list[int]) -> Answer:
         """The best scores here, of which kinds, and whose they are."""
@@ -144,10 +144,11 @@ class ShardedCandidates:
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> float:
+    ) -> Fresh:
         matrices = (first, second) if signs is None else (first, second, signs)
         answers = self._ask("set_up", (lamb, traces), *matrices)
-        return max(float(answer.value) for answer in answers)
+        found: list[Fresh] = [Fresh(*answer.value) for answer in answers]
+        return Fresh(max(each.largest for each in found), all(each.resolved for each in found))
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
         answers = self._ask("best", (size, sorted(forced)))

@@ -85,6 +85,16 @@ class Ranks:
         return ranks
 
     @property
+    def number(self) -> int:
+        """Of this process, from 0."""
+        return 0 if self._exchange is None else self._exchange.rank
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        return 1 if self._exchange is None else self._exchange.size
+
+    @property
     def alone(self) -> bool:
         """Whether this process reads all data."""
         return self._exchange is None
@@ -127,6 +137,10 @@ class Ranks:
         if self._exchange is None:
             return value
         return next((told for told in self._exchange.everyone(value) if told is not None), None)
+
+    def everyone(self, value: T) -> list[T]:
+        """What each rank gives, in the order of ranks."""
+        return [value] if self._exchange is None else self._exchange.everyone(value)
 
     def check_same(self, describe: Callable[[], Mapping[str, str | None]]) -> None:
         """Raise, on all ranks, where what `describe` gives differs between them.

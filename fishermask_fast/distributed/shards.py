@@ -54,7 +54,7 @@ def select_from_shards(
     _agree_on_arguments(exchange, asked, sample_indices, fisher, labeled_fisher, device)
     source, n_total, before = _agree_on_pool(exchange, given)
     where = exchange.agree(lambda: check_device(device, source))
-    asked.check_pool(source, n_total, where)
+    exchange.agree(lambda: asked.check_pool(source, n_total, where))
     places = exchange.agree(lambda: _places(sample_indices, len(source), before))
     _check_places(exchange, places, n_total)
     f, f_labeled = exchange.agree(

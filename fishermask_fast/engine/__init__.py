@@ -16,7 +16,6 @@ from fishermask_fast.engine.inputs import (
     as_source,
     check_device,
     check_matrices,
-    check_state,
     computable,
     mean_fisher,
     runs_on,
@@ -25,9 +24,10 @@ from fishermask_fast.engine.leading import best
 from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
 from fishermask_fast.engine.scores import scores_along
-from fishermask_fast.engine.state import Leaders, Report, State, Updates
+from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 
 __all__ = [
+    "Fresh",
     "Leaders",
     "LocalCandidates",
     "Options",
@@ -40,7 +40,6 @@ __all__ = [
     "best",
     "check_device",
     "check_matrices",
-    "check_state",
     "computable",
     "select_greedily",
     "mean_fisher",

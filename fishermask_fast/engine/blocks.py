@@ -33,7 +33,7 @@ from fishermask_fast.engine.precision import (
     Remedy,
 )
 from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem
-from fishermask_fast.engine.state import Candidates, Leaders, Report, State, Updates
+from fishermask_fast.engine.state import Candidates, Fresh, Leaders, Report, State, Updates
 from fishermask_fast.factors import first_of_equal
 
 _logger = logging.getLogger(__name__)
@@ -132,7 +132,12 @@ class Engine:
         start = self._problem.set_up(included, self._safe)
         lamb = self._problem.lamb if self._problem.trivial(included) else None
         matrices = start.roots or (start.inverse, start.double)
-        largest = self._renew(matrices, lamb, traces=True)
+        largest, resolved = self._renew(matrices, lamb, traces=True)
+        if not resolved and start.roots is None:
+            self._safe = True
+            return self._set_up()
+        if not resolved:
+            self._warn()
         self._safe = start.roots is not None
         self._careful = self._careful or self._safe or largest > ILL_CONDITIONED
         if self._careful:
@@ -149,14 +154,14 @@ class Engine:
 
     def _renew(
         self, matrices: tuple[Tensor, ...], lamb: float | None = None, *, traces: bool = False
-    ) -> float:
+    ) -> Fresh:
         """Every A, B and score from M^-1 and G or their roots, in float64; `lamb`: M = lamb I."""
         try:
-            largest = self._pool.set_up(*matrices, lamb=lamb, traces=traces)
+            fresh = self._pool.set_up(*matrices, lamb=lamb, traces=traces)
         except OverflowError:
             raise self._overflow() from None
         self.setups += 1
-        return largest
+        return fresh
 
     def _overflow(self) -> ValueError:
         return ValueError(
@@ -241,6 +246,12 @@ class Engine:
         running: list[float] = []
         for _ in range(size):
             scores = leaders.state.scores[left]
+            if self._sign > 0 and not bool(scores.isfinite().all()):
+                # Rounding has left an A that is not positive definite, and not at a set-up.
+                if picks:
+                    break
+                if not self._policy.fresh:
+                    raise _Stale(Remedy.SETUP, abs(self.changes[-1]))
             loss = self._loss(leaders.state, left, scores)
             pick, at, remedy = self._choose(leaders, left, scores, loss)
             score = float(scores[at])
@@ -271,6 +282,11 @@ class Engine:
         if not self._safe:
             self._safe = True
             raise _Stale(Remedy.SETUP, abs(score))
+        self._warn()
+
+    def _warn(self) -> None:
+        if self._warned:
+            return
         self._warned = True
         warnings.warn(
             "scores are beyond what float64 resolves: the gradients or fisher are too large "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.engine.leading import best, has_copies, kinds
-from fishermask_fast.engine.state import Leaders, Report, State, Updates
+from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
 
 _MAX_BLOCK = 16
@@ -88,8 +88,11 @@ class LocalCandidates:
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> float:
+    ) -> Fresh:
         """Every A, B and score anew, in float64.
+
+        Where rounding leaves an A that is not positive definite, its diagonal is raised by as much
+        as rounding may have taken.
 
         Args:
             first: (k, k) M^-1, or X in the safe form.
@@ -98,18 +101,15 @@ class LocalCandidates:
             lamb: where M = lamb I, else None.
             traces: whether M^-1 and G are new as well.
 
-        Returns:
-            The largest entry of any |V_x M^-1 V_x^T|, to within one.
-
         Raises:
             ValueError: gradients are not finite.
-            OverflowError: scores are not.
+            OverflowError: A or B is not, or scores are not.
         """
         r, square = self.n_rows, self.scale**2 * self.sign
         rows, columns = torch.tril_indices(r, r, device=first.device)
         empty = first.new_empty(0, first.shape[0])
         self._waiting = None
-        largest = 0.0
+        largest, resolved = 0.0, True
         for start, chunk in self._chunks():
             state = self._state[start : start + len(chunk)]
             if signs is not None:
@@ -124,15 +124,20 @@ class LocalCandidates:
             state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
             if traces:
                 state.traces.copy_(state.trace_b())
-            if self.sign > 0 and not bool(state.scores[free].isfinite().all()):
+            lost = free[~state.scores[free].isfinite()] if self.sign > 0 else free[:0]
+            if len(lost):
                 check_finite(chunk, start)
-                raise OverflowError
+                resolved = False
+                state.raise_diagonal(lost)
+                state.advance(chunk, lost, nothing, empty[:, 0], scale=self.scale, float64=True)
+                if not bool(state.scores[lost].isfinite().all()):
+                    raise OverflowError
             if len(chunk):
                 largest = max(largest, float(state.a.abs().max()))
         if traces:
             self.kinds = kinds(self._state.a @ self.diagonal - r, self._state.traces)
             self._copies = has_copies(self.kinds)
-        return largest
+        return Fresh(largest, resolved)
 
     def _forms(
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
@@ -171,9 +176,11 @@ class LocalCandidates:
 
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""
-        scores = self._state.scores.masked_fill(~self._free, -torch.inf)
-        if self.sign < 0:  # a sample without which M would be singular
-            scores = scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
+        # NaN is a sample whose state rounding has spoiled, and that must be seen; of removals, one
+        # without which M would be singular.
+        nan = torch.inf * self.sign
+        scores = self._state.scores.nan_to_num(nan=nan, posinf=torch.inf, neginf=-torch.inf)
+        scores.masked_fill_(~self._free, -torch.inf)
         if forced:
             scores[list(forced)] = torch.inf
         return scores

@@ -76,10 +76,11 @@ class Options:
         )
 
     def check_pool(self, factors: FactorSource, n: int, device: torch.device) -> None:
-        """Raise where so many cannot be picked from n samples such as `factors`.
+        """Raise where so many cannot be picked from n samples, `factors` those of this process.
 
         Raises:
-            ValueError: no samples, rows or columns, n_select above n, or matrices too large.
+            ValueError: no samples, rows or columns, n_select above n, or matrices or the state of
+                this process's samples too large for its memory.
         """
         r, k = factors.n_rows, factors.n_columns
         if n == 0:
@@ -91,6 +92,7 @@ class Options:
                 f"n_select must be at most the pool's {n} samples; got {self.n_select}"
             )
         check_memory(k, device)
+        _check_state(factors, device)
         if n < (1 + self.backward_steps) * self.n_select:
             warnings.warn(
                 f"backward_steps={self.backward_steps} picks "
@@ -113,7 +115,7 @@ class Options:
         )
 
 
-def check_state(factors: FactorSource, device: torch.device) -> None:
+def _check_state(factors: FactorSource, device: torch.device) -> None:
     """Raise where A and B of all samples, and their copies, do not fit into the free memory.
 
     Raises:

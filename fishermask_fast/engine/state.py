@@ -22,6 +22,9 @@ from torch import Tensor
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
 
+# What rounding may take from an eigenvalue of A, for each row, as a share of A's largest entry.
+_ROUNDING_SHARE = 1e-15
+
 
 class Updates(NamedTuple):
     """U^T and W^T of some picks, one below the other, and how many rows belong to each."""
@@ -34,6 +37,13 @@ class Updates(NamedTuple):
         """Both, the earlier ones first."""
         u, w = torch.cat([earlier.u, self.u]), torch.cat([earlier.w, self.w])
         return Updates(u, w, earlier.ranks + self.ranks)
+
+
+class Fresh(NamedTuple):
+    """What a set-up saw of the state that it made."""
+
+    largest: float  # entry of any |V_x M^-1 V_x^T|, to within one
+    resolved: bool = True  # whether float64 told every A_x from a singular matrix
 
 
 class Report(NamedTuple):
@@ -72,6 +82,13 @@ class State:
         self.a.index_copy_(0, index, part.a)
         self.b.index_copy_(0, index, part.b)
         self.scores.index_copy_(0, index, part.scores)
+
+    def raise_diagonal(self, index: Tensor) -> None:
+        """Add to the A of some candidates what rounding may have taken from them, in place."""
+        a = self.a[index]
+        share = _ROUNDING_SHARE * float(self.diagonal.sum())
+        a += self.diagonal * (share * a.abs().amax(1, keepdim=True))
+        self.a.index_copy_(0, index, a)
 
     def trace_b(self) -> Tensor:
         """|tr B| as it is now, (n,)."""
@@ -137,7 +154,7 @@ class Candidates(Protocol):
         *,
         lamb: float | None = None,
         traces: bool,
-    ) -> float: ...
+    ) -> Fresh: ...
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
 

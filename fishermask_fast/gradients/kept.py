@@ -25,6 +25,7 @@ from fishermask_fast.network import (
     asking,
     call,
     drop_kept_tensors,
+    outputs_of_samples,
     read_graph,
     trial_samples,
 )
@@ -44,7 +45,8 @@ def pass_by_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str
         names: the parameters whose gradients are wanted.
 
     Raises:
-        ValueError: parameters whose values count, by way of tensors that the model keeps.
+        ValueError: parameters whose values count, by way of tensors that the model keeps; or a
+            model that does not take such samples.
     """
     before = KeptTensors(model)
     two, _ = trial_samples(inputs)
@@ -111,7 +113,7 @@ def _reached(
     """
     parameters = dict(model.named_parameters())
     with asking([parameters[name] for name in names]):
-        leaves = read_graph(call(model, inputs)).leaves
+        leaves = read_graph(outputs_of_samples(model, inputs, "data")).leaves
     found = {name for name in names if id(parameters[name]) in leaves}
     values = {name: p.detach() for name, p in parameters.items()}
     for name in names:

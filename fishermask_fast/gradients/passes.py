@@ -5,8 +5,7 @@ Batch by batch: inputs to the model, and a plan from the first batch's samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +15,17 @@ from fishermask_fast.gradients.kept import pass_by_kept_tensors
 from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network import (
     Inputs,
-    KeptTensors,
     Pool,
     call,
     count_samples,
     device_of,
     evaluating,
     input_dtype,
-    outputs_of_samples,
     to_model,
     trainable,
     unwrap,
 )
+from fishermask_fast.progress import progress_bar
 
 # Memory for one batch's activations and gradients, and the most samples it is spent on.
 _BUDGET = {"cpu": (256 * 2**20, 256), "cuda": (4 * 2**30, 1024)}
@@ -48,17 +46,12 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
-    before = KeptTensors(net)
-    with torch.no_grad():
-        outputs_of_samples(net, trial, "data")
-    before.restore()
     pass_by_kept_tensors(net, trial, names)
     plan = make_plan(net, trial, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
     held = plan.bytes_per_sample * min(size, len(pool))
     channels_last = not plan.others and _channels_last_pays(net, trial, held)
-    with _bar(len(pool), progress) as done:
-        done(start)
+    with progress_bar(len(pool), "gradients", "samples", progress, start) as done:
         for inputs in pool.batches(size, start):
             inputs = to_model(inputs, device, input_dtype(net, inputs))
             if channels_last and isinstance(inputs, Tensor):
@@ -109,15 +102,3 @@ def _channels_last_pays(net: nn.Module, trial: Inputs, held: int) -> bool:
             return False
     # A model that reads strides would be far off.
     return bool((found - expected).abs().max() <= 1e-2 * expected.abs().max())
-
-
-@contextmanager
-def _bar(total: int, progress: bool) -> Iterator[Callable[[int], object]]:
-    """A function that counts samples done, on a bar where one is asked for."""
-    if not progress:
-        yield lambda count: None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, unit=" samples", desc="gradients", leave=False) as bar:
-        yield bar.update

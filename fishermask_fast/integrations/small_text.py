@@ -20,6 +20,7 @@ from fishermask_fast.checks import check_integer, check_positive, warn_ignored
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import check_size
+from fishermask_fast.network import check_seed
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector import MASKS, FisherMaskSelector, unread_options
 
@@ -131,13 +132,14 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
 
         Raises:
             EmptyPoolException, PoolExhaustedException: fewer than n unlabeled samples.
-            ValueError: a classifier that was not fitted, one without features, or one for several
-                labels where the data have one, or the other way round.
+            TypeError: indices that are no integers.
+            ValueError: indices outside the data, a classifier that was not fitted, one without
+                features, or one for several labels where the data have one, or the other way round.
         """
         self._validate_query_input(indices_unlabeled, n)
-        pool = np.asarray(indices_unlabeled, dtype=np.int64)
-        labeled = np.asarray(indices_labeled, dtype=np.int64)
         likelihood = _likelihood(clf, issparse(y))
+        pool = _indices("indices_unlabeled", indices_unlabeled, len(dataset))
+        labeled = _indices("indices_labeled", indices_labeled, len(dataset))
         factors = self._factors(clf, dataset[np.concatenate([pool, labeled])], likelihood)
         labeled_fisher = factors[len(pool) :].fisher() if len(labeled) else None
         selection = select_batch(
@@ -225,9 +227,9 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             ("head_entries", 1),
             ("backward_steps", 0),
             ("fisher_samples", 1),
-            ("seed", 0),
         ):
             check_integer(name, getattr(self, name), minimum)
+        check_seed(self.seed)
         if self.rank is not None:
             check_integer("rank", self.rank, 1)
         check_positive("lamb", self.lamb)
@@ -249,6 +251,26 @@ def _likelihood(clf: Any, several: bool) -> str:
             f"{'several' if several else 'one'} a text; got multi_label={not several}"
         )
     return "bernoulli" if several else "categorical"
+
+
+def _indices(name: str, value: Any, n: int) -> Array:
+    """Indices of some of n samples, (m,) int64; an empty list is one of them.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: they are not in a row, or outside 0..n - 1.
+    """
+    index = np.asarray(value)
+    if index.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if not np.issubdtype(index.dtype, np.integer):
+        raise TypeError(f"{name} must hold integers; got {index.dtype}")
+    if index.ndim != 1:
+        raise ValueError(f"{name} must have one axis; got shape {index.shape}")
+    outside = index[(index < 0) | (index >= n)]
+    if len(outside):
+        raise ValueError(f"{name} must be indices of {n} samples; got {outside[0]}")
+    return index.astype(np.int64)
 
 
 def _inputs(batch: tuple[Tensor, ...]) -> Tensor | dict[str, Tensor]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from fishermask_fast.datasets import (
     SKIPPED,
@@ -19,6 +17,7 @@ from fishermask_fast.datasets import (
     images_by_class,
 )
 from fishermask_fast.labeling.csv_files import read_csv
+from fishermask_fast.progress import watched
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
     return OwnImages(tuple(free), tuple(known), labels, tuple(by_class), root, tuple(notes))
 
 
-def from_csv(file: Path) -> OwnImages:
-    """Rows of a CSV with a column ``path`` and, where some are labeled, a column ``label``.
+def from_csv(file: Path, label: str = "label") -> OwnImages:
+    """Rows of a table with a column ``path`` and, where some are labeled, a column of labels.
 
     Paths are relative to the file's folder; a row without a label is one to pick from.
 
@@ -80,33 +79,35 @@ def from_csv(file: Path) -> OwnImages:
         ValueError: The file cannot be read, has no column ``path``, no row without a label, or a
             row without a path or with that of another row.
     """
-    table = read_csv(file, ("path", "label"), "path", "a column path (and label)")
+    table = read_csv(file, ("path", label), "path", f"a column path (and {label})")
     written = table.column("path")
-    has_labels = "label" in table.names
-    labels = [each.strip() for each in table.column("label")] if has_labels else [""] * len(written)
+    has_labels = label in table.names
+    labels = [each.strip() for each in table.column(label)] if has_labels else [""] * len(written)
     seen: dict[str, int] = {}
-    for number, (cell, label) in enumerate(zip(written, labels, strict=True), 1):
+    for number, (cell, given) in enumerate(zip(written, labels, strict=True), 1):
         if not cell:
             raise ValueError(f"{file}, row {number} has no path")
         real = os.path.realpath(file.parent / cell)
         if real in seen:
             raise ValueError(f"{file}, rows {seen[real]} and {number} are both {cell}")
         seen[real] = number
-        if not label.isprintable():
-            raise ValueError(f"{file}, row {number}: label must be printable UTF-8; got {label!r}")
+        if not given.isprintable():
+            raise ValueError(
+                f"{file}, row {number}: {label} must be printable UTF-8; got {given!r}"
+            )
     paths = [file.parent / cell for cell in written]
-    free = [path for path, label in zip(paths, labels, strict=True) if not label]
-    known = [path for path, label in zip(paths, labels, strict=True) if label]
+    free = [path for path, given in zip(paths, labels, strict=True) if not given]
+    known = [path for path, given in zip(paths, labels, strict=True) if given]
     if not free:
         raise ValueError(f"{file} must have rows without a label to pick from; all have one")
-    unread = [name for name in table.names if name not in ("path", "label")]
+    unread = [name for name in table.names if name not in ("path", label)]
     notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]
     if not has_labels:
-        notes.append(Note(file, SKIPPED, "no column label, so all rows count as unlabeled"))
-    given = tuple(label for label in labels if label)
-    classes = tuple(sorted(set(given)))
+        notes.append(Note(file, SKIPPED, f"no column {label}, so all rows count as unlabeled"))
+    said = tuple(each for each in labels if each)
+    classes = tuple(sorted(set(said)))
     root = _common_root([file.parent, *free])
-    return OwnImages(tuple(free), tuple(known), given, classes, root, tuple(notes))
+    return OwnImages(tuple(free), tuple(known), said, classes, root, tuple(notes))
 
 
 def _common_root(paths: Sequence[Path]) -> Path:
@@ -129,30 +130,23 @@ class ReadImages:
     notes: tuple[Note, ...]
 
 
-def read_images(paths: Sequence[Path], size: int, label: str, progress: bool) -> ReadImages:
+def read_images(
+    paths: Sequence[Path], size: int, label: str, progress: bool, keep: bool = True
+) -> ReadImages:
     """Read all images once, and keep them decoded where they fit into memory.
 
     Args:
         paths: Files.
         size: Side of the square that images are resized and cropped to.
-        label: What to call them on the progress bar.
-        progress: Whether to show one.
-
-    Raises:
-        ValueError: None of the images can be read.
+        label: What to call them where progress is shown.
+        progress: Whether to show it.
+        keep: Keep them decoded; otherwise they are only tried.
     """
-    tqdm: Any = import_module("tqdm").tqdm
     images = FolderImages([str(path) for path in paths], size)
     files = images.read(
-        lambda reading: tqdm(
-            reading, total=len(paths), desc=label, leave=False, disable=not progress
-        )
+        lambda reading: watched(reading, len(paths), f"reading {label}", "images", progress), keep
     )
     notes = [Note(paths[i], SKIPPED, str(e.__cause__ or e)) for i, e in files.errors.items()]
-    if len(notes) == len(paths):
-        raise ValueError(
-            f"none of the {len(paths)} {label} can be read; {notes[0].path}: {notes[0].reason}"
-        )
     notes += conversions(images.paths, files.converted)
     readable = tuple(path for i, path in enumerate(paths) if i not in files.errors)
     return ReadImages(readable, files.source, tuple(notes))

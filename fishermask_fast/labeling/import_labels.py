@@ -13,7 +13,7 @@ from fishermask_fast.options import ImportOptions
 
 
 def import_labels(export: Path, options: ImportOptions) -> None:
-    """Write each image of the pool with its label, if it has one.
+    """Write each sample of the pool with its label, if it has one.
 
     Args:
         export: Of Label Studio.
@@ -25,27 +25,68 @@ def import_labels(export: Path, options: ImportOptions) -> None:
     if options.out.exists() or options.out.is_symlink():
         raise ValueError(f"{options.out} exists already; name another file with --out")
     labels = read_export(export)
-    if not labels.by_file:
+    if not labels.by_sample:
         raise ValueError(f"{export} holds no task that is labeled")
-    known = _pool(options.pool, labels)
     notes = list(labels.notes)
-    for file, label in labels.by_file.items():
-        before = known.get(file)
-        if before and before != label:
-            notes.append(Note(file, "relabeled", f"{before} before, {label} now"))
-        known[file] = label
-    write_csv(options.out, ["path", "label"], [(path_cell(f), known[f]) for f in known])
+    if any(isinstance(sample, int) for sample in labels.by_sample):
+        n_labeled, n_free = _fill_rows(export, options, labels, notes)
+        what = "rows"
+    else:
+        n_labeled, n_free = _fill_files(options, labels, notes)
+        what = "images"
     for line in summary(notes):
         print(printable(line), file=sys.stderr)
-    n_labeled = sum(1 for label in known.values() if label)
     skipped = sum(1 for note in notes if note.what == SKIPPED)
     print(
-        f"{len(labels.by_file):,} labels read, {skipped:,} tasks left without one\n"
-        f"{n_labeled:,} labeled images and {len(known) - n_labeled:,} unlabeled ones\n"
+        f"{len(labels.by_sample):,} labels read, {skipped:,} tasks left without one\n"
+        f"{n_labeled:,} labeled {what} and {n_free:,} unlabeled ones\n"
         f"labels        {options.out}"
     )
-    if n_labeled == len(known):
-        print("no unlabeled image is in it: add rows without a label, or name the --pool of select")
+    if not n_free:
+        print(
+            f"no unlabeled {what[:-1]} is in it: add rows without a label, or name the --pool of "
+            "select"
+        )
+
+
+def _fill_files(options: ImportOptions, labels: Labels, notes: list[Note]) -> tuple[int, int]:
+    """Write paths with their labels; how many have one, and how many none."""
+    known = _pool(options.pool, labels)
+    for file, label in labels.by_sample.items():
+        assert isinstance(file, Path)
+        _note_change(notes, file, known.get(file, ""), label)
+        known[file] = label
+    write_csv(options.out, ["path", "label"], [(path_cell(f), known[f]) for f in known])
+    n_labeled = sum(1 for label in known.values() if label)
+    return n_labeled, len(known) - n_labeled
+
+
+def _fill_rows(
+    export: Path, options: ImportOptions, labels: Labels, notes: list[Note]
+) -> tuple[int, int]:
+    """Write the pool's rows with their labels; how many have one, and how many none."""
+    tables = [options.pool] if options.pool is not None else list(labels.pools)
+    if len(tables) != 1 or not tables[0].exists():
+        raise ValueError(
+            f"{export} holds rows of a table: name the pool.csv of the select that they are from "
+            "with --pool"
+        )
+    table = read_csv(tables[0], ("label",), "label", "a column label")
+    place = table.names.index("label")
+    rows = [list(row) for row in table.cells]
+    for sample, label in labels.by_sample.items():
+        if not isinstance(sample, int) or sample > len(rows):
+            raise ValueError(f"{export} has labels of {sample}, which is no row of {tables[0]}")
+        _note_change(notes, Path(f"row {sample}"), rows[sample - 1][place], label)
+        rows[sample - 1][place] = label
+    write_csv(options.out, table.names, rows)
+    n_labeled = sum(1 for row in rows if row[place].strip())
+    return n_labeled, len(rows) - n_labeled
+
+
+def _note_change(notes: list[Note], sample: Path, before: str, now: str) -> None:
+    if before and before != now:
+        notes.append(Note(sample, "relabeled", f"{before} before, {now} now"))
 
 
 def _pool(table: Path | None, labels: Labels) -> dict[Path, str]:

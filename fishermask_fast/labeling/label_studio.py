@@ -19,7 +19,9 @@ from xml.sax.saxutils import quoteattr
 from fishermask_fast.datasets import SKIPPED, Note, read_rows
 from fishermask_fast.files import open_file, parse_json
 
-CHOICE, IMAGE = "choice", "image"
+CHOICE, IMAGE, TEXT, ROW = "choice", "image", "text", "cells"
+_SHOWN = {"images": ("Image", IMAGE), "texts": ("Text", TEXT), "table": ("Table", ROW)}
+"""Tag and name of what a task shows, by the kind of samples."""
 BETWEEN = "; "
 """Between the labels of a sample that has several."""
 
@@ -45,41 +47,65 @@ def places(folder: Path, files: Sequence[Path]) -> Places:
     return Places(folder, tuple(sorted(tops)))
 
 
-def task(
-    file: Path, root: Path, labels: Sequence[str], score: float, model: str, data: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A task with the model's prediction.
+@dataclass(frozen=True)
+class Guess:
+    """What a model predicts of a sample.
+
+    Attributes:
+        labels: That are predicted.
+        score: Of the likeliest.
+        model: Who predicts.
+    """
+
+    labels: Sequence[str]
+    score: float
+    model: str
+
+
+def image_data(file: Path, root: Path) -> dict[str, Any]:
+    """Of a task that shows an image, below LOCAL_FILES_DOCUMENT_ROOT."""
+    full = os.path.abspath(file)
+    url = f"/data/local-files/?d={quote(os.fsencode(os.path.relpath(full, root)))}"
+    return {IMAGE: url, "file": full}
+
+
+def row_data(cells: Mapping[str, str], text: bool) -> dict[str, Any]:
+    """Of a task that shows a text, or a table's row."""
+    return {TEXT: cells[TEXT]} if text else {ROW: dict(cells)}
+
+
+def task(data: Mapping[str, Any], kind: str, guess: Guess | None) -> dict[str, Any]:
+    """A task, with the model's prediction where there is one.
 
     Args:
-        file: The image.
-        root: LOCAL_FILES_DOCUMENT_ROOT.
-        labels: That are predicted.
-        score: Of the prediction.
-        model: Who predicts.
-        data: More of the task, which an export has again.
+        data: What it shows, and more that an export has again.
+        kind: ``"images"``, ``"texts"`` or ``"table"``.
+        guess: The prediction.
     """
-    full = os.path.abspath(file)
+    found: dict[str, Any] = {"data": dict(data)}
+    if guess is None:
+        return found
     result = {
         "from_name": CHOICE,
-        "to_name": IMAGE,
+        "to_name": _SHOWN[kind][1],
         "type": "choices",
-        "value": {"choices": list(labels)},
+        "value": {"choices": list(guess.labels)},
     }
-    url = f"/data/local-files/?d={quote(os.fsencode(os.path.relpath(full, root)))}"
-    return {
-        "data": {IMAGE: url, "file": full, **data},
-        "predictions": [{"model_version": model, "score": score, "result": [result]}],
+    score = round(guess.score, 3)
+    return found | {
+        "predictions": [{"model_version": guess.model, "score": score, "result": [result]}]
     }
 
 
-def configuration(classes: Sequence[str], several: bool) -> str:
+def configuration(classes: Sequence[str], several: bool, kind: str = "images") -> str:
     """The labelling configuration: one choice among the classes, or several."""
     lines = [f"    <Choice value={quoteattr(name)}/>" for name in classes]
+    tag, name = _SHOWN[kind]
     return "\n".join(
         [
             "<View>",
-            f'  <Image name="{IMAGE}" value="${IMAGE}"/>',
-            f'  <Choices name="{CHOICE}" toName="{IMAGE}" showInLine="true" '
+            f'  <{tag} name="{name}" value="${name}"/>',
+            f'  <Choices name="{CHOICE}" toName="{name}" showInLine="true" '
             f'choice="{"multiple" if several else "single"}">',
             *lines,
             "  </Choices>",
@@ -93,12 +119,13 @@ class Labels:
     """What an export says.
 
     Attributes:
-        by_file: Label of each file, several joined by ``"; "``.
+        by_sample: Label of each image's file, or of each row of a table, by its number from 1;
+            several labels joined by ``"; "``.
         pools: Tables of the pools that the tasks were picked from.
         notes: Tasks without a label, and why.
     """
 
-    by_file: dict[Path, str]
+    by_sample: dict[Path | int, str]
     pools: tuple[Path, ...]
     notes: tuple[Note, ...]
 
@@ -109,27 +136,41 @@ def read_export(export: Path) -> Labels:
     Raises:
         ValueError: It cannot be read, or is none of these, or of other tasks.
     """
-    said: dict[Path, list[list[str] | None]] = {}
+    said: dict[Path | int, list[list[str] | None]] = {}
     pools: dict[Path, None] = {}
     for number, (data, labels) in enumerate(_answers(export), 1):
-        name = data.get("file") or data.get("path")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{export}, task {number} has neither file nor path of its image")
-        said.setdefault(Path(os.path.abspath(name)), []).extend(labels)
+        said.setdefault(_sample(export, number, data), []).extend(labels)
         if data.get("pool"):
             pools[Path(str(data["pool"]))] = None
-    by_file, notes = {}, []
-    for file, answers in said.items():
+    if any(isinstance(each, int) for each in said) and len(pools) > 1:
+        raise ValueError(
+            f"{export} holds rows of {len(pools)} pools, whose numbers say nothing: export the "
+            "tasks of each by themselves"
+        )
+    by_sample: dict[Path | int, str] = {}
+    notes = []
+    for sample, answers in said.items():
+        file = sample if isinstance(sample, Path) else Path(f"row {sample}")
         different = sorted({BETWEEN.join(sorted(each)) for each in answers if each})
         if len(different) == 1:
-            by_file[file] = different[0]
+            by_sample[sample] = different[0]
         elif different:
             notes.append(Note(file, SKIPPED, f"annotators differ: {' or '.join(different)}"))
         else:
             notes.append(
                 Note(file, SKIPPED, "not labeled" if not answers else "cancelled or empty")
             )
-    return Labels(by_file, tuple(pools), tuple(notes))
+    return Labels(by_sample, tuple(pools), tuple(notes))
+
+
+def _sample(export: Path, number: int, data: Mapping[str, Any]) -> Path | int:
+    """The file of a task's image, or the number of its row."""
+    name, row = data.get("file") or data.get("path"), data.get("row")
+    if isinstance(name, str) and name:
+        return Path(os.path.abspath(name))
+    if str(row).isdecimal() and int(str(row)) > 0:
+        return int(str(row))
+    raise ValueError(f"{export}, task {number} has neither file nor path of its image, nor a row")
 
 
 def _answers(export: Path) -> Iterator[tuple[Mapping[str, Any], list[list[str] | None]]]:

@@ -1,14 +1,15 @@
-"""``fishermask-fast select``: which of one's own images to label next.
+"""``fishermask-fast select``: which of one's own samples to label next.
 
-The output folder appears whole, when everything is done, or not at all.
+Started by torchrun, each process reads its own part of the pool, all of them pick together, and the
+first writes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -16,98 +17,157 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
 
-from fishermask_fast.datasets import (
-    SKIPPED,
-    LabeledSamples,
-    Note,
-    evaluation_transform,
-    summary,
-)
-from fishermask_fast.files import folder_written_whole, replace_file
+from fishermask_fast.datasets import Note, summary
+from fishermask_fast.distributed import Ranks
+from fishermask_fast.files import folder_written_whole
+from fishermask_fast.inspection import inspect_model
 from fishermask_fast.labeling import label_studio
-from fishermask_fast.labeling.checkpoints import load_model
-from fishermask_fast.labeling.csv_files import path_cell, printable, write_csv
-from fishermask_fast.labeling.images import (
-    OwnImages,
-    ReadImages,
-    from_csv,
-    from_folders,
-    read_images,
+from fishermask_fast.labeling.csv_files import printable, write_csv
+from fishermask_fast.labeling.embeddings import OwnEmbeddings, pick_embeddings, read_embeddings
+from fishermask_fast.labeling.images import OwnImages, from_csv, from_folders
+from fishermask_fast.labeling.output import (
+    GRID_NAME,
+    LABELS_FILE,
+    PICKS_FILE,
+    TASKS_FILE,
+    Files,
+    Predictions,
+    check_classes,
+    sorted_notes,
 )
+from fishermask_fast.labeling.pools import OwnPool, pool_of
+from fishermask_fast.labeling.tables import OwnTable, kind_of_table, read_own_table
+from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
 from fishermask_fast.models import find_device
-from fishermask_fast.network import call, evaluating
-from fishermask_fast.options import SelectOptions
-from fishermask_fast.plotting import MOST_SHOWN, image_grid
-from fishermask_fast.strategies import (
-    STRATEGIES,
-    Picks,
-    check,
-    predict,
+from fishermask_fast.network import (
+    Inputs,
+    Pool,
+    device_of,
+    evaluating,
+    input_dtype,
+    raw_outputs,
+    to_model,
 )
+from fishermask_fast.options import QueryOptions, SelectOptions
+from fishermask_fast.strategies import STRATEGIES, Picks, announce, check, estimated, predict
 
-PICKS_FILE, GRID_NAME, POOL_FILE = "picks.csv", "picks", "pool.csv"
-TASKS_FILE, LABELS_FILE = "label_studio.json", "label_studio.xml"
 
-
-def select_images(options: SelectOptions) -> None:
+def select_samples(options: SelectOptions) -> None:
     """Pick what the options ask for, and write it.
 
     Raises:
         ValueError: Something that the user can set right; nothing is written then.
     """
     import_module("matplotlib")
-    progress = sys.stderr.isatty()
-    out = options.out
-    _check_free(out)
-    images = _find(options)
-    size = options.image_size
-    model = load_model(options.model, options.checkpoint, size)
-    classes = _classes(options, images, model)
-    query = replace(options.query, progress=progress)
-    if query.likelihood == "gaussian":
-        raise ValueError(
-            "likelihood must be categorical or bernoulli, as picks are written with predicted "
-            "classes; for a regression use FisherMaskSelector from Python"
+    if not (options.dry_run or options.inspect):
+        _check_free(options.out)
+    with _processes(options) as ranks:
+        if options.embeddings is not None:
+            ranks.attempt(lambda: _select_embeddings(options, ranks))
+        else:
+            _select(options, ranks)
+
+
+def _select(options: SelectOptions, ranks: Ranks) -> None:
+    progress = ranks.number == 0
+    name = cast(str, options.model)
+    found = _find(options)
+    look = Look.of(name, options.image_size, options.mean, options.std)
+    kind: Kind = "images" if isinstance(found, OwnImages) else "texts" if found.text else "table"
+    shape: tuple[int, ...] = (3, look.size, look.size)
+    if isinstance(found, OwnTable):
+        shape = () if found.text else (len(found.columns()),)
+    trained = load_trained(name, options.checkpoint, kind, shape)
+    query = _query(options, trained, progress, ranks)
+    names = list(options.classes or trained.classes or found.classes)
+    if trained.prepare is None:
+        names = _checked(options, names, trained, query, torch.zeros(1, *shape))
+    device = find_device(_device(options, ranks))
+    trained.model.to(device)
+    _check_enough(options.n, len(found.unlabeled), kind)
+    size, rank = ranks.size, ranks.number
+
+    def part(n: int) -> slice:
+        return slice(rank * n // size, (rank + 1) * n // size)
+
+    pool = pool_of(found, look, trained.prepare, progress=progress, ranks=ranks, part=part)
+    _check_enough(options.n, len(pool), kind)
+    if rank == 0:
+        for line in summary(pool.notes):
+            print(printable(line), file=sys.stderr)
+    if trained.prepare is not None and len(pool.unlabeled):  # type: ignore[arg-type]
+        some = Pool.of(pool.unlabeled, "pool").first(1)
+        names = _checked(options, names, trained, query, some)
+    classes = max(ranks.everyone(names), key=len)
+    labeled: Any = pool.labeled if pool.labeled is not None else Subset(pool.unlabeled, [])
+    if options.inspect:
+        _inspect(trained, pool, query)
+        return
+    if ranks.alone:
+        need = estimated(
+            options.strategy,
+            trained.model,
+            pool.unlabeled,
+            labeled,
+            options.n,
+            options.seed,
+            query,
+            always=options.dry_run,
         )
-    check(options.strategy, model, len(classes), query)
-    model.to(find_device(options.device))
-    _check_enough(options.n, len(images.unlabeled))
+        if options.dry_run:
+            _tell_of_a_query(options, pool, trained, need)
+            return
+        announce(need, options.strategy, query)
+    picks = STRATEGIES[options.strategy](
+        trained.model, pool.unlabeled, labeled, options.n, options.seed, query
+    )
+    p = _probabilities(trained.model, pool, picks, query, ranks)
+    if rank == 0:
+        several = query.likelihood == "bernoulli"
+        files = Files(
+            pool,
+            picks.indices.tolist(),
+            picks.info.get("scores") or [None] * len(picks.indices),
+            Predictions.of(p, classes, several),
+            classes,
+            several,
+            options.strategy,
+            name,
+        )
+        files.write(options.out)
+        _tell(options.out, pool)
 
-    pool = read_images(images.unlabeled, size, "unlabeled images", progress)
-    _check_enough(options.n, len(pool.paths))
-    labeled = None
-    if images.labeled:
-        labeled = read_images(images.labeled, size, "labeled images", progress)
-    notes = [*images.notes, *pool.notes, *(labeled.notes if labeled else ())]
-    for line in summary(notes):
-        print(printable(line), file=sys.stderr)
 
-    transform = evaluation_transform(options.mean, options.std)
+@contextmanager
+def _processes(options: SelectOptions) -> Iterator[Ranks]:
+    """The processes that torchrun started, or this one alone."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or "RANK" not in os.environ:
+        yield Ranks(None)
+        return
+    if options.dry_run or options.inspect:
+        raise ValueError("--dry-run and --inspect are for one process")
+    if options.query.mask == "middle":
+        raise ValueError("mask middle is for one process")
+    import torch.distributed as dist
 
-    def seen(part: ReadImages | None) -> LabeledSamples:
-        source = torch.empty(0, 3, size, size) if part is None else part.source
-        return LabeledSamples(source, torch.zeros(len(source), dtype=torch.int64), transform)
+    on_gpu = find_device(_device(options, None)).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield Ranks(dist.group.WORLD)
+    finally:
+        dist.destroy_process_group()
 
-    samples = seen(pool)
-    strategy = STRATEGIES[options.strategy]
-    picks = strategy(model, samples, seen(labeled), options.n, options.seed, query)
-    probabilities = predict(
-        model, samples.take(picks.indices), likelihood=query.likelihood or "categorical"
-    )[0].exp()
-    predicted = _predicted(probabilities, classes, several=query.likelihood == "bernoulli")
-    rows = _rows(pool, picks, predicted, probabilities)
-    server = label_studio.places(images.root, images.unlabeled)
-    with folder_written_whole(out) as draft:
-        write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
-        _write_label_studio(draft, rows, predicted, classes, server.root, options)
-        _write_pool(draft, images)
-        _write_notes(draft, notes)
-        shown = picks.indices[:MOST_SHOWN].tolist()
-        captions = [f"{row['rank']}. {row['predicted']} {row['probability']}" for row in rows]
-        title = f"{len(rows)} picks by {options.strategy}, with predicted classes"
-        image_grid(list(samples.stored(shown)), captions, title, draft / GRID_NAME)
-    _tell(out, server, pool, labeled, notes)
+
+def _device(options: SelectOptions, ranks: Ranks | None) -> str | None:
+    """The device asked for; of several processes on GPUs each takes its own."""
+    if options.device is None and torch.cuda.is_available() and ranks and not ranks.alone:
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return options.device
 
 
 def _check_free(out: Path) -> None:
@@ -118,134 +178,172 @@ def _check_free(out: Path) -> None:
         raise ValueError(f"out must be a folder that can be made; {parent} cannot be written to")
 
 
-def _find(options: SelectOptions) -> OwnImages:
-    if options.unlabeled is None:
-        return from_csv(cast(Path, options.csv))
-    return from_folders(options.unlabeled, options.labeled)
+def _find(options: SelectOptions) -> OwnImages | OwnTable:
+    if options.unlabeled is not None:
+        return from_folders(options.unlabeled, options.labeled)
+    table = cast(Path, options.csv)
+    if kind_of_table(table, options.label_column) == "images":
+        return from_csv(table, options.label_column)
+    return read_own_table(table, options.label_column)
 
 
-def _classes(options: SelectOptions, images: OwnImages, model: nn.Module) -> list[str]:
-    with evaluating(model) as net, torch.no_grad():
-        n_outputs = call(net, torch.zeros(1, 3, options.image_size, options.image_size)).shape[1]
-    names = list(options.classes or images.classes or map(str, range(n_outputs)))
-    for name in names:
-        if not name.isprintable():
-            raise ValueError(f"classes must be printable UTF-8; got {name!r}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"classes must differ; got {', '.join(names)}")
-    if len(names) != n_outputs:
+def _query(options: SelectOptions, trained: Trained, progress: bool, ranks: Ranks) -> QueryOptions:
+    query = replace(options.query, progress=progress, group=ranks.group)
+    if query.likelihood is None and trained.likelihood is not None:
+        query = replace(query, likelihood=trained.likelihood)
+    if query.likelihood == "gaussian":
         raise ValueError(
-            f"the model tells {n_outputs} classes apart, but there are {len(names)} names: "
-            f"{', '.join(names[:8])}; give --classes in the order of the model's outputs"
+            "likelihood must be categorical or bernoulli, as picks are written with predicted "
+            "classes; for a regression use FisherMaskSelector from Python"
         )
-    return names
+    return query
 
 
-def _check_enough(n: int, available: int) -> None:
+def _checked(
+    options: SelectOptions, names: list[str], trained: Trained, query: QueryOptions, some: Inputs
+) -> list[str]:
+    """Names of the outputs, once they and the strategy are known to fit the model."""
+    with evaluating(trained.model) as net, torch.no_grad():
+        inputs = to_model(some, device_of(net), input_dtype(net, some))
+        try:
+            n_outputs = raw_outputs(net, inputs).shape[1]
+        # A model that was not made for such samples can fail with anything.
+        except (RuntimeError, IndexError, TypeError, AssertionError) as error:
+            shown = tuple(some.shape[1:]) if isinstance(some, Tensor) else sorted(some)
+            raise ValueError(
+                f"{trained.name} does not take samples {shown}: {' '.join(str(error).split())}"
+            ) from error
+    classes = check_classes(names, n_outputs)
+    check(options.strategy, trained.model, n_outputs, query)
+    return classes
+
+
+def _check_enough(n: int, available: int, kind: str) -> None:
     if n > available:
-        raise ValueError(f"n must be at most the {available} unlabeled images; got {n}")
+        what = "images" if kind == "images" else "samples"
+        raise ValueError(f"n must be at most the {available} unlabeled {what}; got {n}")
 
 
-def _predicted(probabilities: Tensor, classes: list[str], several: bool) -> list[list[str]]:
-    """Names of what each sample is taken for: the likeliest class, or all labels above a half."""
-    if not several:
-        return [[classes[i]] for i in probabilities.argmax(1).tolist()]
-    return [
-        [name for name, present in zip(classes, row, strict=True) if present]
-        for row in (probabilities > 0.5).tolist()
-    ]
+def _probabilities(
+    model: nn.Module, pool: OwnPool, picks: Picks, query: QueryOptions, ranks: Ranks
+) -> Tensor:
+    """(n, C) of the picks, each predicted by the process that has it."""
+    counts = ranks.everyone(len(pool.unlabeled))  # type: ignore[arg-type]
+    start = sum(counts[: ranks.number])
+    own = ((picks.indices >= start) & (picks.indices < start + counts[ranks.number])).nonzero()
+    places = own.flatten()
+
+    def predicted() -> Tensor | None:
+        if not len(places):
+            return None
+        some: Dataset[Any] = Subset(pool.unlabeled, (picks.indices[places] - start).tolist())
+        return predict(model, some, likelihood=query.likelihood or "categorical")[0].exp()
+
+    told = ranks.everyone((places, ranks.attempt(predicted)))
+    parts = [(at, p) for at, p in told if p is not None]
+    found = parts[0][1].new_empty(len(picks.indices), parts[0][1].shape[1])
+    for at, p in parts:
+        found[at] = p
+    return found
 
 
-def _rows(
-    pool: ReadImages, picks: Picks, predicted: list[list[str]], probabilities: Tensor
-) -> list[dict[str, Any]]:
-    scores = picks.info.get("scores", [""] * len(picks.indices))
-    return [
-        {
-            "path": path_cell(pool.paths[index]),
-            "rank": rank,
-            "score": score if score == "" else f"{score:.6g}",
-            "predicted": "; ".join(names),
-            "probability": f"{probability:.3f}",
-        }
-        for rank, (index, score, names, probability) in enumerate(
-            zip(
-                picks.indices.tolist(),
-                scores,
-                predicted,
-                probabilities.amax(1).tolist(),
-                strict=True,
-            ),
-            1,
-        )
-    ]
-
-
-def _write_label_studio(
-    folder: Path,
-    rows: Sequence[dict[str, Any]],
-    predicted: Sequence[list[str]],
-    classes: Sequence[str],
-    root: Path,
-    options: SelectOptions,
-) -> None:
-    pool = os.path.abspath(options.out / POOL_FILE)
-    tasks = [
-        label_studio.task(
-            Path(row["path"]),
-            root,
-            names,
-            float(row["probability"]),
-            options.model,
-            {"path": row["path"], "rank": row["rank"], "pool": pool},
-        )
-        for row, names in zip(rows, predicted, strict=True)
-    ]
-    replace_file(folder / TASKS_FILE, (json.dumps(tasks, indent=2) + "\n").encode())
-    several = options.query.likelihood == "bernoulli"
-    replace_file(folder / LABELS_FILE, label_studio.configuration(classes, several).encode())
-
-
-def _write_pool(folder: Path, images: OwnImages) -> None:
-    """Every image and its label so far: what ``import-labels`` adds labels to."""
-    labels = zip(images.labeled, images.labels, strict=True)
-    rows = [*((path, "") for path in images.unlabeled), *labels]
-    cells = [(path_cell(Path(os.path.abspath(path))), label) for path, label in rows]
-    write_csv(folder / POOL_FILE, ["path", "label"], cells)
-
-
-def _tell(
-    out: Path,
-    server: label_studio.Places,
-    pool: ReadImages,
-    labeled: ReadImages | None,
-    notes: Sequence[Note],
-) -> None:
-    n_labeled = 0 if labeled is None else len(labeled.paths)
-    print(f"{len(pool.paths):,} unlabeled images and {n_labeled:,} labeled ones")
-    print(f"picks         {out / PICKS_FILE}\npicture       {out / GRID_NAME}.png")
-    storages = ", ".join(map(str, server.storages))
-    print(
-        printable(
-            f"label studio  {out / TASKS_FILE}, labelling configuration {out / LABELS_FILE};\n"
-            f"              a server with LOCAL_FILES_SERVING_ENABLED=true and "
-            f"LOCAL_FILES_DOCUMENT_ROOT={server.root}\n"
-            f"              shows them once the project has a Local Files storage of {storages}"
-        )
+def _inspect(trained: Trained, pool: OwnPool, query: QueryOptions) -> None:
+    some = Pool.of(pool.unlabeled, "pool").first(3)
+    report = inspect_model(
+        trained.model,
+        some,
+        likelihood=query.likelihood or "categorical",
+        head=query.head,
+        lamb=query.lamb,
     )
-    for name, some in _sorted_notes(notes).items():
+    print(report)
+
+
+def _tell_of_a_query(options: SelectOptions, pool: OwnPool, trained: Trained, need: Any) -> None:
+    print(f"{options.n:,} picks by {options.strategy} with {trained.name}")
+    print(_counts(pool))
+    for name, some in sorted_notes(pool.notes).items():
+        if some:
+            print(f"{name:<13} {len(some):,}")
+    if need is None:
+        print(f"{options.strategy} takes one pass over the pool, and little memory beside it")
+    else:
+        print(need)
+    print("nothing was written")
+
+
+def _counts(pool: OwnPool) -> str:
+    what = "images" if pool.kind == "images" else "rows"
+    known = len(pool.labels) if pool.labeled is not None else 0
+    if pool.look is not None:
+        unread = {str(note.path) for note in pool.notes if note.what == "skipped"}
+        assert isinstance(pool.found, OwnImages)
+        known = sum(1 for path in pool.found.labeled if str(path) not in unread)
+    return f"{len(pool):,} unlabeled {what} and {known:,} labeled ones"
+
+
+def _tell(out: Path, pool: OwnPool) -> None:
+    print(_counts(pool))
+    print(f"picks         {out / PICKS_FILE}")
+    tasks = f"{out / TASKS_FILE}, labelling configuration {out / LABELS_FILE}"
+    if isinstance(pool.found, OwnImages):
+        server = label_studio.places(pool.found.root, pool.found.unlabeled)
+        storages = ", ".join(map(str, server.storages))
+        print(
+            printable(
+                f"picture       {out / GRID_NAME}.png\n"
+                f"label studio  {tasks};\n"
+                f"              a server with LOCAL_FILES_SERVING_ENABLED=true and "
+                f"LOCAL_FILES_DOCUMENT_ROOT={server.root}\n"
+                f"              shows them once the project has a Local Files storage of {storages}"
+            )
+        )
+    else:
+        print(f"label studio  {tasks}")
+    _tell_notes(out, pool.notes)
+
+
+def _tell_notes(out: Path, notes: Sequence[Note]) -> None:
+    for name, some in sorted_notes(notes).items():
         if some:
             print(f"{name:<13} {len(some):,}, listed in {out / name}.csv")
 
 
-def _sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:
-    """What was left out, and what was taken otherwise than it lies there; by the file's name."""
-    skipped = [note for note in notes if note.what == SKIPPED]
-    return {"skipped": skipped, "converted": [note for note in notes if note.what != SKIPPED]}
+def _select_embeddings(options: SelectOptions, ranks: Ranks) -> None:
+    """Without a network, by the first process alone: a file of embeddings is read in no time."""
+    if ranks.number:
+        return
+    found = read_embeddings(cast(Path, options.embeddings))
+    _check_enough(options.n, len(found.unlabeled), "embeddings")
+    query = replace(options.query, progress=True)
+    classes = check_classes(list(options.classes or ()), found.probabilities.shape[1])
+    if options.dry_run:
+        n_classes, n_features = found.probabilities.shape[1], found.embeddings.shape[1]
+        print(
+            f"{options.n:,} picks by {options.strategy}, a head of {n_classes:,} x {n_features:,}"
+        )
+        print(_embedding_counts(found))
+        print("nothing was written")
+        return
+    picks = pick_embeddings(found, options.n, options.strategy, options.seed, query)
+    rows = found.unlabeled[picks.indices]
+    several = query.likelihood == "bernoulli"
+    predictions = Predictions.of(found.probabilities[rows], classes, several)
+    scores = picks.info.get("scores") or [None] * len(rows)
+    header = ["row", *(["name"] if found.names else [])]
+    lines = []
+    for rank, (row, score, labels, p) in enumerate(
+        zip(rows.tolist(), scores, predictions.labels, predictions.probabilities, strict=True),
+        1,
+    ):
+        named = [found.names[row]] if found.names else []
+        said = "" if score is None else f"{score:.6g}"
+        lines.append([row, *named, rank, said, "; ".join(labels), f"{p:.3f}"])
+    with folder_written_whole(options.out) as draft:
+        write_csv(draft / PICKS_FILE, [*header, "rank", "score", "predicted", "probability"], lines)
+    print(_embedding_counts(found))
+    print(f"picks         {options.out / PICKS_FILE}")
 
 
-def _write_notes(folder: Path, notes: Sequence[Note]) -> None:
-    for name, some in _sorted_notes(notes).items():
-        if some:
-            rows = [(path_cell(note.path), note.reason, note.what) for note in some]
-            write_csv(folder / f"{name}.csv", ["path", "reason", "what"], rows)
+def _embedding_counts(found: OwnEmbeddings) -> str:
+    return f"{len(found.unlabeled):,} unlabeled rows and {len(found.labeled):,} labeled ones"

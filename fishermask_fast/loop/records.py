@@ -2,7 +2,8 @@
 
 One line of ``rounds.jsonl`` is one round of one strategy: the samples it added, and what the
 network trained on all labels so far came to. ``state`` holds the network of each strategy's last
-round. A round's state is written before its line, and the line whole or not at all, so a run that
+round, from which a run can go on, also with more rounds than it was begun with. A round's state is
+written before its line, and the line whole or not at all, so a run that
 is killed at any moment goes on from the last round that has a line. What is read back is checked as
 a whole: each line states a checksum of itself, its state and the line before, ``config.json`` one
 of its own. Records of earlier versions, which state none, are read by types, ranges and sequence.
@@ -109,14 +110,15 @@ class RunFolder:
         content: dict[str, Any] = {"config": config, "versions": now}
         if held:
             content = _read_config(self.path)
-            _check_same(json.loads(json.dumps(config)), content["config"], self.path)
+            longer = _extended(json.loads(json.dumps(config)), content["config"], self.path)
             known = [content["versions"], *content.get("resumed_with", [])]
-            if now in known:
+            if now in known and not longer:
                 self._is_ours = True
                 self._read(content["config"])
                 return
-            logger.warning("%s was begun with other versions; picks may differ", self.path)
-            content["resumed_with"] = [*known[1:], now]
+            if now not in known:
+                logger.warning("%s was begun with other versions; picks may differ", self.path)
+                content["resumed_with"] = [*known[1:], now]
         self._is_ours = True
         # As it will be read: a tuple is a list there.
         content = json.loads(json.dumps(content))
@@ -222,8 +224,7 @@ class RunFolder:
             raise ValueError(f"{path} is damaged, so the run cannot go on; start it anew")
         return state
 
-    def finish(self) -> None:
-        """Drop the states: a run that is whole needs none."""
+    def _drop_states(self) -> None:
         folder = self.path / STATE_FOLDER
         if folder.is_symlink() or not folder.is_dir():
             return
@@ -235,7 +236,7 @@ class RunFolder:
     def close(self) -> None:
         """Let another process run here; remove the folder where it is new and holds no round."""
         if self._is_ours and not (self.path / ROUNDS_FILE).exists():
-            self.finish()
+            self._drop_states()
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             if self._is_new:
                 self.path.rmdir()
@@ -263,6 +264,24 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / CONFIG_FILE} is not a run's configuration: {error}") from error
     return dict(content)
+
+
+def _extended(asked: dict[str, Any], recorded: dict[str, Any], path: Path) -> bool:
+    """Whether more rounds are asked for than recorded, which then says so as well.
+
+    Raises:
+        ValueError: Something else differs.
+    """
+    more, before = asked.get("schedule"), recorded.get("schedule")
+    if isinstance(more, dict) and isinstance(before, dict):
+        asked_rounds, rounds = more.get("rounds"), before.get("rounds")
+        if type(asked_rounds) is type(rounds) is int and asked_rounds > rounds:
+            longer = {**before, "rounds": asked_rounds}
+            _check_same(asked, {**recorded, "schedule": longer}, path)
+            recorded["schedule"] = longer
+            return True
+    _check_same(asked, recorded, path)
+    return False
 
 
 def _check_same(asked: Any, recorded: Any, path: Path, name: str = "") -> None:

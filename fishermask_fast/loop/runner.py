@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
@@ -16,7 +18,7 @@ from fishermask_fast.loop.report import learning_curves, read_runs, tables
 from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_model, find_device
-from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions
+from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions, record_seeds
 from fishermask_fast.strategies import unread
 
 CURVE_NAME = "learning_curve"
@@ -42,8 +44,24 @@ def run_experiments(options: RunOptions) -> None:
             path = _folder(options, experiment)
             folders.append(RunFolder(path, experiment.config(), resume=options.resume))
             opened.callback(folders[-1].close)
-        for experiment, folder in zip(experiments, folders, strict=True):
-            _run_in(experiment, folder, shows_progress)
+        if len(options.seed) > 1 and options.out is not None:
+            record_seeds(options.out, options.seed)
+        try:
+            for experiment, folder in zip(experiments, folders, strict=True):
+                _run_in(experiment, folder, shows_progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_way_to_resume(options, folders)) from None
+
+
+def _way_to_resume(options: RunOptions, folders: Sequence[RunFolder]) -> str:
+    """What goes on with runs that were interrupted."""
+    begun = [folder.path for folder in folders if (folder.path / ROUNDS_FILE).exists()]
+    if not begun:
+        return "no round was recorded"
+    several = len(folders) > 1 and options.out is not None
+    where = [options.out] if several else begun
+    lines = [f"fishermask-fast run --resume {shlex.quote(str(path))}" for path in where]
+    return f"recorded rounds are whole; this goes on: {' ; '.join(lines)}"
 
 
 def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> Experiment:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from fishermask_fast.masks.choice import METHODS, parts_of_tensors
 from fishermask_fast.masks.mask import FisherMask
-from fishermask_fast.masks.size import MaskSize, check_size, size_of_mask
+from fishermask_fast.masks.size import MaskSize, check_size, mask_size, size_of_mask
 
 __all__ = [
     "FisherMask",
     "METHODS",
     "MaskSize",
     "check_size",
+    "mask_size",
     "parts_of_tensors",
     "size_of_mask",
 ]

@@ -1,12 +1,22 @@
-"""Networks by name, untrained: small ones of ours, and torchvision's classifiers.
+"""Networks by name, untrained: small ones of ours, torchvision's and timm's, and one's own.
 
-Rooms: networks (all of them by name, and how large a mask each has by default), transformers (a
-small Vision Transformer), devices (where they compute). May import: network and below.
+Rooms: networks (all of them by name), named (those of others), transformers (a small Vision
+Transformer), devices (where they compute). May import: network and below.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.models.devices import find_device
+from fishermask_fast.models.named import (
+    HF,
+    TIMM,
+    is_own,
+    own_function,
+    own_result,
+    takes_count,
+    timm_input,
+    torchvision_model,
+)
 from fishermask_fast.models.networks import (
     TINY_MODELS,
     build_model,
@@ -15,6 +25,14 @@ from fishermask_fast.models.networks import (
 )
 
 __all__ = [
+    "HF",
+    "TIMM",
+    "is_own",
+    "own_function",
+    "own_result",
+    "takes_count",
+    "timm_input",
+    "torchvision_model",
     "TINY_MODELS",
     "build_model",
     "default_model",

@@ -1,4 +1,4 @@
-"""Networks that the loop trains from scratch: small ones here, and torchvision's by name.
+"""Networks by name: small ones here, and those of others (see ``named``).
 
 Every network maps samples (N, ...) to logits (N, n_classes) and ends in one ``nn.Linear`` head,
 z = W h + b, whose input h the gradients' structured factors keep. The small ones leave b out, as
@@ -8,11 +8,18 @@ the published FisherMask networks do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.models.named import (
+    HF,
+    TIMM,
+    is_own,
+    own_result,
+    timm_model,
+    torchvision_model,
+)
 from fishermask_fast.models.transformers import VisionTransformer
 
 
@@ -176,8 +183,9 @@ def build_model(
 
     Args:
         name: One of ``IMAGE_MODELS``, or any torchvision classification model such as
-            ``"resnet18"`` or ``"vit_b_16"`` (without pretrained weights); ``"mlp_small"`` for
-            tabular data, ``"text_small"`` for texts.
+            ``"resnet18"`` or ``"vit_b_16"``, or ``"timm:NAME"`` (without pretrained weights);
+            ``"mlp_small"`` for tabular data, ``"text_small"`` for texts; or for any of them
+            ``"package.module:function"``, which is called with the number of classes.
         n_classes: Number of logits, at least 2.
         shape: Of one sample: (channels, height, width), (features,) or (words,).
         seed: Seed of the initial weights; the global random state is left as it was.
@@ -198,6 +206,12 @@ def build_model(
 def _maker(
     name: str, n_classes: int, shape: tuple[int, ...], vocabulary: int
 ) -> Callable[[], nn.Module]:
+    if name.startswith(HF):
+        raise ValueError(
+            f"model {name} is a trained network, for select; a network to train is one by name"
+        )
+    if is_own(name):
+        return lambda: own_result(name, n_classes)[0]
     if vocabulary:
         if name != "text_small":
             raise ValueError(f"model must be text_small for texts; got {name!r}")
@@ -213,33 +227,8 @@ def _maker(
         "resnet18_small": lambda: resnet18_small(n_classes, channels),
         "vit_small": lambda: VisionTransformer(n_classes, channels, (height, width)),
     }
-    return makers.get(name) or (lambda: _torchvision_model(name, n_classes, shape))
-
-
-def _torchvision_model(name: str, n_classes: int, shape: tuple[int, ...]) -> nn.Module:
-    from torchvision import models
-
-    channels, height, width = shape
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(
-            f"model must be one of {', '.join(IMAGE_MODELS)} or a torchvision classification model "
-            f"(resnet18, vit_b_16, ...); got {name!r}"
-        )
-    if channels != 3:
-        raise ValueError(
-            f"torchvision's {name} takes images of 3 channels; these have {channels}. "
-            f"Use one of {', '.join(IMAGE_MODELS)}"
-        )
-    options: dict[str, Any] = {"weights": None, "num_classes": n_classes}
-    if name.startswith("vit_"):
-        if height != width:
-            raise ValueError(f"torchvision's {name} takes square images; got {height} x {width}")
-        options["image_size"] = height
-    try:
-        model: nn.Module = models.get_model(name, **options)
-    except AssertionError as error:
-        raise ValueError(
-            f"torchvision's {name} does not take images of {height} x {width}: {error}"
-        ) from error
-    return model
+    if name in makers:
+        return makers[name]
+    if name.startswith(TIMM):
+        return lambda: timm_model(name.removeprefix(TIMM), n_classes, shape)
+    return lambda: torchvision_model(name, n_classes, shape)

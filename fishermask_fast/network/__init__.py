@@ -23,6 +23,7 @@ from fishermask_fast.network.collating import (
     count_samples,
     model_inputs,
     rebuilt,
+    same_inputs,
     samples_of,
 )
 from fishermask_fast.network.evaluation import (
@@ -113,6 +114,7 @@ __all__ = [
     "Keywords",
     "model_inputs",
     "rebuilt",
+    "same_inputs",
     "samples_of",
     "is_under",
     "logits_of",

@@ -161,7 +161,9 @@ class Pool:
         if isinstance(self.source, Tensor):
             return self.source[:count]
         stop = min(count, len(self))
-        items = [self.source[i] for i in range(stop)]
+        # As a DataLoader asks for a batch: samples may be padded to the longest beside them.
+        together = getattr(self.source, "__getitems__", None)
+        items = together(range(stop)) if together else [self.source[i] for i in range(stop)]
         return self._checked(Collating(self.collate)(items), 0, stop)
 
     def _checked(self, found: Collated, start: int, stop: int) -> Inputs:

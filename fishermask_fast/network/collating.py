@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -249,3 +250,17 @@ def rebuilt(inputs: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 def is_batched(value: object, n: int) -> bool:
     """Whether `value` is a tensor with a first dimension of n samples."""
     return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == n
+
+
+def same_inputs(one: Inputs, other: Inputs) -> bool:
+    """Whether two batches hold the same numbers."""
+    named = [{"": each} if isinstance(each, Tensor) else each for each in (one, other)]
+    return all(
+        not isinstance(value, Tensor)
+        or (
+            isinstance(named[1].get(key), Tensor)
+            and value.shape == named[1][key].shape
+            and torch.allclose(value, named[1][key], rtol=0.0, atol=0.0, equal_nan=True)
+        )
+        for key, value in named[0].items()
+    )

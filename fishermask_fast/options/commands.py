@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
+from fishermask_fast.options.data import DataOptions
 from fishermask_fast.options.picking import AS_TYPED, QueryOptions, StrategyName
 from fishermask_fast.options.schedule import Schedule
 from fishermask_fast.options.training import Recipe
@@ -36,7 +36,8 @@ class RunOptions:
         schedule: Which labels, when.
         seed: Of all that is drawn; one run each.
         out: Folder of the run, or of one folder a seed (default: runs/DATA-MODEL-seedS).
-        resume: Go on with the run that out holds.
+        resume: Go on with the run that a folder holds (--resume DIR, or --resume --out DIR), with
+            what it was asked for; --rounds may ask for more.
         recipe: How to train.
         model: cnn_small, mlp_small, resnet18_small, vit_small, text_small, or a torchvision
             classifier by name (default: cnn_small for digits, mlp_small for tables, text_small for
@@ -65,59 +66,84 @@ class RunOptions:
         if len(set(self.seed)) < len(self.seed):
             raise ValueError(f"seeds must differ; got {listed}")
         if self.resume and self.out is None:
-            raise ValueError("resume needs --out: the folder to go on in")
+            raise ValueError("resume needs the folder to go on in: --resume DIR")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class SelectOptions:
-    """Which of one's own images to pick from, by whom, and what to write.
+    """Which of one's own samples to pick from, by whom, and what to write.
 
     Attributes:
         unlabeled: Folder of images to pick from, at any depth.
         labeled: Folder that holds one folder of images per class.
-        csv: Instead of folders, a CSV with columns path and label, the label empty where there is
-            none; paths relative to it.
-        image_size: Images are resized and cropped to this side.
-        mean: Of the channels.
-        std: Of the channels, on the scale 0 to 1.
-        model: torchvision classifier, such as resnet18, or resnet18_small.
+        csv: Instead of folders, a table (.csv, .jsonl, .parquet) with a column of labels, empty
+            where there is none, and a column path (of images, relative to it), a column text, or
+            columns of numbers.
+        label_column: Column of the labels.
+        embeddings: Instead of samples and a model, .npz or safetensors with embeddings (N, d),
+            probabilities (N, C) and, where some are labeled, labeled (N,) of 0 or 1.
+        image_size: Images are resized and cropped to this side (default: 224, or as timm has it).
+        mean: Of the channels (default: ImageNet's, or as timm has it).
+        std: Of the channels, on the scale 0 to 1 (default: likewise).
+        model: torchvision classifier, such as resnet18; timm:NAME; hf:FOLDER of save_pretrained; or
+            package.module:function, which returns a network, or a network and what prepares a list
+            of samples for it.
         checkpoint: Its weights, a file of torch.save or safetensors with the state_dict in it.
-        classes: Names in the order of the model's outputs (default: labels in alphabetical order).
+        classes: Names in the order of the model's outputs (default: as the model names them, else
+            labels in alphabetical order).
         device: cpu, cuda, ... (default: cuda where there is one).
-        n: Images to pick.
+        n: Samples to pick.
         strategy: Who picks.
         seed: Of all that is drawn.
         out: Folder to write; must not exist.
+        dry_run: Say what a query would read and need, in memory and time, and pick nothing.
+        inspect: Test the model on three samples, say what is found, and pick nothing.
         query: How to pick.
     """
 
-    model: Annotated[str, Parameter(group="Model")]
-    checkpoint: Annotated[Path, Parameter(group="Model")]
     n: Annotated[int, Parameter(name=["--n", "-n"], group="Picking")]
-    unlabeled: Annotated[Path | None, Parameter(group="Images")] = None
-    labeled: Annotated[Path | None, Parameter(group="Images")] = None
-    csv: Annotated[Path | None, Parameter(group="Images")] = None
-    image_size: Annotated[int, Parameter(group="Images")] = 224
-    mean: Annotated[Channels, Parameter(group="Images"), AS_TYPED] = PHOTO_MEAN
-    std: Annotated[Channels, Parameter(group="Images"), AS_TYPED] = PHOTO_STD
+    unlabeled: Annotated[Path | None, Parameter(group="Samples")] = None
+    labeled: Annotated[Path | None, Parameter(group="Samples")] = None
+    csv: Annotated[Path | None, Parameter(group="Samples")] = None
+    label_column: Annotated[str, Parameter(group="Samples")] = "label"
+    embeddings: Annotated[Path | None, Parameter(group="Samples")] = None
+    image_size: Annotated[int | None, Parameter(group="Samples")] = None
+    mean: Annotated[Channels | None, Parameter(group="Samples")] = None
+    std: Annotated[Channels | None, Parameter(group="Samples")] = None
+    model: Annotated[str | None, Parameter(group="Model")] = None
+    checkpoint: Annotated[Path | None, Parameter(group="Model")] = None
     classes: Annotated[tuple[str, ...] | None, Parameter(group="Model")] = None
     device: Annotated[str | None, Parameter(group="Model")] = None
     strategy: Annotated[StrategyName, Parameter(group="Picking")] = "fishermask"
     seed: Annotated[int, Parameter(group="Picking")] = 0
     out: Annotated[Path, Parameter(group="Picking")] = Path("picks")
+    dry_run: Annotated[bool, Parameter(group="Picking", negative=())] = False
+    inspect: Annotated[bool, Parameter(group="Picking", negative=())] = False
     query: QueryOptions = QueryOptions()
 
     def __post_init__(self) -> None:
         for name, least in (("n", 1), ("seed", 0), ("image_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}")
-        if (self.csv is None) == (self.unlabeled is None):
-            raise ValueError("give --unlabeled (and --labeled) folders, or --csv; one of the two")
-        if self.csv is not None and self.labeled is not None:
-            raise ValueError("--labeled goes with --unlabeled; a CSV has its labels in a column")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
+        given = [each is not None for each in (self.unlabeled, self.csv, self.embeddings)]
+        if self.embeddings is None and self.model is None:
+            raise ValueError("--model is needed (see fishermask-fast select --help)")
+        if sum(given) != 1:
+            raise ValueError(
+                "give --unlabeled (and --labeled) folders, --csv, or --embeddings; one of the three"
+            )
+        if self.unlabeled is None and self.labeled is not None:
+            raise ValueError("--labeled goes with --unlabeled; a table has its labels in a column")
+        if self.embeddings is not None and (self.model or self.checkpoint or self.inspect):
+            raise ValueError("--embeddings needs no network: leave --model and --checkpoint out")
+        if self.dry_run and self.inspect:
+            raise ValueError("give --dry-run or --inspect, not both")
         for name in ("mean", "std"):
             values = getattr(self, name)
+            if values is None:
+                continue
             if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
                 expected = "finite and above 0" if name == "std" else "finite"
                 raise ValueError(f"{name} must be {expected}; got {' '.join(map(str, values))}")

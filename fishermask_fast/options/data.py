@@ -19,9 +19,11 @@ class DataOptions:
     Attributes:
         name: digits, mnist, fashion-mnist, cifar10, svhn, breast-cancer, iris, wine, 20newsgroups;
             a folder that holds one folder of images per class (or train and test folders of such);
-            or a CSV file with a column label and a column text or numbers.
+            or a file (.csv, .jsonl, .parquet) with a column of labels, and a column text or others
+            of numbers and categories.
         root: Where downloaded sets are kept.
         download: Download a set that is missing.
+        label_column: Of a file: the column of the labels.
         image_size: Side of a folder's images, in pixels (default: 32).
         class_counts: Samples that the pool keeps of its first classes, such as 250 5000 250 250;
             the other classes are left out, of the test set too.
@@ -36,6 +38,7 @@ class DataOptions:
     name: Annotated[str, Parameter(name="--data")] = "digits"
     root: Annotated[str, Parameter(name="--data-root")] = "data"
     download: bool = False
+    label_column: str = "label"
     image_size: int | None = None
     class_counts: tuple[int, ...] | None = None
     imbalance_ratio: float | None = None

@@ -18,6 +18,7 @@ from cyclopts import App, Argument, ArgumentCollection, Token
 
 from fishermask_fast.options.commands import Variant
 from fishermask_fast.options.picking import STRATEGIES, QueryOptions
+from fishermask_fast.options.recorded import recorded_flags
 
 NOT_IN_FILES = ("config", "resume", "verbose")
 
@@ -34,6 +35,24 @@ class OptionsFile:
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         """Called by the parser between reading the command line and making sense of it."""
+        self._read_file(arguments)
+        self._read_record(arguments)
+
+    def _read_record(self, arguments: ArgumentCollection) -> None:
+        """What is not given anew, of a run that is to go on."""
+        by_name = {each.field_info.name: each for each in arguments if not each.children}
+        resume, out = by_name.get("resume"), by_name.get("out")
+        if resume is None or out is None or not (resume.has_tokens and out.has_tokens):
+            return
+        folder = out.tokens[-1].value
+        flags = _flags(arguments)
+        values, variants = recorded_flags(Path(folder))
+        self.variants = self.variants or variants
+        for name, value in values.items():
+            if name in flags and not flags[name].has_tokens:
+                _give(flags[name], name, value, folder)
+
+    def _read_file(self, arguments: ArgumentCollection) -> None:
         config = next((each for each in arguments if each.field_info.name == "config"), None)
         if config is None or not config.has_tokens:
             return

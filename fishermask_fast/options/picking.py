@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -51,7 +51,9 @@ class QueryOptions:
         fisher_samples: Samples behind the mask.
         rank: Rows per sample's factor (default: exact).
         batch_size: Samples of a gradient batch.
-        progress: Show progress bars.
+        progress: Show how far a query is.
+        group: Processes that query together, each with its own part of the pool, as
+            ``FisherMaskSelector`` takes them.
     """
 
     fraction: float | None = None
@@ -66,3 +68,4 @@ class QueryOptions:
     rank: int | None = None
     batch_size: int | None = None
     progress: Annotated[bool, Parameter(parse=False)] = False
+    group: Annotated[Any, Parameter(parse=False)] = None

@@ -8,14 +8,18 @@ options, selector, gradients, masks, network, likelihoods.
 
 from __future__ import annotations
 
+from fishermask_fast.strategies.estimating import announce, estimated
 from fishermask_fast.strategies.interface import Picks
-from fishermask_fast.strategies.registry import STRATEGIES, check, unread
+from fishermask_fast.strategies.registry import ANY_LIKELIHOOD, STRATEGIES, check, unread
 from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
+    "ANY_LIKELIHOOD",
     "Picks",
     "STRATEGIES",
+    "announce",
     "check",
+    "estimated",
     "predict",
     "unread",
 ]

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset
 
+from fishermask_fast.distributed import Ranks
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import head_parameters
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selector import FisherMaskSelector, unread_options
-from fishermask_fast.strategies.interface import Picks, Pool
+from fishermask_fast.strategies.interface import Picks, Pool, sizes
 from fishermask_fast.strategies.uncertainty import entropy, inputs_of, require_head
 
 
@@ -45,12 +46,13 @@ def fishermask_entropy(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
-    size = len(pool)  # type: ignore[arg-type]
+    counts = sizes(pool, options)
     first = entropy(model, pool, labeled, n // 2, seed, options)
-    free = torch.ones(size, dtype=torch.bool)
+    free = torch.ones(sum(counts), dtype=torch.bool)
     free[first.indices] = False
     rest = free.nonzero().flatten()
-    then = fishermask(model, Subset(pool, rest.tolist()), labeled, n - n // 2, seed, options)
+    own = free.split(counts)[Ranks(options.group).number].nonzero().flatten()
+    then = fishermask(model, Subset(pool, own.tolist()), labeled, n - n // 2, seed, options)
     scores = first.info["scores"] + then.info["scores"]
     indices = torch.cat([first.indices, rest[then.indices]])
     return Picks(indices, {**then.info, "scores": scores}, then.mask)
@@ -103,6 +105,7 @@ def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> 
         rank=options.rank,
         batch_size=options.batch_size,
         seed=seed,
+        group=options.group,
     )
 
 
@@ -118,6 +121,7 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
         rank=options.rank,
         batch_size=options.batch_size,
         seed=seed,
+        group=options.group,
     )
 
 

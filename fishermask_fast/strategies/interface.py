@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fishermask_fast.distributed import Ranks
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.options import QueryOptions
 
@@ -29,6 +30,11 @@ class Picks:
     indices: Tensor
     info: dict[str, Any] = field(default_factory=dict)
     mask: FisherMask | None = None
+
+
+def sizes(pool: Pool, options: QueryOptions) -> list[int]:
+    """Samples of each process's part of a pool; of this one's alone where there is no group."""
+    return Ranks(options.group).everyone(len(pool))  # type: ignore[arg-type]
 
 
 Strategy = Callable[[nn.Module, Pool, Pool, int, int, QueryOptions], Picks]

@@ -17,7 +17,7 @@ from fishermask_fast.strategies.fisher import (
     fishermask,
     fishermask_entropy,
 )
-from fishermask_fast.strategies.interface import Picks, Pool, Strategy
+from fishermask_fast.strategies.interface import Picks, Pool, Strategy, sizes
 from fishermask_fast.strategies.uncertainty import (
     entropy,
     least_confidence,
@@ -29,7 +29,7 @@ def random(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Uniform without replacement: what every strategy has to beat."""
-    size = len(pool)  # type: ignore[arg-type]
+    size = sum(sizes(pool, options))
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     return Picks(order[:n])
 
@@ -56,7 +56,7 @@ _READ = {
     "bait": _FISHER,
     "random": ("likelihood",),
 }
-_NO_GIVEN_OPTION = ("progress",)
+_NO_GIVEN_OPTION = ("progress", "group")
 
 
 def unread(name: str, options: QueryOptions) -> list[str]:

@@ -12,9 +12,12 @@ index.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.distributed import Ranks
 from fishermask_fast.likelihoods import likelihood_of
 from fishermask_fast.network import (
     Head,
@@ -38,7 +41,7 @@ def entropy(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Largest entropy of the predicted distribution (Shannon 1948; Settles 2009)."""
-    log_p = predict(model, pool, options.batch_size)[0]
+    log_p = predict(model, pool, options.batch_size, group=options.group)[0]
     return largest(-(log_p.exp() * log_p).sum(1), n)
 
 
@@ -46,7 +49,9 @@ def margin(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest difference of the two largest probabilities (Scheffer et al. 2001)."""
-    best = predict(model, pool, options.batch_size)[0].exp().topk(2, dim=1).values
+    best = (
+        predict(model, pool, options.batch_size, group=options.group)[0].exp().topk(2, dim=1).values
+    )
     return largest(best[:, 1] - best[:, 0], n)
 
 
@@ -54,7 +59,9 @@ def least_confidence(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest of the largest probabilities (Lewis and Gale 1994)."""
-    return largest(-predict(model, pool, options.batch_size)[0].max(1).values, n)
+    return largest(
+        -predict(model, pool, options.batch_size, group=options.group)[0].max(1).values, n
+    )
 
 
 def largest(scores: Tensor, n: int) -> Picks:
@@ -71,6 +78,7 @@ def predict(
     *,
     hidden: bool = False,
     likelihood: str = "categorical",
+    group: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all samples and, where asked for, the head's inputs.
 
@@ -80,6 +88,7 @@ def predict(
         batch_size: Samples of a forward pass.
         hidden: Whether to return what goes into the head.
         likelihood: ``"categorical"``, or ``"bernoulli"`` for the probability of each label itself.
+        group: Processes that each have a part of the pool; the parts follow one another.
 
     Returns:
         Log-probabilities (N, C), and the head's inputs (N, d), or (N, 0) unless asked for; both
@@ -88,6 +97,19 @@ def predict(
     Raises:
         ValueError: Logits are not finite, or the head takes more than one vector a sample.
     """
+    ranks = Ranks(group)
+    # Of several processes one may have no part.
+    empty = not ranks.alone and not len(pool)  # type: ignore[arg-type]
+    own = ranks.attempt(
+        lambda: None if empty else _predict(model, pool, batch_size, hidden, likelihood)
+    )
+    parts = [part for part in ranks.everyone(own) if part is not None]
+    return torch.cat([log_p for log_p, _ in parts]), torch.cat([inputs for _, inputs in parts])
+
+
+def _predict(
+    model: nn.Module, pool: Pool, batch_size: int | None, hidden: bool, likelihood: str
+) -> tuple[Tensor, Tensor]:
     samples = data.Pool.of(pool, "pool")
     head = _head_module(model, samples.first(1)) if hidden else ""
     seen: list[Tensor] = []

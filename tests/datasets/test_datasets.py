@@ -155,7 +155,10 @@ def test_csv_of_numbers(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "it has a, b"),
         ("a,label\n1,x\n2,x\n", "at least two labels; got x"),
         ("a,label\n1,x\nmany,y\n", "line 3: a must be a finite number; got 'many'"),
-        ("a,label\n1,x\n,y\n", "line 3: a must be a finite number; got ''"),
+        ("a,label\n1,x\n2,y\n,z\nmany,z\n", "line 5: a must be a finite number; got 'many'"),
+        ("a,label\n,x\nNA,y\n", "column a is empty; leave it out"),
+        ("a,label\n1,x\n2\n", "row 2 has no label: line 3 holds 1 of the header's 2 cells"),
+        ("a,label\n1,x\n2,y,z\n", "line 3 holds 3 cells, more than the header's 2"),
         ("a,label\n1,x\ninf,y\n", "line 3: a must be a finite number; got 'inf'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from fishermask_fast import reference
+from fishermask_fast import progress, reference
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.gradients import fallback
 from fishermask_fast.gradients import passes as walk
@@ -195,15 +196,32 @@ def test_integer_images_and_tokens() -> None:
     assert masked_gradients(text, torch.randint(0, 30, (3, 4)), some_of_each(text)).n_columns > 0
 
 
-def test_progress_bar_only_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_only_when_asked(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bar on a terminal, lines elsewhere: the first after a minute, here after nothing."""
     pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     model, inputs = make_model(), make_inputs()
     mask = some_of_each(model)
     masked_gradients(model, inputs, mask)
     assert capsys.readouterr() == ("", "")
     masked_gradients(model, inputs, mask, progress=True, batch_size=2)
     out, err = capsys.readouterr()
-    assert out == "" and "0/7" in err
+    assert out == ""
+    if terminal:
+        assert "0/7" in err and "\n" not in err
+    else:
+        lines = err.splitlines()
+        assert [line.partition(" after ")[0] for line in lines] == [
+            f"gradients: {n} of 7 samples" for n in (2, 4, 6, 7)
+        ]
+        assert lines[-1].endswith(" s, about 0 s left")
+    monkeypatch.setattr(progress, "EVERY", 60.0)
+    masked_gradients(model, inputs, mask, progress=not terminal, batch_size=2)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_fisher_diagonal_against_its_definition() -> None:

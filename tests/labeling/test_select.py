@@ -14,7 +14,7 @@ from PIL import Image
 from fishermask_fast import FisherMaskSelector
 from fishermask_fast.cli import main
 from fishermask_fast.datasets import samples
-from fishermask_fast.labeling import select as select_room
+from fishermask_fast.labeling import output as output_room
 from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.models.networks import build_model
 from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
@@ -157,7 +157,7 @@ def test_other_strategies_without_labeled_images(here: Path, strategy: str) -> N
         ("-n 2 --labeled net.pt", "labeled must be a folder of class folders; got net.pt"),
         ("-n 2 --labeled new/nothing", "labeled must be a folder"),
         ("-n 2 --unlabeled old", "old holds no images that are not labeled"),
-        ("-n 2 --csv net.pt", "one of the two"),
+        ("-n 2 --csv net.pt", "one of the three"),
         ("-n 2 --checkpoint nosuch.pt", "cannot read nosuch.pt as a checkpoint"),
         ("-n 2 --checkpoint new/shelf&0/00.png", "cannot read new/shelf"),
         ("-n 2 --model resnet18", "net.pt is no checkpoint of resnet18"),
@@ -197,8 +197,8 @@ def test_mistakes_get_one_line_and_leave_nothing(
             "file,label\nnew/a.png,cat,1,2\n",
             "must have a column path (and label); it has file",
         ),
-        ("path;label\nnew/a.png;\n", "must have a column path (and label); it has path;label"),
-        ("", "must have a column path (and label); it has no rows"),
+        ("path;label\nnew/a.png;\n", "or columns of numbers; it has path;label"),
+        ("", "must have a column path (and label) or others; it has no rows"),
     ],
 )
 def test_csv_files_that_do_not_fit_are_named(
@@ -259,7 +259,7 @@ def test_a_failure_while_writing_leaves_nothing(
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(select_room, "image_grid", fail)
+    monkeypatch.setattr(output_room, "image_grid", fail)
     assert main([*BASE[:-1], "picks", "-n", "2"]) == 130
     assert not list(here.glob("*picks*"))
     assert capsys.readouterr().err == "fishermask-fast: interrupted; nothing half-written\n"

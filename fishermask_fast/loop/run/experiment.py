@@ -166,7 +166,7 @@ class Experiment:
     def config(self) -> dict[str, Any]:
         """What the run's folder records of this experiment."""
         query = asdict(self.query)
-        del query["progress"]
+        del query["progress"], query["group"]
         used = {name: asdict(v) for name, v in self.variants.items() if name in self.arms}
         return {
             "data": asdict(self.data.options),
@@ -209,7 +209,6 @@ class Experiment:
                         state.model = self._build(number)
                     outcome = self._train_and_evaluate(state)
                     yield self._record(folder, name, picks, state, outcome, info)
-        folder.finish()
 
     def n_rounds(self) -> int:
         """Rounds in all, where none of them is stopped early."""

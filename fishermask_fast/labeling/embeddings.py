@@ -1,0 +1,264 @@
+"""Picks from embeddings and probabilities alone, of a file that a vector store or a probe gave.
+
+FisherMask and BAIT take the factors of the head, V_x = (R_x kron h_x)[mask], as
+``factors_from_embeddings`` makes them; the other strategies read probabilities and embeddings
+through a head without weights of its own: z = 0 h + log p.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fishermask_fast.factors import factors_from_embeddings
+from fishermask_fast.files import open_file
+from fishermask_fast.masks import mask_size
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.selection import select_batch
+from fishermask_fast.strategies import ANY_LIKELIHOOD, STRATEGIES, Picks
+
+EMBEDDINGS, PROBABILITIES, LABELED, NAMES = "embeddings", "probabilities", "labeled", "names"
+_SUM_TOLERANCE = 1e-2  # what float16 leaves of a thousand classes
+_LEAST = 1e-30  # of a probability, whose logarithm must be finite
+
+
+@dataclass(frozen=True)
+class OwnEmbeddings:
+    """What a file holds.
+
+    Attributes:
+        embeddings: (N, d) of all samples.
+        probabilities: (N, C) of the same samples.
+        unlabeled: (N_U,) int64, rows to pick from.
+        labeled: (N_L,) int64, rows that have a label.
+        names: Of all rows; None where the file names none.
+    """
+
+    embeddings: Tensor
+    probabilities: Tensor
+    unlabeled: Tensor
+    labeled: Tensor
+    names: tuple[str, ...] | None
+
+
+def read_embeddings(file: str | os.PathLike[str]) -> OwnEmbeddings:
+    """Embeddings and probabilities of samples, from ``.npz`` or safetensors.
+
+    Args:
+        file: Holds ``embeddings`` (N, d) and ``probabilities`` (N, C), floating point; where some
+            samples have labels ``labeled`` (N,), 1 or true for those and 0 for others; and, in
+            ``.npz``, ``names`` (N,) of the samples, texts.
+
+    Raises:
+        ValueError: The file cannot be read, or does not hold these.
+        ModuleNotFoundError: It is of safetensors, which is not installed.
+
+    Example:
+        >>> numpy.savez("pool.npz", embeddings=h, probabilities=p, labeled=known)
+        >>> found = read_embeddings("pool.npz")
+    """
+    path = Path(file)
+    arrays = _arrays(path)
+    for name in (EMBEDDINGS, PROBABILITIES):
+        if name not in arrays:
+            raise ValueError(f"{path} must hold {name}; it holds {', '.join(arrays) or 'nothing'}")
+    h, p = arrays[EMBEDDINGS], arrays[PROBABILITIES]
+    for name, value in ((EMBEDDINGS, h), (PROBABILITIES, p)):
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim != 2:
+            raise ValueError(
+                f"{path}: {name} must be (N, ...) of floating point; got {_shown(value)}"
+            )
+    if len(h) != len(p):
+        raise ValueError(f"{path}: {len(h):,} embeddings, but {len(p):,} rows of probabilities")
+    known = _labeled(path, arrays.get(LABELED), len(h))
+    names = arrays.get(NAMES)
+    if names is not None and (isinstance(names, Tensor) or len(names) != len(h)):
+        raise ValueError(f"{path}: names must be {len(h):,} texts; got {_shown(names)}")
+    if known.all():
+        raise ValueError(f"{path} must hold samples that are not labeled; all are")
+    free, has = (~known).nonzero().flatten(), known.nonzero().flatten()
+    return OwnEmbeddings(h, p, free, has, names)
+
+
+def pick_embeddings(
+    found: OwnEmbeddings, n: int, strategy: str, seed: int, options: QueryOptions
+) -> Picks:
+    """Picks among the unlabeled samples, as indices into ``found.unlabeled``.
+
+    Args:
+        found: Embeddings and probabilities.
+        n: How many to pick.
+        strategy: Who picks.
+        seed: Of all that is drawn.
+        options: Of them ``n_parameters``, ``fraction``, ``mask`` (``"global"`` or ``"head"``),
+            ``lamb``, ``rank``, ``weighting`` and ``likelihood``.
+
+    Raises:
+        ValueError: An option that embeddings alone cannot serve, or rows that are no probabilities.
+    """
+    likelihood = options.likelihood or "categorical"
+    if likelihood not in ("categorical", "bernoulli"):
+        raise ValueError(f"likelihood must be categorical or bernoulli; got {likelihood}")
+    if likelihood != "categorical" and strategy not in ANY_LIKELIHOOD:
+        raise ValueError(
+            f"strategy {strategy} is for one class a sample; with likelihood {likelihood} take one "
+            f"of {', '.join(ANY_LIKELIHOOD)}"
+        )
+    _check_probabilities(found.probabilities, likelihood)
+    if strategy in ("fishermask", "bait"):
+        return _by_factors(found, n, strategy, options)
+    if strategy == "fishermask_entropy":
+        return _hybrid(found, n, seed, options)
+    model = _GivenHead(found.embeddings.shape[1], found.probabilities.shape[1])
+    parts = [_Rows(found, rows) for rows in (found.unlabeled, found.labeled)]
+    return STRATEGIES[strategy](model, parts[0], parts[1], n, seed, options)
+
+
+def _check_probabilities(p: Tensor, likelihood: str) -> None:
+    if not bool(((p >= 0) & (p <= 1)).all()):  # NaN is neither
+        raise ValueError("probabilities must lie between 0 and 1; are they logits?")
+    apart = (p.double().sum(1) - 1).abs()
+    if likelihood == "categorical" and float(apart.max()) > _SUM_TOLERANCE:
+        row = int(apart.argmax())
+        raise ValueError(
+            f"probabilities of a sample must sum to 1; row {row} sums to {float(p[row].sum()):g}. "
+            "Give --likelihood bernoulli where each label is for itself"
+        )
+
+
+def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:
+    size = found.embeddings.shape[1] * found.probabilities.shape[1]
+    mask: int | None = None
+    if strategy == "fishermask":
+        if options.mask not in ("global", "head"):
+            raise ValueError(
+                f"mask must be global or head: embeddings have one layer; got {options.mask}"
+            )
+        if options.mask == "global":
+            mask = mask_size(size, size, options.fraction, options.n_parameters, False).k
+    chosen: dict[str, Any] = {
+        "likelihood": options.likelihood or "categorical",
+        "rank": options.rank,
+        "weighting": options.weighting,
+    }
+
+    def factors(rows: Tensor, mask: Any) -> Any:
+        return factors_from_embeddings(
+            found.embeddings[rows], found.probabilities[rows], mask=mask, **chosen
+        )
+
+    pool = factors(found.unlabeled, mask)
+    fisher, known_fisher = pool.fisher(), None
+    n_known = len(found.labeled)
+    if n_known:
+        known_fisher = factors(found.labeled, None if mask is None else pool.head_index).fisher()
+        fisher = torch.lerp(fisher, known_fisher, n_known / len(found.embeddings))
+    selection = select_batch(
+        pool,
+        n,
+        fisher,
+        known_fisher,
+        lamb=options.lamb,
+        n_labeled=n_known,
+        backward_steps=int(strategy == "bait"),
+        progress=options.progress,
+    )
+    return Picks(selection.indices.cpu(), {"scores": selection.scores.tolist()})
+
+
+def _hybrid(found: OwnEmbeddings, n: int, seed: int, options: QueryOptions) -> Picks:
+    """n // 2 by entropy, the others by FisherMask from the rest."""
+    first = pick_embeddings(found, n // 2, "entropy", seed, options)
+    free = torch.ones(len(found.unlabeled), dtype=torch.bool)
+    free[first.indices] = False
+    rest = free.nonzero().flatten()
+    left = OwnEmbeddings(
+        found.embeddings,
+        found.probabilities,
+        found.unlabeled[rest],
+        found.labeled,
+        found.names,
+    )
+    then = _by_factors(left, n - n // 2, "fishermask", options)
+    scores = [*first.info["scores"], *then.info["scores"]]
+    return Picks(torch.cat([first.indices, rest[then.indices]]), {"scores": scores})
+
+
+class _GivenHead(nn.Module):
+    """Logits that are given, with the embedding as the input of a head: z = 0 h + log p."""
+
+    def __init__(self, n_features: int, n_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(n_features, n_classes, bias=False, dtype=torch.float64)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, embeddings: Tensor, log_probabilities: Tensor) -> Tensor:
+        logits: Tensor = self.head(embeddings) + log_probabilities
+        return logits
+
+
+class _Rows(Dataset[dict[str, Tensor]]):
+    def __init__(self, found: OwnEmbeddings, rows: Tensor) -> None:
+        self.found, self.rows = found, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = self.rows[index]
+        p = self.found.probabilities[row].double().clamp_min(_LEAST)
+        return {"embeddings": self.found.embeddings[row].double(), "log_probabilities": p.log()}
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """Arrays by name: numbers as tensors, texts as tuples."""
+    try:
+        with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+            start, size = file.read(9), os.fstat(file.fileno()).st_size
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    try:
+        if start[:4] == b"PK\x03\x04":
+            import numpy as np
+
+            with np.load(path, allow_pickle=False) as content:
+                return {name: _value(content[name]) for name in content.files}
+        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+    except ModuleNotFoundError:
+        raise
+    # A damaged file can fail anywhere in its reader.
+    except (zipfile.BadZipFile, Exception) as error:
+        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    raise ValueError(f"cannot read {path}: it is neither .npz nor safetensors")
+
+
+def _value(array: Any) -> Any:
+    if array.dtype.kind in "US":
+        return tuple(str(each) for each in array.tolist())
+    return torch.as_tensor(array)
+
+
+def _labeled(path: Path, value: Any, n: int) -> Tensor:
+    if value is None:
+        return torch.zeros(n, dtype=torch.bool)
+    if not isinstance(value, Tensor) or value.shape != (n,) or value.is_floating_point():
+        raise ValueError(f"{path}: labeled must be {n:,} of 0 or 1; got {_shown(value)}")
+    if not bool(((value == 0) | (value == 1)).all()):
+        raise ValueError(f"{path}: labeled must be 0 or 1, no class; got {value.unique().tolist()}")
+    return value.bool()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"{len(value):,} texts"
