@@ -82,6 +82,20 @@ def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
     assert not [name for name in held if name.endswith((".so", ".pyc"))]
 
 
+def test_no_page_or_picture_is_ignored_as_if_it_were_built() -> None:
+    files = [str(path) for path in (ROOT / "docs").rglob("*") if path.is_file()]
+    asked = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        input="\n".join(file for file in files if "__pycache__" not in file),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if asked.returncode not in (0, 1):
+        pytest.skip("not a git checkout")
+    assert asked.stdout == ""
+
+
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A tree of which everything agrees."""
