@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -285,9 +286,26 @@ def build_command(torch):
     return BuildOps
 
 
+def description() -> str:
+    """README for a package index, where links into the repository must say which it is."""
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    source = f"{urls['Source']}/blob/main/"
+
+    def absolute(link: re.Match[str]) -> str:
+        raw = "?raw=true" if link["image"] else ""
+        return f"{link['image']}[{link['text']}]({source}{link['target']}{raw})"
+
+    links = r"(?P<image>!?)\[(?P<text>[^]]*)\]\((?!https?://)(?P<target>[^)]+)\)"
+    return re.sub(links, absolute, (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
 def main() -> None:
+    about = {
+        "long_description": description(),
+        "long_description_content_type": "text/markdown",
+    }
     if not builds_ops():
-        setup()
+        setup(**about)
         return
     torch = import_torch()
     from torch.utils.cpp_extension import CppExtension
@@ -298,7 +316,7 @@ def main() -> None:
         sources("csrc/*.cpp", "csrc/cpu/*.cpp"),
         {"cxx": CXX_FLAGS},
     )
-    setup(ext_modules=[cpu], cmdclass={"build_ext": build_command(torch)})
+    setup(ext_modules=[cpu], cmdclass={"build_ext": build_command(torch)}, **about)
 
 
 if __name__ == "__main__":

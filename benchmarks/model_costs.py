@@ -29,7 +29,7 @@ from model_results import Result, add_results, read_results, write_table  # noqa
 from fishermask_fast import FisherMask, fisher_diagonal, masked_gradients  # noqa: E402
 
 ROWS = N_CLASSES - 1
-SAMPLES = {"torchvision": 16, "timm": 16, "transformers": 64}
+IMAGES, TEXTS, LARGE_IMAGES = 16, 64, 2  # samples; the last of more than 100 pixels a side
 PAGE = ROOT / "docs" / "models.md"
 
 
@@ -78,10 +78,17 @@ def own_passes(model: nn.Module, batch: Tensor | dict[str, Tensor]) -> None:
         p.requires_grad_(True)
 
 
+def n_samples(case: Listed) -> int:
+    one = case.inputs(1)
+    if isinstance(one, dict):
+        return TEXTS if "input_ids" in one else IMAGES
+    return IMAGES if one.shape[-1] <= 100 else LARGE_IMAGES
+
+
 def measure(case: Listed, repeats: int) -> Result:
     """CPU seconds of a forward pass, of the network's own passes, and of both quantities."""
     model = case.model().eval()
-    n = SAMPLES[case.library]
+    n = n_samples(case)
     batch = case.inputs(n)
     data = Samples(batch)
 

@@ -64,6 +64,8 @@ def command_line() -> str:
     from fishermask_fast.options import OptionsFile
 
     pages = _app(OptionsFile()).generate_docs(output_format="markdown", heading_level=1)
+    # The usage names the module that Python was started with: here the one that builds the site.
+    pages = re.sub(r"^(fishermask-fast.*?) -m \w+", r"\1", pages, flags=re.MULTILINE)
     return pages[pages.index("## fishermask-fast run") :]
 
 

@@ -9,7 +9,6 @@ and whether what comes out are the outputs that the likelihood takes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +20,10 @@ from fishermask_fast.gradients import masked_gradients, slow_parameters
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import FisherMask, parts_of_tensors
 from fishermask_fast.network import (
-    VIEWS,
     Head,
     Inputs,
-    Pool,
     asking,
+    check_samples,
     count_samples,
     device_of,
     evaluating,
@@ -33,8 +31,11 @@ from fishermask_fast.network import (
     head_parameters,
     input_dtype,
     model_inputs,
+    output_warnings,
+    outputs_of_samples,
     raw_outputs,
-    same_inputs,
+    relative_difference,
+    scale_warnings,
     take,
     to_model,
     trainable,
@@ -46,9 +47,6 @@ _MASKED = 400  # parameters whose rows are compared, a few of every tensor
 _MOST_ROWS = 12
 # Relative differences of float32 gradients through a deep network (measured: up to 2e-4).
 _FAR = 5e-3
-_PIXELS = 16.0  # no image of mean 0 and deviation 1, or of 0 to 1, reaches this
-_NORMALISED_APART = 10.0
-_SCALE = 1e5
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,7 +164,7 @@ def inspect_model(
         some = to_model(take(batch, torch.arange(n)), device_of(net), input_dtype(net, batch))
         start = time.perf_counter()
         with torch.no_grad():
-            outputs = _of_model(name, net, some)
+            outputs = outputs_of_samples(net, some, "these")
         forward_seconds = time.perf_counter() - start
     likelihood_of(likelihood).check_shape(outputs.shape)
     found = find_head(model, some) if head is None else head
@@ -181,8 +179,9 @@ def inspect_model(
     if slow and ruled:
         fast = _timed_rows(model, pool, replace(mask, indices=ruled), likelihood)[0]
     warned = [*output_warnings(model, some, likelihood), *scale_warnings(model, some, lamb)]
-    batch_error = _apart(_grams(rows), _grams(alone))
-    rule_error = _apart(_grams(rows), _grams(_plain_rows(model, some, mask, likelihood)))
+    batch_error = relative_difference(_grams(rows), _grams(alone))
+    plain = _plain_rows(model, some, mask, likelihood)
+    rule_error = relative_difference(_grams(rows), _grams(plain))
     if batch_error > _FAR:
         warned.append(
             f"samples of a batch change each other's gradients, by {batch_error:.1e}: look for "
@@ -207,96 +206,6 @@ def inspect_model(
         slow_seconds=max(0.0, seconds - fast),
         warnings=tuple(warned),
     )
-
-
-def output_warnings(model: nn.Module, inputs: Inputs, likelihood: LikelihoodLike) -> list[str]:
-    """What looks wrong in a model's outputs for a few samples, and what to do."""
-    return list(_output_warnings(model, inputs, likelihood_of(likelihood).name))
-
-
-def _output_warnings(model: nn.Module, inputs: Inputs, likelihood: str) -> Iterator[str]:
-    name = type(unwrap(model)).__name__
-    with evaluating(model) as net:
-        inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
-        with asking([p for p in net.parameters() if p.is_floating_point()]):
-            outputs = raw_outputs(net, inputs)
-            ending = _last_operation(outputs)
-        with torch.no_grad():
-            again = raw_outputs(net, inputs)
-    outputs = outputs.detach().double()
-    between = bool(((outputs >= 0) & (outputs <= 1)).all())
-    if likelihood == "categorical" and between and outputs.ndim == 2:
-        ones = bool(((outputs.sum(1) - 1).abs() < 1e-3).all())
-        if ones:
-            yield (
-                f"the outputs of {name} are probabilities (rows sum to one and lie in [0, 1]), but "
-                "logits are expected: leave out its softmax, or return log-probabilities"
-            )
-    if between and ending == "SigmoidBackward0" and likelihood in ("categorical", "bernoulli"):
-        yield (
-            f"the outputs of {name} have gone through a sigmoid, but logits are expected: leave it "
-            'out, and give likelihood="bernoulli" where each label is for itself'
-        )
-    kind = getattr(getattr(unwrap(model), "config", None), "problem_type", None)
-    meant = {"multi_label_classification": "bernoulli", "regression": "gaussian"}.get(str(kind))
-    if meant is not None and likelihood == "categorical":
-        yield (
-            f"the configuration of {name} says problem_type={kind!r}, but its outputs are taken "
-            f'for logits of one of C classes: give likelihood="{meant}"'
-        )
-    if _apart(outputs, again.double()) > _FAR:
-        yield (
-            f"two passes of the same samples through {name} differ in eval mode: dropout or other "
-            "noise stays on; pass training=self.training to functional dropout"
-        )
-
-
-def scale_warnings(model: nn.Module, inputs: Inputs, lamb: float) -> list[str]:
-    """Whether pixels of 0 to 255 go into a network that expects others."""
-    if not isinstance(inputs, Tensor) or inputs.ndim < 3 or not inputs.numel():
-        return []
-    values = inputs.detach().float()
-    if float(values.max()) <= _PIXELS or float(values.min()) < 0:
-        return []
-    seen: list[Tensor] = []
-    with evaluating(model) as net, torch.no_grad():
-        inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
-        norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        handles = [m.register_forward_pre_hook(lambda _, a: seen.append(a[0])) for m in norms[:1]]
-        try:
-            outputs = raw_outputs(net, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-    if seen:
-        known = norms[0].running_var
-        assert known is not None  # evaluating refuses others
-        spread = seen[0].float().transpose(0, 1).flatten(1).var(1)
-        ratio = float((spread.mean() / known.float().mean().clamp_min(1e-12)).sqrt())
-        if ratio <= _NORMALISED_APART:
-            return []
-        why = f"its first BatchNorm expects values {ratio:.0f} times smaller"
-    else:
-        scale = float(outputs.double().square().sum(1).mean()) / lamb
-        if scale < _SCALE:
-            return []
-        why = f"its outputs are of size {scale**0.5:.0f} against lamb = {lamb:g}"
-    return [
-        f"inputs lie in {float(values.min()):.0f} to {float(values.max()):.0f}, as pixels do, but "
-        f"{type(unwrap(model)).__name__} was made for others ({why}): give the data the transform "
-        "of evaluation, with the mean and standard deviation of training"
-    ]
-
-
-def pool_warnings(pool: Pool) -> list[str]:
-    """Whether a sample that is read twice is the same."""
-    first, second = (pool.first(1) for _ in range(2))
-    if same_inputs(first, second):
-        return []
-    return [
-        "a sample that is read twice differs: the dataset's transform is random, so that gradients "
-        "and picks depend on the draw; give the data the transform of evaluation"
-    ]
 
 
 def _spread(parameters: dict[str, nn.Parameter]) -> FisherMask:
@@ -387,21 +296,6 @@ def _grams(rows: Tensor) -> Tensor:
     return rows.mT @ rows
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    """Largest difference against the largest magnitude."""
-    scale = float(other.abs().max()) if other.numel() else 0.0
-    apart = float((one - other).abs().max()) if other.numel() else 0.0
-    return apart / scale if scale > 0 else apart
-
-
-def _last_operation(outputs: Tensor) -> str:
-    """Name of the operation that gave the outputs, views apart."""
-    node = outputs.grad_fn
-    while node is not None and node.name() in VIEWS and node.next_functions[0][0] is not None:
-        node = node.next_functions[0][0]
-    return "" if node is None else str(node.name())
-
-
 def _checked_batch(inputs: object) -> Inputs:
     """A batch of at least one sample, in numbers that are all finite.
 
@@ -413,25 +307,7 @@ def _checked_batch(inputs: object) -> Inputs:
     for part in (batch,) if isinstance(batch, Tensor) else batch.values():
         if not isinstance(part, Tensor):
             continue
-        if part.layout != torch.strided:
-            raise TypeError(f"inputs must be a batch of dense tensors; got {part.layout}")
-        if isinstance(batch, Tensor) and (part.ndim == 0 or len(part) == 0):
-            raise ValueError(
-                f"inputs must be a batch (n, ...) of at least one sample; got {tuple(part.shape)}"
-            )
+        check_samples("inputs", part, alone=isinstance(batch, Tensor))
         if part.is_floating_point() and not bool(part.isfinite().all()):
             raise ValueError("inputs must be a batch of finite numbers; it holds NaN or Inf")
     return batch
-
-
-def _of_model(name: str, model: nn.Module, inputs: Inputs) -> Tensor:
-    try:
-        return raw_outputs(model, inputs)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, IndexError) as error:
-        raise ValueError(f"{name} does not take this batch: {error}") from error
-    except TypeError as error:
-        if "argument" not in str(error):  # of forward's call, and not of what it returned
-            raise
-        raise TypeError(f"{name} does not take this batch: {error}") from error

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fishermask_fast.gradients.rules import SAVED
+from fishermask_fast.gradients.reading import SAVED
 
 x = torch.randn(2, 4, 6)
 w = torch.randn(6, requires_grad=True)
@@ -23,6 +23,10 @@ _MAKE: dict[str, Callable[[], Tensor]] = {
     "AddmmBackward0": lambda: torch.addmm(w, x[0], matrix),
     "MmBackward0": lambda: x[0] @ matrix,
     "BmmBackward0": lambda: torch.bmm(x, matrix.expand(2, 6, 6)),
+    "BaddbmmBackward0": lambda: torch.baddbmm(w, x, matrix.expand(2, 6, 6)),
+    "TrilinearBackward0": lambda: torch._trilinear(
+        x[0], matrix[None], x[0], [1, 3], [0], [1, 2], [2, 3]
+    ),
     "MvBackward0": lambda: torch.mv(x[0], w),
     "ConvolutionBackward0": lambda: nn.Conv1d(4, 3, 2)(x),
     "NativeLayerNormBackward0": lambda: F.layer_norm(x, (6,), w, w),

@@ -36,7 +36,7 @@ def saved_fields() -> dict[str, str]:
     """One verdict for each kind of operation: whether it saves what its rule reads."""
     import op_nodes
 
-    from fishermask_fast.gradients.rules import SAVED, missing_fields
+    from fishermask_fast.gradients.reading import SAVED, missing_fields
 
     verdicts = {}
     for kind in SAVED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -58,6 +59,14 @@ def test_pure_python_needs_no_torch_to_build() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+def test_the_description_for_an_index_has_no_links_into_a_folder() -> None:
+    ran = run_setup("--long-description", build="0")
+    assert ran.returncode == 0, ran.stderr
+    links = re.findall(r"\]\(([^)]+)\)", ran.stdout)
+    assert links and all(link.startswith("https://") for link in links)
+    assert "/blob/main/docs/digits.png?raw=true" in ran.stdout
+
+
 def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
     ran = run_setup("-q", "sdist", "--dist-dir", str(tmp_path), build="1")
     assert ran.returncode == 0, ran.stderr
@@ -71,6 +80,20 @@ def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
     needed = {name for name in tracked.stdout.split() if not name.startswith(left_out)}
     assert sorted(needed - held) == []
     assert not [name for name in held if name.endswith((".so", ".pyc"))]
+
+
+def test_no_page_or_picture_is_ignored_as_if_it_were_built() -> None:
+    files = [str(path) for path in (ROOT / "docs").rglob("*") if path.is_file()]
+    asked = subprocess.run(
+        ["git", "check-ignore", "--no-index", "--stdin"],
+        input="\n".join(file for file in files if "__pycache__" not in file),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if asked.returncode not in (0, 1):
+        pytest.skip("not a git checkout")
+    assert asked.stdout == ""
 
 
 @pytest.fixture

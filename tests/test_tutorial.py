@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import drawings
+import nbclient
+import nbformat
 import pytest
 
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "embeddings.ipynb"
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 PART = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
@@ -29,3 +32,19 @@ def test_the_tutorial_prints_what_it_says(
         exec(compile(code, "tutorial", "exec"), names)
         assert alike(capsys.readouterr().out) == alike(expected)
     assert (tmp_path / "picks.png").exists()
+
+
+def test_the_notebook_runs_and_draws(tmp_path: Path) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    shown = pictures(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
+    assert pictures(notebook) == shown == 4
+
+
+def pictures(notebook: nbformat.NotebookNode) -> int:
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    return sum("image/png" in output.get("data", {}) for output in outputs)

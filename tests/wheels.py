@@ -137,7 +137,7 @@ def main() -> int:
     DIST.mkdir(exist_ok=True)
     for old in DIST.glob("*.whl"):
         old.unlink()
-    tools = environment(FOLDER / "tools", *CHECKERS)
+    tools = environment(FOLDER / "tools", *CHECKERS, "--constraint", str(ROOT / "constraints.txt"))
     begun = time.monotonic()
     folder = source(tools)
     compiled = repair(tools, build_compiled(arguments.torch, folder, FOLDER / "compiled"))

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.checks import caller_level
+from fishermask_fast.engine.alike import may_win
 from fishermask_fast.engine.directions import Directions, Update
 from fishermask_fast.engine.log_det import LogDetDirections, LogDetProblem
 from fishermask_fast.engine.precision import (
@@ -47,6 +48,8 @@ _FIRST_BLOCK = 4
 _LEADERS_PER_PICK = 8
 _LEADERS_SHARE = 32
 _MAX_CONTENDERS = 16
+# So few are scored anew for about the price of telling who need not be.
+_FEW = 4
 # Which of many contenders are kept, relative to the best score: more than any doubt there is.
 _MATCH = 1e-7
 # Blocks in a row that float32 cuts for candidates too close to tell.
@@ -356,6 +359,8 @@ class Engine:
             near = near[first_of_equal(leaders.factors[left[near]], beside)]
         if near.numel() > _MAX_CONTENDERS and not self._policy.float64:
             raise _Ambiguous
+        doubt = self._policy.doubt(loss)
+        near = self._may_win(leaders, left, near, doubt)
         contenders = self._contenders(leaders, left[near])
         best = contenders[max(contenders, key=lambda at: contenders[at].score)]
         behind = {
@@ -365,9 +370,19 @@ class Engine:
             for at, update in contenders.items()
         }
         at = next(at for at, gap in behind.items() if gap <= TIE)
-        doubt = self._policy.doubt(loss)
         due = Remedy.SETUP if any(TIE < gap <= doubt for gap in behind.values()) else None
         return contenders[at], int(near[at]), due
+
+    def _may_win(self, leaders: Leaders, left: Tensor, near: Tensor, doubt: float) -> Tensor:
+        """Those of many contenders that may win, told from one of them where they are alike."""
+        # The slope is that of tr(A^-1 B), unweighted.
+        if near.numel() < _FEW or self._log_det or leaders.state.gains is not None:
+            return near
+        base = self._directions.base(leaders.factors, left[near[:1]], self._problem.lamb)
+        if base is None:
+            return near
+        scores = base.scores(leaders.factors[left[near]], self._problem.scale)
+        return near[may_win(*scores, doubt)]
 
     def _contenders(self, leaders: Leaders, slots: Tensor) -> dict[int, Update]:
         """The updates of the best of some leaders, by their places in `slots`, ascending.

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fishermask_fast.engine.leading import best, has_copies, kinds
+from fishermask_fast.engine.leading import best, has_copies, how_many, kinds
 from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
 
@@ -63,6 +63,7 @@ class LocalCandidates:
             self._free &= ~barred.to(factors.device)
         self._leaders = self._free.new_empty(0, dtype=torch.int64)
         self.kinds = self._leaders  # (N,) int64, see leading.py
+        self._n_leaders = 0  # where samples have near copies
         self._copies = False  # asked once a set-up, so that no block waits for the answer
         # Updates that the saved A and B have not taken, and whether in float64; the state then is
         # that of a block that was cut, whose scores still tell who may lead the next one.
@@ -161,6 +162,7 @@ class LocalCandidates:
             start = 0 if self._state.log_det else r
             self.kinds = kinds(self._state.a @ self.diagonal - start, self._state.traces)
             self._copies = has_copies(self.kinds)
+            self._n_leaders = how_many(self.kinds, self.max_leaders) if self._copies else 0
         return Fresh(largest, resolved)
 
     def _forms(
@@ -200,7 +202,10 @@ class LocalCandidates:
 
         The forced ones come first.
         """
-        known = self.kinds if self._copies else None
+        known = None
+        if self._copies:
+            known = self.kinds
+            size = max(size, min(self._n_leaders, int(self._free.sum())))
         return self.lead(best(self.free_scores(forced), known, size))
 
     def free_scores(self, forced: Collection[int]) -> Tensor:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fishermask_fast.engine.alike import Base
 from fishermask_fast.engine.problem import SetUp
 from fishermask_fast.engine.state import Updates
 from fishermask_fast.factors import GradientFactors, columns_at_once
@@ -111,6 +112,39 @@ class Directions:
         p, q = rows @ u.T * -self._sign, rows @ w.T * -self._sign
         return y.addmm_(p, u), z.addmm_(q, u).addmm_(p, w)
 
+    def base(self, factors: GradientFactors, slot: Tensor, lamb: float) -> Base | None:
+        """A sample to compare others with, at `slot` (1,) in `factors`; None where G is not known.
+
+        Args:
+            factors: of the sample and others.
+            slot: its place.
+            lamb: at most the smallest eigenvalue of M.
+        """
+        if self._fisher is not None or self._sign < 0:
+            return None
+        rows, y, z = (part[0] for part in self._inverse_products(factors, slot))
+        waiting = sum(self._ranks)
+        u, w = self._u[:waiting], self._w[:waiting]
+        # What was folded into G is in its lower triangle.
+        norm = 2**0.5 * float(self._double.tril().norm()) + 2 * float(u.norm() * w.norm())
+        return Base(rows, y, z, norm, lamb)
+
+    def _inverse_products(
+        self, factors: GradientFactors, slots: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """V, V M^-1 and V G of some samples, after the picks added so far; (n, r, k) each."""
+        waiting = sum(self._ranks)
+        return ops.inverse_products(
+            factors,
+            slots,
+            self._inverse,
+            self._double,
+            self._u[:waiting],
+            self._w[:waiting],
+            scale=self._scale,
+            sign=self._sign,
+        )
+
     def _times_inverse(self, rows: Tensor) -> Tensor:
         """V M^-1 of rows V in the careful form."""
         start = rows @ self._inverse if self._root is None else rows @ self._root @ self._root.T
@@ -128,17 +162,7 @@ class Directions:
         if self._fisher is not None:
             rows = factors[slots].to(dtype=torch.float64).dense() * self._scale
             return [self._careful(*parts) for parts in zip(indices, rows, strict=True)]
-        waiting = sum(self._ranks)
-        products = ops.inverse_products(
-            factors,
-            slots,
-            self._inverse,
-            self._double,
-            self._u[:waiting],
-            self._w[:waiting],
-            scale=self._scale,
-            sign=self._sign,
-        )
+        products = self._inverse_products(factors, slots)
         if products[0].device.type != "cpu":
             return [self._update(*parts) for parts in zip(indices, *products, strict=True)]
         u, w, scores = ops.pick_update(*products, sign=self._sign, negligible=_NEGLIGIBLE)

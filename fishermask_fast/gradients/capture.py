@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from fishermask_fast.gradients.places import Layout, Place
-from fishermask_fast.gradients.rules import Maker, Reading, read_rule
+from fishermask_fast.gradients.reading import Maker, Reading
+from fishermask_fast.gradients.rules import read_rule
 from fishermask_fast.gradients.terms import Chained, Moved, Product, Term, add_up
 from fishermask_fast.network import (
     VIEWS,

@@ -25,7 +25,7 @@ from torch.autograd.graph import GradientEdge, Node, saved_tensors_hooks
 
 from fishermask_fast.gradients.capture import Plan, Tape, Way, read_tape, read_use
 from fishermask_fast.gradients.places import Place, find_place
-from fishermask_fast.gradients.rules import SAVED
+from fishermask_fast.gradients.reading import SAVED
 from fishermask_fast.network import (
     Consumer,
     Consumers,
@@ -135,7 +135,7 @@ def _known(gradient: Tensor, dtype: torch.dtype) -> _Known:
     index = torch.arange(0, flat.numel(), max(1, flat.numel() // _COMPARED), device=flat.device)
     largest = 0.0
     if flat.numel():
-        largest = float(torch.linalg.vector_norm(flat, float("inf")))
+        largest = max(float(end.abs()) for end in torch.aminmax(flat))
         if not float(flat[index].abs().max()) >= largest / 2:
             # Most are zero, as in a table of which few rows were looked up.
             index = torch.cat([index, flat.abs().argmax()[None]]).unique()

@@ -19,52 +19,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 
-from fishermask_fast.gradients.places import Layout
-from fishermask_fast.gradients.terms import Batched, Correlation, Lookup, Product, Term, Whole
+from fishermask_fast.gradients import lookups
+from fishermask_fast.gradients.reading import Maker, Reading, missing_fields
+from fishermask_fast.gradients.terms import Batched, Correlation, Product, Term, Whole
 from fishermask_fast.gradients.weight_products import Convolution, pad
 
 logger = logging.getLogger(__name__)
-
-Maker = Callable[[Tensor], Term]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One operation of a batch's graph, and the argument asked for.
-
-    Attributes:
-        node: the operation.
-        argument: which of its arguments consumes the parameter.
-        shape: of that argument.
-        layout: the samples' place in the result.
-        dtype: what gradients are computed in.
-    """
-
-    node: Node
-    argument: int
-    shape: tuple[int, ...]
-    layout: Layout
-    dtype: torch.dtype
-
-    def saved(self, field: str) -> Any:
-        """What the operation saved; floating-point numbers in the dtype of the gradients.
-
-        Raises:
-            RuntimeError: it has been overwritten since.
-        """
-        assert field in SAVED[self.node.name()]
-        value = getattr(self.node, field)
-        if isinstance(value, Tensor):
-            value = value.detach()
-            return value.to(self.dtype) if value.is_floating_point() else value
-        return value
 
 
 def _summed(r: Reading, factor: Tensor | float | None = None) -> Maker | None:
@@ -78,14 +42,10 @@ def _summed(r: Reading, factor: Tensor | float | None = None) -> Maker | None:
         return Whole((own.sum(over) if over else own).reshape(layout.n, *r.shape))
 
     # Along the samples the argument has one entry for all, or is there once for each.
-    axis = layout.axis + len(r.shape) - len(_result(r))
+    axis = layout.axis + len(r.shape) - len(r.result)
     size = 1 if axis < 0 else r.shape[axis]
     own = layout.outer == 1 and layout.inner == size and r.node.name() == "RepeatBackward0"
     return make if size == 1 or own else None
-
-
-def _result(r: Reading) -> tuple[int, ...]:
-    return tuple(r.node._input_metadata[0].shape)
 
 
 def _channels(r: Reading, factor: Tensor | None = None) -> Maker | None:
@@ -128,15 +88,40 @@ def _mm(r: Reading) -> Maker | None:
 
 def _bmm(r: Reading) -> Maker | None:
     first = r.argument == 0
+    return _batched(r, r.saved("_saved_mat2" if first else "_saved_self"), first=first)
+
+
+def _baddbmm(r: Reading) -> Maker | None:
+    alpha, beta = float(r.saved("_saved_alpha")), float(r.saved("_saved_beta"))
+    if r.argument == 0:
+        return _summed(r, None if beta == 1.0 else beta)
+    first = r.argument == 1
+    other = r.saved("_saved_batch2" if first else "_saved_batch1")
+    return _batched(r, other if alpha == 1.0 else other * alpha, first=first)
+
+
+def _batched(r: Reading, other: Tensor, *, first: bool) -> Maker | None:
+    """As `_product`, for each of several matrices."""
     if r.layout.axis != (2 if first else 1):
         return None
-    a = r.layout.arrange(r.saved("_saved_mat2" if first else "_saved_self"))
+    a = r.layout.arrange(other)
 
     def make(delta: Tensor) -> Term:
         own = r.layout.arrange(delta)
         return Batched(own, a) if first else Batched(a, own)
 
     return make
+
+
+def _bilinear(r: Reading) -> Maker | None:
+    """A matrix (L, R) for each output between two inputs (rows, L) and (rows, R)."""
+    expanded = [list(r.saved(f"_saved_expand{i}")) for i in (1, 2, 3)]
+    as_bilinear = expanded == [[1, 3], [0], [1, 2]] and list(r.saved("_saved_sumdim")) == [2, 3]
+    if r.argument != 1 or not as_bilinear or r.layout.axis != 0:
+        return None
+    left, right = (r.layout.arrange(r.saved(f"_saved_i{i}")) for i in (1, 3))
+    pairs = (left[..., :, None] * right[..., None, :]).flatten(2)
+    return lambda delta: Product(r.layout.arrange(delta), pairs)
 
 
 def _mv(r: Reading) -> Maker | None:
@@ -222,77 +207,6 @@ def _prelu(r: Reading) -> Maker | None:
     return _summed(r, r.saved("_saved_self").clamp(max=0)) if r.argument == 1 else None
 
 
-def _lookup(r: Reading, indices: Tensor) -> Maker | None:
-    """A table of which each index took a row; indices below 0 count for nothing."""
-    if r.layout.axis >= indices.ndim:
-        return None
-    rows = r.layout.arrange(indices).reshape(r.layout.n, -1).to(torch.int64)
-    samples = torch.arange(r.layout.n, device=rows.device)[:, None].expand_as(rows)
-    width = max(1, torch.Size(r.shape[1:]).numel())
-
-    def make(delta: Tensor) -> Term:
-        values = r.layout.arrange(delta).reshape(-1, width)
-        return Lookup(samples.flatten(), rows.flatten(), values, r.layout.n, r.shape)
-
-    return make
-
-
-def _embedding(r: Reading) -> Maker | None:
-    if r.saved("_saved_scale_grad_by_freq"):
-        return None
-    indices, padding = r.saved("_saved_indices"), r.saved("_saved_padding_idx")
-    # The padding token gets no gradient.
-    return _lookup(r, indices.masked_fill(indices == padding, -1) if _row(r, padding) else indices)
-
-
-def _row(r: Reading, padding: int) -> bool:
-    """Whether a padding index is one of the table's (none reads as -1, unsigned)."""
-    return 0 <= padding < r.shape[0]
-
-
-def _embedding_bag(r: Reading) -> Maker | None:
-    mode = r.saved("_saved_mode")  # 0: sum, 1: mean, 2: max
-    if r.argument != 0 or mode == 2 or r.saved("_saved_scale_grad_by_freq") or r.layout.axis != 0:
-        return None
-    indices, padding = r.saved("_saved_indices"), r.saved("_saved_padding_idx")
-    weights = r.saved("_saved_per_sample_weights")
-    bags = _result(r)[0]
-    offsets = r.saved("_saved_offsets")[:bags].contiguous()
-    entries = torch.arange(len(indices), device=indices.device, dtype=offsets.dtype)
-    bag = torch.searchsorted(offsets, entries, right=True) - 1
-    rows = indices.to(torch.int64)
-    if _row(r, padding):
-        rows = rows.masked_fill(rows == padding, -1)
-    numbers = torch.arange(bags, device=bag.device)
-    owner = r.layout.arrange(numbers).new_empty(bags)
-    order = r.layout.arrange(numbers)  # (n, entries): which bags are a sample's
-    owner[order.flatten()] = numbers[: r.layout.n].repeat_interleave(r.layout.entries)
-    factor = torch.ones(len(rows), dtype=r.dtype, device=rows.device)
-    if weights is not None:
-        factor = weights
-    if mode == 1:
-        counts = torch.bincount(bag[rows >= 0], minlength=bags).clamp(min=1)
-        factor = factor / counts[bag]
-
-    def make(delta: Tensor) -> Term:
-        values = delta[bag] * factor[:, None]
-        return Lookup(owner[bag], rows, values, r.layout.n, r.shape)
-
-    return make
-
-
-def _index(r: Reading) -> Maker | None:
-    if r.node.name() == "IndexSelectBackward0":
-        taken, first = r.saved("_saved_index"), r.saved("_saved_dim") in (0, -len(r.shape))
-    else:
-        taken, *rest = r.saved("_saved_indices")
-        first = all(further is None for further in rest)
-    # Elsewhere than first, or by a mask, other numbers than whole rows are taken.
-    if not first or taken is None or taken.dtype not in (torch.int32, torch.int64):
-        return None
-    return _lookup(r, taken % r.shape[0])
-
-
 def _mul(r: Reading) -> Maker | None:
     return _summed(r, r.saved("_saved_other" if r.argument == 0 else "_saved_self"))
 
@@ -323,45 +237,12 @@ def _repeat(r: Reading) -> Maker | None:
     return None if any(apart) else _summed(r)
 
 
-_BATCH_NORM = ("_saved_training", "_saved_input", "_saved_running_mean", "_saved_running_var")
-_NORM = ("_saved_input", "_saved_result1", "_saved_result2")
-_LOOKUP = ("_saved_indices", "_saved_padding_idx", "_saved_scale_grad_by_freq")
-
-# What each operation must have saved for its rule: all that is used of autograd's private fields.
-SAVED: dict[str, tuple[str, ...]] = {
-    "AddmmBackward0": ("_saved_mat1", "_saved_mat2", "_saved_alpha", "_saved_beta"),
-    "MmBackward0": ("_saved_self", "_saved_mat2"),
-    "BmmBackward0": ("_saved_self", "_saved_mat2"),
-    "MvBackward0": ("_saved_self",),
-    "ConvolutionBackward0": (
-        "_saved_input", "_saved_stride", "_saved_padding", "_saved_dilation", "_saved_groups",
-        "_saved_transposed",
-    ),
-    "NativeLayerNormBackward0": _NORM,
-    "FusedRmsNormBackward0": ("_saved_input", "_saved_result1"),
-    "NativeGroupNormBackward0": (*_NORM, "_saved_group"),
-    "NativeBatchNormBackward0": (*_BATCH_NORM, "_saved_eps"),
-    "CudnnBatchNormBackward0": (*_BATCH_NORM, "_saved_epsilon"),
-    "PreluKernelBackward0": ("_saved_self",),
-    "EmbeddingBackward0": _LOOKUP,
-    "EmbeddingBagBackward0": (
-        *_LOOKUP, "_saved_mode", "_saved_offsets", "_saved_per_sample_weights",
-    ),
-    "IndexBackward0": ("_saved_indices",),
-    "IndexSelectBackward0": ("_saved_index", "_saved_dim"),
-    "MulBackward0": ("_saved_self", "_saved_other"),
-    "DivBackward0": ("_saved_other",),
-    "WhereBackward0": ("_saved_condition",),
-    "AddBackward0": ("_saved_alpha",),
-    "SubBackward0": ("_saved_alpha",),
-    "ExpandBackward0": (),
-    "RepeatBackward0": ("_saved_repeats",),
-}  # fmt: skip
-
 _RULES: dict[str, Callable[[Reading], Maker | None]] = {
     "AddmmBackward0": _addmm,
     "MmBackward0": _mm,
     "BmmBackward0": _bmm,
+    "BaddbmmBackward0": _baddbmm,
+    "TrilinearBackward0": _bilinear,
     "MvBackward0": _mv,
     "ConvolutionBackward0": _convolution,
     "NativeLayerNormBackward0": _layer_norm,
@@ -370,10 +251,10 @@ _RULES: dict[str, Callable[[Reading], Maker | None]] = {
     "NativeBatchNormBackward0": _batch_norm,
     "CudnnBatchNormBackward0": _batch_norm,
     "PreluKernelBackward0": _prelu,
-    "EmbeddingBackward0": _embedding,
-    "EmbeddingBagBackward0": _embedding_bag,
-    "IndexBackward0": _index,
-    "IndexSelectBackward0": _index,
+    "EmbeddingBackward0": lookups.embedding,
+    "EmbeddingBagBackward0": lookups.embedding_bag,
+    "IndexBackward0": lookups.index,
+    "IndexSelectBackward0": lookups.index,
     "MulBackward0": _mul,
     "DivBackward0": _div,
     "WhereBackward0": _where,
@@ -382,11 +263,6 @@ _RULES: dict[str, Callable[[Reading], Maker | None]] = {
     "ExpandBackward0": _summed,
     "RepeatBackward0": _repeat,
 }
-
-
-def missing_fields(node: Node) -> list[str]:
-    """What a rule reads of an operation that this release of torch does not save."""
-    return [field for field in SAVED[node.name()] if not hasattr(type(node), field)]
 
 
 def read_rule(r: Reading) -> Maker | None:

@@ -3,12 +3,18 @@
 Rooms: evaluation (eval mode and what is restored after it), attributes (tensors that modules keep),
 batches (samples by index), collating (batches that hold what was asked for), graph (which operation
 consumes which parameter), threads (one reader at a time), head (which layer gives the logits),
-stated (what a model says of its likelihood),
+stated (what a model says of its likelihood), advice (what looks wrong in outputs and data),
 predictions (probabilities, and the head's inputs). May import: likelihoods and below.
 """
 
 from __future__ import annotations
 
+from fishermask_fast.network.advice import (
+    output_warnings,
+    pool_warnings,
+    relative_difference,
+    scale_warnings,
+)
 from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.batches import (
     Pool,
@@ -21,6 +27,7 @@ from fishermask_fast.network.batches import (
 from fishermask_fast.network.collating import (
     Inputs,
     Keywords,
+    check_samples,
     count_samples,
     model_inputs,
     rebuilt,
@@ -81,6 +88,10 @@ __all__ = [
     "inputs_of",
     "predict",
     "require_head",
+    "output_warnings",
+    "pool_warnings",
+    "relative_difference",
+    "scale_warnings",
     "VIEWS",
     "Consumer",
     "Consumers",
@@ -105,6 +116,7 @@ __all__ = [
     "check_device",
     "check_finite",
     "check_indices",
+    "check_samples",
     "check_seed",
     "compute_dtype",
     "count_samples",

@@ -31,6 +31,7 @@ from fishermask_fast.network.collating import (
     Collated,
     Collating,
     Inputs,
+    check_samples,
     count_samples,
     model_inputs,
     rebuilt,
@@ -76,10 +77,7 @@ class Pool:
             ValueError: no samples, or a DataLoader whose sampler picks its own subset.
         """
         if isinstance(data, Tensor):
-            if data.layout != torch.strided:
-                raise TypeError(f"{name} must be a dense Tensor; got {data.layout}")
-            if data.ndim == 0:
-                raise ValueError(f"{name} must be a Tensor (N, ...) of samples; got a scalar")
+            check_samples(name, data)
             pool = cls(data.detach(), default_collate, {}, None)
         elif isinstance(data, DataLoader):
             pool = cls._of_loader(data, name)

@@ -264,3 +264,23 @@ def same_inputs(one: Inputs, other: Inputs) -> bool:
         )
         for key, value in named[0].items()
     )
+
+
+def check_samples(name: str, values: Tensor, alone: bool = True) -> None:
+    """Raises unless a tensor can hold samples, one a row.
+
+    Args:
+        name: what to call it.
+        values: the tensor.
+        alone: whether it is all there is; others may hold constants beside the samples.
+
+    Raises:
+        TypeError: a sparse one.
+        ValueError: a scalar, or no samples.
+    """
+    if values.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense Tensor; got {values.layout}")
+    if alone and values.ndim == 0:
+        raise ValueError(f"{name} must be a Tensor (N, ...) of samples; got a scalar")
+    if alone and len(values) == 0:
+        raise ValueError(f"{name} is empty; expected at least one sample")

@@ -249,19 +249,24 @@ def outputs_of_samples(model: nn.Module, inputs: Inputs, name: str) -> Tensor:
     """As `raw_outputs`, of the first samples of some data called `name`.
 
     Raises:
-        TypeError: as `call`.
+        TypeError: as `call`, or the model takes other arguments.
         ValueError: as `call`, or the model does not take such samples.
     """
+    shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
+    refusal = (
+        f"{type(model).__name__} does not take {name} samples, here a batch of "
+        f"{count_samples(inputs)}, {shape}"
+    )
     try:
         return raw_outputs(model, inputs)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError) as error:
-        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else sorted(inputs)
-        raise ValueError(
-            f"the model does not take {name} samples, here a batch of {count_samples(inputs)}, "
-            f"{shape}: {error}"
-        ) from error
+        raise ValueError(f"{refusal}: {error}") from error
+    except TypeError as error:
+        if "argument" not in str(error):  # of forward's call, and not of what it returned
+            raise
+        raise TypeError(f"{refusal}: {error}") from error
 
 
 def logits_of(output: object) -> Tensor:

@@ -18,7 +18,6 @@ from fishermask_fast.checks import caller_level
 from fishermask_fast.distributed import NOTHING, Part, Ranks
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
-from fishermask_fast.inspection import output_warnings, pool_warnings, scale_warnings
 from fishermask_fast.likelihoods import likelihood_of
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import (
@@ -29,8 +28,11 @@ from fishermask_fast.network import (
     find_head,
     head_parameters,
     input_dtype,
+    output_warnings,
     outputs_of_samples,
+    pool_warnings,
     predict,
+    scale_warnings,
     to_model,
     trainable,
 )

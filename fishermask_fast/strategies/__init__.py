@@ -1,9 +1,9 @@
 """Who picks the next batch: functions (model, pool, labeled, n, seed, options) -> Picks.
 
 Rooms: interface (what they take and give), fisher (tr(M^-1 F): FisherMask, BAIT), uncertainty
-(entropy, margin, least confidence), diversity (k-center greedy, k-means++), registry (all by name).
-A new strategy is a function, a line in registry and its name in options/picking. May import:
-options, selector, gradients, masks, network, likelihoods.
+(entropy, margin, least confidence), diversity (k-center greedy, k-means++), registry (all by name),
+estimating (what a query will take). A new strategy is a function, a line in registry and its name
+in options/picking. May import: options, selector, gradients, masks, network, likelihoods.
 """
 
 from __future__ import annotations

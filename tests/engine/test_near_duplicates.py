@@ -34,21 +34,28 @@ def copies(noise: float, generator: torch.Generator) -> GradientFactors:
     return GradientFactors(middle, coupling, hidden, drawn.head_index)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-3])
+@pytest.mark.parametrize("noise", [0.0, 1e-8, 1e-6, 1e-3])
 def test_copies_take_about_the_passes_of_distinct_samples(
     noise: float, generator: torch.Generator
 ) -> None:
     pool = copies(noise, generator)
     found = select_batch(pool, K)
     assert picks(found) == picks(select_batch(pool, K, block_size=1, precision="float64"))
-    # One leader of each block's kind alone took a pass for each pick and more.
-    assert found.passes <= 0.7 * K
+    # Where too few of a kind lead, each pick takes a pass and more; all of those that running
+    # scores cannot tell apart have to.
+    assert found.passes <= (0.8 if 0.0 < noise < 1e-5 else 0.7) * K
+
+
+def grades(kinds: Tensor) -> Tensor:
+    """Samples of a kind that are alike, and none near another."""
+    apart = torch.arange(len(kinds))
+    return torch.stack([kinds, apart, apart], 1)
 
 
 def test_leaders_are_of_several_kinds(generator: torch.Generator) -> None:
     kinds = torch.arange(400) % 10
     scores = 10.0 - kinds.double()
-    leaders = best(scores, kinds, 100)
+    leaders = best(scores, grades(kinds), 100)
     assert leaders.tolist() == sorted(leaders.tolist())
     assert torch.bincount(kinds[leaders], minlength=7).tolist()[:6] == [16] * 6
     for kind in range(6):
@@ -60,6 +67,6 @@ def test_leaders_of_few_kinds_are_filled_up_but_never_with_what_comes_last() -> 
     scores[50:] = -torch.inf
     kinds = torch.zeros(100, dtype=torch.int64)
     kinds[60:] = 1
-    assert best(scores, kinds, 50).tolist() == list(range(50))
-    assert len(best(scores, kinds, 100)) == 100
-    assert best(scores, kinds, 0).tolist() == []
+    assert best(scores, grades(kinds), 50).tolist() == list(range(50))
+    assert len(best(scores, grades(kinds), 100)) == 100
+    assert best(scores, grades(kinds), 0).tolist() == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.gradients import rules, slow_parameters
+from fishermask_fast.gradients import reading, rules, slow_parameters
 from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network import evaluating
 
@@ -69,7 +69,7 @@ def test_one_in_float64_needs_no_such_help() -> None:
 def test_a_wrong_rule_is_found_out(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     right = rules._RULES["MulBackward0"]
 
-    def wrong(r: rules.Reading) -> rules.Maker | None:
+    def wrong(r: reading.Reading) -> reading.Maker | None:
         make = right(r)
         return None if make is None else lambda delta: make(by * delta)
 

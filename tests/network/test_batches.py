@@ -230,5 +230,5 @@ def test_logits_of_more_rows_than_samples() -> None:
             return super().forward(x).repeat(2, 1)
 
     model = Twice(3, 2)
-    with pytest.raises(ValueError, match=r"one row a sample; got \(6, 2\) for 3 samples"):
+    with pytest.raises(ValueError, match=r"one row a sample; got \(4, 2\) for 2 samples"):
         masked_gradients(model, torch.randn(5, 3), some_of_each(model))
