@@ -48,7 +48,8 @@ def problem(name: str) -> dict[str, Any]:
     }
     if name in options:
         more |= {"n_select": 30, "backward_steps": 1, **options[name]}
-        more["lamb"] = None if "prior_precision" in options[name] else more["lamb"]
+        if "prior_precision" in more:
+            del more["lamb"]
     return {"gradients": factors, **more}
 
 
