@@ -18,7 +18,7 @@ from fishermask_fast.loop.report import learning_curves, read_runs, tables
 from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_model, find_device
-from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions, record_seeds
+from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions, forget_seeds, record_seeds
 from fishermask_fast.strategies import unread
 
 CURVE_NAME = "learning_curve"
@@ -51,6 +51,8 @@ def run_experiments(options: RunOptions) -> None:
                 _run_in(experiment, folder, shows_progress)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_way_to_resume(options, folders)) from None
+        if len(options.seed) > 1 and options.out is not None:
+            forget_seeds(options.out)
 
 
 def _way_to_resume(options: RunOptions, folders: Sequence[RunFolder]) -> str:

@@ -18,7 +18,7 @@ from fishermask_fast.options.commands import (
 from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
 from fishermask_fast.options.files import OptionsFile
 from fishermask_fast.options.picking import MASKS, STRATEGIES, LikelihoodName, QueryOptions
-from fishermask_fast.options.recorded import record_seeds
+from fishermask_fast.options.recorded import forget_seeds, record_seeds
 from fishermask_fast.options.schedule import DRAWS, Schedule
 from fishermask_fast.options.training import Recipe
 
@@ -39,5 +39,6 @@ __all__ = [
     "Schedule",
     "SelectOptions",
     "Variant",
+    "forget_seeds",
     "record_seeds",
 ]

@@ -1,6 +1,7 @@
 """What a run was asked for, read back from its folder: ``run --resume DIR`` needs no other flag.
 
-A folder holds ``config.json``; that of several seeds holds folders of such, and ``seeds.json``.
+A folder holds ``config.json``; that of several seeds holds folders of such, and until all of them
+are done ``seeds.json``.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ def record_seeds(folder: Path, seeds: tuple[int, ...]) -> None:
     """Keep which seeds a folder is of, for those that have no round yet when a run stops."""
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / SEEDS_FILE, (json.dumps(list(seeds)) + "\n").encode())
+
+
+def forget_seeds(folder: Path) -> None:
+    """Once every seed has a folder of its own, which says the same."""
+    (folder / SEEDS_FILE).unlink(missing_ok=True)
 
 
 def _all_seeds(folder: Path, found: list[int]) -> list[int]:

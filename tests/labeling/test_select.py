@@ -194,8 +194,8 @@ def test_mistakes_get_one_line_and_leave_nothing(
         ("path,label\nnew/a.png,cat\nnew/a.png,\n", "rows 1 and 2 are both new/a.png"),
         ("path,label\nnew/a.png,cat\n", "must have rows without a label"),
         (
-            "file,label\nnew/a.png,cat,1,2\n",
-            "must have a column path (and label); it has file",
+            "file,label\nnew/a.png,cat\n",
+            "or columns of numbers; it has file, label",
         ),
         ("path;label\nnew/a.png;\n", "or columns of numbers; it has path;label"),
         ("", "must have a column path (and label) or others; it has no rows"),

@@ -117,20 +117,24 @@ def test_resume_goes_on_and_says_all_of_it(
 ) -> None:
     file = write(tmp_path / "a.toml", 'strategy = ["random"]\n')
     out = tmp_path / "run"
-    assert main(["run", file, "--out", str(out), "--resume"]) == 0
+    # There is nothing to go on with yet.
+    assert main(["run", file, "--out", str(out), "--resume"]) == 2
+    assert "holds no run to go on with" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["run", file, "--out", str(out)]) == 0
     whole = capsys.readouterr().out
     lines = (out / "rounds.jsonl").read_text()
     (out / "rounds.jsonl").write_text(lines[: lines.index("\n") + 1])
-    # A run that was whole has dropped its states.
+    # The states that are kept tell that there were more.
     assert main(["run", file, "--out", str(out), "--resume"]) == 2
-    assert "is gone" in capsys.readouterr().err
+    assert "has lost lines" in capsys.readouterr().err
     (out / "rounds.jsonl").write_text(lines)
     assert main(["run", file, "--out", str(out), "--resume"]) == 0
     assert capsys.readouterr().out == whole
     assert main(["run", file, "--out", str(out), "--resume", "--lamb", "3"]) == 2
     assert "has query.lamb = 1.0; this one asks for 3.0" in capsys.readouterr().err
     assert main(["run", file, "--resume"]) == 2
-    assert "resume needs --out" in capsys.readouterr().err
+    assert "resume needs the folder to go on in: --resume DIR" in capsys.readouterr().err
 
 
 def test_a_run_stops_at_its_labels_or_its_accuracy(

@@ -119,7 +119,10 @@ def test_damaged_images_are_found_when_data_are_loaded(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (DataOptions("mnist-9"), "one of digits, .* existing folder or .csv file; got 'mnist-9'"),
+        (
+            DataOptions("mnist-9"),
+            "one of digits, .* existing folder or file .*; got 'mnist-9'; did you mean mnist",
+        ),
         (DataOptions(image_size=9), "image_size is for folders"),
         (DataOptions(pool_size=2000), "pool_size must be between 1 and 1297; got 2000"),
         (DataOptions(test_size=0), "test_size must be between 1 and 500; got 0"),
