@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from fishermask_fast import GradientFactors, build_info, select_batch
 from fishermask_fast.distributed.exchange import Exchange
-from fishermask_fast.distributed.shards import select_from_shards
+from fishermask_fast.distributed.shards import Given, select_from_shards
 from fishermask_fast.engine.inputs import Options
 from fishermask_fast.likelihoods.categorical import make_rows
 
@@ -59,11 +59,7 @@ def run_rank(rank: int, size: int, folder: Path, n: int, n_select: int) -> None:
         begun = time.perf_counter()
         selection = select_from_shards(
             exchange,
-            shard,
-            places,
-            fisher,
-            None,
-            None,
+            Given(shard, places, fisher, None, None),
             lambda: Options.checked(n_select, 1.0, 0, 0, None, None, "mixed"),
             progress=False,
         )

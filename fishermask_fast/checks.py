@@ -17,6 +17,13 @@ from torch import Tensor
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class Default(float):
+    """A default that can be told from the same number given by somebody."""
+
+
+LAMB = Default(1.0)  # the published one
+
+
 def caller_level() -> int:
     """The stacklevel of a warning that is to point at the first caller outside this package."""
     package = __name__.partition(".")[0]

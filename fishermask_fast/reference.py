@@ -10,7 +10,7 @@ here is meant to be quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,28 @@ def scores(
     return torch.cat(out)
 
 
+def log_det_scores(
+    gradients: Tensor,  # (N, r, k)
+    precision: Tensor,  # (k, k) M^-1
+    sign: int = 1,
+) -> Tensor:
+    """How much log det M changes with each sample, (N,): log det (I + V M^-1 V^T).
+
+    sign = 1: the rise when the sample is added (D-optimal design: Atkinson, Donev, Tobias 2007,
+    "Optimum Experimental Designs", chapter 10); sign = -1: the fall when it is removed,
+    -log det (I - V M^-1 V^T).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]]])
+        >>> [round(x, 4) for x in reference.log_det_scores(v, torch.eye(2)).tolist()]
+        [0.6931, 2.3026]
+    """
+    eigenvalues = torch.linalg.eigvalsh(gradients @ precision @ gradients.mT)
+    return sign * torch.log1p(sign * eigenvalues).sum(-1)
+
+
 def change_precision(precision: Tensor, v: Tensor, sign: int = 1) -> Tensor:
     """M^-1 after V^T V has been added to M (sign = 1) or taken from it (sign = -1), by Woodbury.
 
@@ -87,6 +109,18 @@ def change_precision(precision: Tensor, v: Tensor, sign: int = 1) -> Tensor:
     return precision - sign * change
 
 
+def auto_prior(fisher: Tensor, in_sums: bool = False) -> float:
+    """What "auto" is: lamb = 0.1 tr(F) / k; in sums, prior_precision = tr(F) / k, one sample's.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> reference.auto_prior(4 * torch.eye(3)), reference.auto_prior(torch.eye(3), True)
+        (0.4, 1.0)
+    """
+    return float(fisher.trace()) / fisher.shape[0] * (1.0 if in_sums else 0.1)
+
+
 def select(
     gradients: Tensor,  # (N, r, k)
     n_select: int,
@@ -97,8 +131,24 @@ def select(
     n_labeled: int = 0,
     backward_steps: int = 0,
     chunk_size: int = 200,
+    prior_precision: float | None = None,
+    gain_weights: Tensor | None = None,  # (N,)
+    pending: Sequence[int] = (),
+    exclude: Sequence[int] = (),
+    cluster_ids: Sequence[int] | None = None,  # (N,)
+    max_per_cluster: int = 1,
+    criterion: str = "trace",
 ) -> tuple[list[int], list[float]]:
     """The published selection: recomputes every score at every pick (FisherMask, BAIT).
+
+    Beside the published form there are
+
+        prior_precision p:  M = p I + n_L F_L + sum_picked V_x^T V_x, in place of lamb's scale
+        gain_weights w:     the pick is the largest w_x score(x), the drop the smallest
+        pending:            samples in M from the start, like picks, and never picked
+        exclude:            samples never picked
+        cluster_ids:        at most max_per_cluster of a cluster, the pending ones counted
+        criterion "logdet": the score is the change of log det M
 
     Runs in the dtype of `gradients`. Returns the picked indices in order (with backward steps the
     survivors) and the scores of the forward picks.
@@ -111,28 +161,129 @@ def select(
         >>> reference.select(v, 2)[0]
         [0, 1]
     """
-    dtype = gradients.dtype
+    dtype, n = gradients.dtype, len(gradients)
     if fisher is None:
-        fisher = torch.einsum("nrk,nrl->kl", gradients, gradients) / len(gradients)
+        fisher = torch.einsum("nrk,nrl->kl", gradients, gradients) / n
     fisher = fisher.to(dtype)
     labeled = None if labeled_fisher is None else labeled_fisher.to(dtype)
-    precision = initial_precision(fisher, labeled, n_select, lamb, n_labeled)
-    v = gradients * (n_select / (n_labeled + n_select)) ** 0.5
+    if prior_precision is None:
+        precision = initial_precision(fisher, labeled, n_select, lamb, n_labeled)
+        v = gradients * (n_select / (n_labeled + n_select)) ** 0.5
+    else:
+        m = prior_precision * torch.eye(len(fisher), dtype=dtype, device=fisher.device)
+        precision = torch.linalg.inv(m if labeled is None else m + n_labeled * labeled)
+        v = gradients
+    weights = torch.ones(n, dtype=dtype) if gain_weights is None else gain_weights.to(dtype)
+    clusters = list(range(n)) if cluster_ids is None else list(cluster_ids)
 
+    def values(some: Tensor, sign: int = 1) -> Tensor:
+        if criterion == "logdet":
+            return log_det_scores(some, precision, sign)
+        return scores(some, precision, fisher, sign, chunk_size)
+
+    for sample in pending:
+        precision = change_precision(precision, v[sample])
     picked: list[int] = []
-    values: list[float] = []
-    for _ in range(min((1 + backward_steps) * n_select, len(v))):
-        score = scores(v, precision, fisher, chunk_size=chunk_size)
-        score[picked] = -torch.inf
-        best = int(score.argmax())
+    gains: list[float] = []
+    while len(picked) < (1 + backward_steps) * n_select:
+        held = [clusters[x] for x in (*pending, *picked)]
+        barred = {*pending, *exclude, *picked}
+        free = [
+            x for x in range(n) if x not in barred and held.count(clusters[x]) < max_per_cluster
+        ]
+        if not free:
+            break
+        score = values(v)
+        best = free[int((weights * score)[free].argmax())]
         picked.append(best)
-        values.append(float(score[best]))
+        gains.append(float(score[best]))
         precision = change_precision(precision, v[best])
     while len(picked) > n_select:
-        increase = scores(v[picked], precision, fisher, sign=-1, chunk_size=chunk_size)
+        increase = weights[picked] * values(v[picked], -1)
         dropped = picked.pop(int(increase.argmin()))
         precision = change_precision(precision, v[dropped], sign=-1)
-    return picked, values
+    return picked, gains
+
+
+def target_fisher(gradients: Tensor, weights: Tensor) -> Tensor:  # (N, r, k), (N,)
+    """F = sum_x w_x V_x^T V_x / sum_x w_x, the samples whose uncertainty is to fall.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> v = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]])
+        >>> reference.target_fisher(v, torch.tensor([3.0, 1.0])).diagonal().tolist()
+        [0.75, 1.0]
+    """
+    total = torch.einsum("n,nrk,nrl->kl", weights.to(gradients), gradients, gradients)
+    return total / weights.sum().to(gradients)
+
+
+def balanced_weights(probabilities: Tensor) -> Tensor:  # (N, C)
+    """w_x = sum_c p_c(x) / mean p_c, by which each class counts alike.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> reference.balanced_weights(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).tolist()
+        [1.5, 1.5, 3.0]
+    """
+    return (probabilities / probabilities.mean(0)).sum(1)
+
+
+def uncovered_weights(features: Tensor, labeled: Tensor) -> Tensor:  # (N, d), (n_L, d)
+    """w_x = 1 - exp(-(d_x / h)^2), (N,); 1 where nothing is labeled.
+
+    d_x is the distance to the nearest labeled sample, h the median over the N samples of the
+    distance to the fifth nearest of the others (the furthest, where there are fewer).
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> [round(w, 4) for w in reference.uncovered_weights(x, x[:1]).tolist()]
+        [0.0, 0.6321]
+    """
+    if not len(labeled):
+        return torch.ones(len(features), dtype=features.dtype)
+    nearest = torch.stack([(labeled - x).norm(dim=1).min() for x in features])
+    fifth = []
+    for at, x in enumerate(features):
+        others = torch.cat([features[:at], features[at + 1 :]])
+        distances = (others - x).norm(dim=1).sort().values
+        fifth.append(distances[min(4, len(distances) - 1)])
+    return 1 - torch.exp(-((nearest / torch.stack(fifth).median()) ** 2))
+
+
+def class_weights(probabilities: Tensor, counts: Tensor) -> Tensor:  # (N, C), (C,)
+    """w_x = (sum_c p_c(x) / n_c)^0.5 with n_c >= 1 the labeled samples of class c.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> reference.class_weights(torch.eye(2), torch.tensor([4.0, 0.0])).tolist()
+        [0.5, 1.0]
+    """
+    return (probabilities / counts.clamp(min=1)).sum(1).sqrt()
+
+
+def top_class_rows(logits: Tensor) -> Tensor:  # (N, C)
+    """R (N, 1, C), the row of the likeliest class against the rest: sqrt(q (1 - q)) dz / dlogits.
+
+    q is its probability and z = log(q / (1 - q)), so that R^T R is the Fisher matrix of that one
+    answer, yes or no; ties go to the lowest class.
+
+    Example:
+        >>> import torch
+        >>> from fishermask_fast import reference
+        >>> reference.top_class_rows(torch.zeros(1, 2)).tolist()
+        [[[0.5, -0.5]]]
+    """
+    p = logits.softmax(1)
+    top = torch.nn.functional.one_hot(logits.argmax(1), p.shape[1]).bool()
+    q = p[top]
+    others = p.masked_fill(top, 0.0) / (1 - q)[:, None]
+    return ((q * (1 - q)).sqrt()[:, None] * (top.to(p) - others))[:, None]
 
 
 def score_update(

@@ -36,6 +36,20 @@ def problem(name: str) -> dict[str, Any]:
         more |= {"labeled_fisher": random_fisher(generator, factors.n_columns), "n_labeled": 12}
     if name == "removals":
         more |= {"n_select": 40, "backward_steps": 1}
+    options = {
+        "in sums": {"prior_precision": "auto"},
+        "weighted": {"gain_weights": torch.randn(n, generator=generator).mul(2).exp()},
+        "waiting": {"pending": [3, 229, 100, 40], "exclude": list(range(50, 120))},
+        "clusters": {"cluster_ids": torch.arange(n) // 3, "max_per_cluster": 1},
+        "log det": {"criterion": "logdet", "fisher": None},
+    }
+    options["all of them"] = {
+        name: value for one in options.values() for name, value in one.items()
+    }
+    if name in options:
+        more |= {"n_select": 30, "backward_steps": 1, **options[name]}
+        if "prior_precision" in more:
+            del more["lamb"]
     return {"gradients": factors, **more}
 
 
@@ -48,6 +62,12 @@ NAMES = (
     "duplicates",
     "all equal",
     "one dominant",
+    "in sums",
+    "weighted",
+    "waiting",
+    "clusters",
+    "log det",
+    "all of them",
 )
 
 
@@ -71,6 +91,9 @@ def select(name: str, rank: int, size: int, split: Callable[..., torch.Tensor]) 
     gradients: GradientFactors = whole.pop("gradients")
     places = split(len(gradients), rank, size)
     mine = gradients[places] if len(places) else None
+    for name in ("gain_weights", "cluster_ids"):
+        if name in whole:
+            whole[name] = whole[name][places] if len(places) else None
     given = places if split is by_turns else None
     return select_batch(mine, **whole, group=world(), sample_indices=given)
 

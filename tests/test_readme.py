@@ -26,7 +26,16 @@ FRAMEWORKS = ("baal", "lightning", "peft", "skactiveml", "small_text", "transfor
 def test_there_are_examples() -> None:
     names = " ".join(str(example.id) for example in EXAMPLES)
     assert names.count("README.md") >= 2
-    pages = ("index", "embeddings", "likelihoods", "lora", "published", "arrays", "huggingface")
+    pages = (
+        "index",
+        "embeddings",
+        "goals",
+        "likelihoods",
+        "lora",
+        "published",
+        "arrays",
+        "huggingface",
+    )
     for page in (*pages, "baal", "lightning", "skactiveml", "small_text"):
         assert f"{page}.md" in names
 

@@ -15,10 +15,11 @@ from fishermask_fast.distributed.agreement import (
 )
 from fishermask_fast.distributed.exchange import Exchange
 from fishermask_fast.distributed.parts import NOTHING, Part, Ranks, is_empty
-from fishermask_fast.distributed.shards import select_from_shards
+from fishermask_fast.distributed.shards import Given, select_from_shards
 
 __all__ = [
     "Exchange",
+    "Given",
     "NOTHING",
     "Part",
     "Ranks",

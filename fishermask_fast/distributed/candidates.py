@@ -72,13 +72,22 @@ class Shard:
         self._here, slots = self._own(chosen)
         self._leaders = leaders = self.local.lead(slots)
         state = leaders.state
-        whole = (state.a, state.b, state.scores, state.traces)
+        whole = [state.a, state.b, state.scores, state.traces]
+        if state.gains is not None:
+            whole.append(state.gains)
         return Answer(None, (self._here, *whole, *_parts(leaders.factors)))
 
     def verify(
-        self, thresholds: list[float], float64: bool, ranks: list[int], u: Tensor, w: Tensor
+        self,
+        thresholds: list[float],
+        float64: bool,
+        ranks: list[int],
+        closing: list[int | None],
+        u: Tensor,
+        w: Tensor,
     ) -> Answer:
-        report = self.local.verify(Updates(u, w, ranks), thresholds, float64=float64)
+        updates = Updates(u, w, ranks)
+        report = self.local.verify(updates, thresholds, float64=float64, closing=closing)
         return Answer(
             Report(report.best, self._places(report.best_index), self._places(report.first_index))
         )
@@ -87,12 +96,14 @@ class Shard:
         n = len(self.places)
         return [int(self.places[slot]) if slot < n else self.n_total for slot in slots]
 
-    def keep(self, taken: list[int], a: Tensor, b: Tensor, scores: Tensor) -> Answer:
+    def keep(
+        self, taken: list[int], closed: list[int], a: Tensor, b: Tensor, scores: Tensor
+    ) -> Answer:
         """The state of all leaders comes back; of those here it is taken."""
         state = replace(
             self._leaders.state, a=a[self._here], b=b[self._here], scores=scores[self._here]
         )
-        self.local.keep(replace(self._leaders, state=state), self._own_list(taken))
+        self.local.keep(replace(self._leaders, state=state), self._own_list(taken), closed)
         return Answer()
 
     def cut(
@@ -100,6 +111,7 @@ class Shard:
         taken: list[int],
         float64: bool,
         ranks: list[int],
+        closed: list[int],
         u: Tensor,
         w: Tensor,
         scores: Tensor,
@@ -108,7 +120,7 @@ class Shard:
             self._leaders, state=replace(self._leaders.state, scores=scores[self._here])
         )
         updates, own = Updates(u, w, ranks), self._own_list(taken)
-        return Answer(self.local.cut(leaders, updates, own, float64=float64))
+        return Answer(self.local.cut(leaders, updates, own, float64=float64, closed=closed))
 
 
 class ShardedCandidates:
@@ -158,24 +170,38 @@ class ShardedCandidates:
         places, order = places.sort()
         chosen = places[best(scores[order], kinds[order], min(size, len(places)))]
         order, parts = self._gathered("lead", chosen)
-        a, b, scores, traces = (part[order] for part in parts[:4])
-        state = State(a, b, scores, traces, self._shard.local.diagonal)
-        return Leaders(chosen, self._factors(order, parts[4:]), state)
+        n_state = 4 + self._shard.local.has_gains
+        a, b, scores, traces, *gains = (part[order] for part in parts[:n_state])
+        state = State(a, b, scores, traces, self._shard.local.diagonal, *gains)
+        return Leaders(chosen, self._factors(order, parts[n_state:]), state)
 
-    def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report:
-        arguments = (list(thresholds), float64, updates.ranks)
+    def verify(
+        self,
+        updates: Updates,
+        thresholds: Sequence[float],
+        *,
+        float64: bool,
+        closing: Sequence[int | None] = (),
+    ) -> Report:
+        arguments = (list(thresholds), float64, updates.ranks, list(closing))
         answers = self._ask("verify", arguments, updates.u, updates.w)
         reports: list[Report] = [answer.value for answer in answers]
         return reduce(_merge, reports)
 
-    def keep(self, leaders: Leaders, taken: Sequence[int]) -> None:
+    def keep(self, leaders: Leaders, taken: Sequence[int], closed: Sequence[int] = ()) -> None:
         state = leaders.state
-        self._ask("keep", (list(taken),), state.a, state.b, state.scores)
+        self._ask("keep", (list(taken), list(closed)), state.a, state.b, state.scores)
 
     def cut(
-        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+        self,
+        leaders: Leaders,
+        updates: Updates,
+        taken: Sequence[int],
+        *,
+        float64: bool,
+        closed: Sequence[int] = (),
     ) -> bool:
-        arguments = (list(taken), float64, updates.ranks)
+        arguments = (list(taken), float64, updates.ranks, list(closed))
         answers = self._ask("cut", arguments, updates.u, updates.w, leaders.state.scores)
         return any(answer.value for answer in answers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -17,28 +17,35 @@ from fishermask_fast.distributed.agreement import (
 from fishermask_fast.distributed.candidates import Shard, ShardedCandidates, lead, serve
 from fishermask_fast.distributed.exchange import Exchange
 from fishermask_fast.engine import (
-    LocalCandidates,
     Options,
+    Rules,
     Selection,
     as_source,
+    check_clusters,
     check_device,
+    check_gains,
     check_matrices,
     computable,
-    mean_fisher,
     select_greedily,
 )
 from fishermask_fast.factors import FactorSource, same_columns
 
 
+@dataclass(frozen=True)
+class Given:
+    """The arguments of select_batch that are each rank's own, unchecked; see there."""
+
+    gradients: object
+    sample_indices: object
+    fisher: object
+    labeled_fisher: object
+    device: object
+    gain_weights: object = None
+    cluster_ids: object = None
+
+
 def select_from_shards(
-    exchange: Exchange,
-    gradients: object,
-    sample_indices: object,
-    fisher: object,
-    labeled_fisher: object,
-    device: object,
-    options: Callable[[], Options],
-    progress: bool,
+    exchange: Exchange, given: Given, options: Callable[[], Options], progress: bool
 ) -> Selection:
     """The whole selection, on every rank; see select_batch.
 
@@ -48,42 +55,66 @@ def select_from_shards(
     """
 
     def check() -> tuple[Options, FactorSource | None]:
-        return options(), None if gradients is None else as_source(gradients)
+        return options(), None if given.gradients is None else as_source(given.gradients)
 
-    asked, given = exchange.agree(check)
-    _agree_on_arguments(exchange, asked, sample_indices, fisher, labeled_fisher, device)
-    source, n_total, before = _agree_on_pool(exchange, given)
-    where = exchange.agree(lambda: check_device(device, source))
-    exchange.agree(lambda: asked.check_pool(source, n_total, where))
-    places = exchange.agree(lambda: _places(sample_indices, len(source), before))
+    asked, own = exchange.agree(check)
+    _agree_on_arguments(exchange, asked, given, own is not None and len(own) > 0)
+    source, n_total, before = _agree_on_pool(exchange, own)
+    where = exchange.agree(lambda: check_device(given.device, source))
+    places = exchange.agree(lambda: _places(given.sample_indices, len(source), before))
     _check_places(exchange, places, n_total)
+    rules = _agree_on_rules(exchange, asked, given, places, n_total)
+    exchange.agree(lambda: asked.check_pool(source, n_total, where, rules))
     f, f_labeled = exchange.agree(
-        lambda: check_matrices(source, fisher, labeled_fisher, asked.n_labeled)
+        lambda: check_matrices(
+            source, given.fisher, given.labeled_fisher, asked.n_labeled, asked.criterion
+        )
     )
     factors = exchange.agree(lambda: computable(source, where))
     if not exchange.everyone(f is not None)[0]:
-        mean = exchange.agree(lambda: mean_fisher(factors))
-        f = exchange.total(mean.mul_(len(factors) / n_total))
+        mean = exchange.agree(lambda: asked.needed_fisher(factors))
+        f = exchange.total(mean.mul_(len(factors) / n_total)) if len(mean) else mean
     elif f is None:
         f = torch.zeros(0, 0, dtype=torch.float64)
-    problem = asked.problem(f, f_labeled, where)
-    pool = exchange.agree(lambda: LocalCandidates(factors, problem.scale, 1, asked.chunk_size))
+    if exchange.rank > 0 and not len(f):
+        # Rank 0 alone reads the matrices; its own says how M is scaled.
+        asked = replace(asked, lamb=1.0)
+    problem = exchange.agree(lambda: asked.problem(f, f_labeled, where))
+    pool = exchange.agree(lambda: asked.candidates(factors, problem, rules, n_total, places))
     shard = Shard(pool, places.to(where), n_total)
     if exchange.rank > 0:
         served = serve(shard, exchange)
         assert isinstance(served, Selection)
         return served
     whole = ShardedCandidates(shard, exchange)
-    return lead(exchange, lambda: select_greedily(whole, problem, asked, factors.dtype, progress))
+    dtype = factors.dtype
+    return lead(exchange, lambda: select_greedily(whole, problem, asked, dtype, progress, rules))
+
+
+def _agree_on_rules(
+    exchange: Exchange, asked: Options, given: Given, places: Tensor, n_total: int
+) -> Rules:
+    """Who may be picked, with the clusters of all ranks' samples and the gains of this one's."""
+
+    def check() -> tuple[Tensor | None, Tensor | None]:
+        n = len(places)
+        return check_gains(given.gain_weights, n), check_clusters(given.cluster_ids, n)
+
+    gains, own = exchange.agree(check)
+    told = exchange.everyone((gains is not None, None if own is None else (places, own)))
+    if gains is None and any(has for has, _ in told):
+        gains = torch.empty(0, dtype=torch.float64)  # of a rank without samples
+    clusters = None
+    if any(found is not None for _, found in told):
+        clusters = torch.empty(n_total, dtype=torch.int64)
+        for _, found in told:
+            if found is not None:
+                clusters[found[0]] = found[1]
+    return exchange.agree(lambda: asked.rules(n_total, gains, clusters))
 
 
 def _agree_on_arguments(
-    exchange: Exchange,
-    options: Options,
-    sample_indices: object,
-    fisher: object,
-    labeled_fisher: object,
-    device: object,
+    exchange: Exchange, options: Options, own: Given, has_samples: bool
 ) -> None:
     """Raise, on all ranks, where their arguments differ, but for those that are each rank's own.
 
@@ -94,22 +125,28 @@ def _agree_on_arguments(
     def describe() -> dict[str, str | None]:
         values = {field.name: getattr(options, field.name) for field in fields(options)}
         del values["chunk_size"]  # as much as each rank has memory for
-        given = {"fisher": fisher, "labeled_fisher": labeled_fisher}
+        given = {"fisher": own.fisher, "labeled_fisher": own.labeled_fisher}
+        each = {"gain_weights": own.gain_weights, "cluster_ids": own.cluster_ids}
         return {
             **packages(),
             **{name: described(value) for name, value in values.items()},
             **{name: None if value is None else described(value) for name, value in given.items()},
-            "device": described_device(device),
-            "sample_indices": "None" if sample_indices is None else "given",
+            **{name: _whether(value) if has_samples else None for name, value in each.items()},
+            "device": described_device(own.device),
+            "sample_indices": _whether(own.sample_indices),
         }
 
     check_same(exchange, exchange.agree(describe))
-    given = exchange.everyone(fisher is not None)
+    given = exchange.everyone(own.fisher is not None)
     if any(given) and not given[0]:
         raise ValueError(
             f"fisher must be given on rank 0, whose counts; it is on rank {given.index(True)} and "
             "not on rank 0"
         )
+
+
+def _whether(value: object) -> str:
+    return "None" if value is None else "given"
 
 
 def _agree_on_pool(exchange: Exchange, given: FactorSource | None) -> tuple[FactorSource, int, int]:

@@ -1,11 +1,12 @@
 """The greedy engine: pick what most lowers tr(M^-1 F), by rank-r updates of all scores.
 
-Rooms in reading order: inputs (what is asked for), problem (M and F), greedy (picks, then
-removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
+Rooms in reading order: inputs (what is asked for), option_checks, problem (M and F), greedy (picks,
+then removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
 same, made by a GPU), state (A and B of every sample, and a block's four steps), candidates (those
 of this process), leading (who leads a block), alike (which of many near copies may win), directions
-(U and W of a pick), precision (the precision policy), scores (all scores along a selection). May
-import: factors and below; no network.
+(U and W of a pick), precision (the precision policy), rules (who may be picked, and what gains
+count), stepwise (updates one at a time, for these), log_det (log det M for tr(M^-1 F)), scores (all
+scores along a selection). May import: factors and below; no network.
 """
 
 from __future__ import annotations
@@ -22,8 +23,17 @@ from fishermask_fast.engine.inputs import (
     runs_on,
 )
 from fishermask_fast.engine.leading import best
+from fishermask_fast.engine.option_checks import (
+    auto_prior,
+    check_clusters,
+    check_criterion,
+    check_gains,
+    check_prior,
+    check_samples,
+)
 from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
+from fishermask_fast.engine.rules import Rules
 from fishermask_fast.engine.scores import scores_along
 from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 
@@ -34,13 +44,20 @@ __all__ = [
     "Options",
     "PrecisionWarning",
     "Report",
+    "Rules",
     "Selection",
     "State",
     "Updates",
     "as_source",
+    "auto_prior",
     "best",
+    "check_clusters",
+    "check_criterion",
     "check_device",
+    "check_gains",
     "check_matrices",
+    "check_prior",
+    "check_samples",
     "computable",
     "select_greedily",
     "mean_fisher",

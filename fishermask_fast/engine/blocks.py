@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from torch import Tensor
 from fishermask_fast.checks import caller_level
 from fishermask_fast.engine.alike import may_win
 from fishermask_fast.engine.directions import Directions, Update
+from fishermask_fast.engine.log_det import LogDetDirections, LogDetProblem
 from fishermask_fast.engine.precision import (
     TIE,
     PrecisionPolicy,
@@ -34,8 +36,9 @@ from fishermask_fast.engine.precision import (
     Remedy,
 )
 from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem
+from fishermask_fast.engine.rules import Limits
 from fishermask_fast.engine.state import Candidates, Fresh, Leaders, Report, State, Updates
-from fishermask_fast.factors import first_of_equal
+from fishermask_fast.factors import GradientFactors, first_of_equal
 
 _logger = logging.getLogger(__name__)
 
@@ -86,12 +89,15 @@ class Engine:
         candidates: what is picked (sign 1), or removed (sign -1), from.
         always_float64: never take products in float32.
         block_size: picks verified by one pass over the candidates; None adapts it.
+        pending: samples in M besides, which are not among the candidates, or not free.
+        limits: who may be picked; None for all.
 
     Attributes:
         taken: indices picked (or removed) so far, in order.
-        changes: the score of each: by how much a pick lowers tr(M^-1 F); for a removal, minus by
+        changes: the score of each: by how much a pick lowers the objective; for a removal, minus by
             how much it raises it.
-        objective: tr(M^-1 F) before the first of them.
+        gains: what the score of each was multiplied with.
+        objective: tr(M^-1 F), or -log det M, before the first of them.
         passes: passes over V, set-ups apart.
         setups: how often the state of every candidate was made anew.
 
@@ -106,15 +112,22 @@ class Engine:
         *,
         always_float64: bool = False,
         block_size: int | None = None,
+        pending: GradientFactors | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.taken: list[int] = []
         self.changes: list[float] = []
+        self.gains: list[float] = []
         self.passes = 0
         self.setups = 0
         self._problem = problem
         self._pool = candidates
         self._sign = candidates.sign
-        self._policy = PrecisionPolicy(always_float64)
+        self._pending = pending
+        self._limits = limits or Limits(len(candidates))
+        # Gains taken one by one need no float32, whose margins are those of tr(A^-1 B).
+        self._log_det = isinstance(problem, LogDetProblem)
+        self._policy = PrecisionPolicy(always_float64 or self._log_det)
         self._fixed_block = None if block_size is None else min(block_size, len(candidates))
         self._block = self._fixed_block or _FIRST_BLOCK
         self._forced: set[int] = set()
@@ -131,7 +144,10 @@ class Engine:
         index = self.taken
         if self._sign < 0:
             index = sorted(set(range(len(self._pool))).difference(index))
-        included = self._pool.rows(index) if index else None
+        parts = [self._pool.rows(index)] if index else []
+        if self._pending is not None:
+            parts.insert(0, self._pending)
+        included = GradientFactors.cat(parts) if parts else None
         start = self._problem.set_up(included, self._safe)
         lamb = self._problem.lamb if self._problem.trivial(included) else None
         matrices = start.roots or (start.inverse, start.double)
@@ -145,7 +161,8 @@ class Engine:
         self._careful = self._careful or self._safe or largest > ILL_CONDITIONED
         if self._careful:
             self._policy.be_careful(largest)
-        self._directions = Directions(
+        kind = LogDetDirections if self._log_det else Directions
+        self._directions = kind(
             self._pool.n_rows,
             self._problem.scale,
             start,
@@ -169,7 +186,7 @@ class Engine:
     def _overflow(self) -> ValueError:
         return ValueError(
             "scores overflow float64: the gradients or fisher are too large against "
-            f"lamb = {self._problem.lamb:g}; scale them down or raise lamb"
+            f"{self._problem.prior}; scale them down or raise {self._problem.prior.split()[0]}"
         )
 
     def run(self, n_take: int, on_progress: Callable[[int], object] | None = None) -> None:
@@ -202,7 +219,7 @@ class Engine:
         """Pick a block among the leaders, verify it against all others, and keep what holds."""
         if self._directions.full:
             self._set_up()
-        n_free = len(self._pool) - len(self.taken)
+        n_free = self._limits.n_free
         wanted = max(self._leader_count(n_left), len(self._forced))
         wanted *= _GROWTH ** max(self._empty_blocks - 1, 0)
         leaders = self._pool.begin(min(wanted, n_free), self._forced)
@@ -216,15 +233,17 @@ class Engine:
                 score - max(self._policy.margin * abs(score), 2 * error) for score in running
             ]
             updates = self._directions.block(size)
-            report = self._pool.verify(updates, thresholds, float64=float64)
+            closing = self._limits.closing([pick.index for pick in picks])
+            report = self._pool.verify(updates, thresholds, float64=float64, closing=closing)
             self.passes += 1
             kept = self._first_beaten(picks, running, report)
         taken = [pick.index for pick in picks[:kept]]
+        closed = [cluster for cluster in self._limits.closing(taken) if cluster is not None]
         if kept < size:
             updates = self._directions.block(kept)
-            self.passes += self._pool.cut(leaders, updates, taken, float64=float64)
+            self.passes += self._pool.cut(leaders, updates, taken, float64=float64, closed=closed)
         else:
-            self._pool.keep(leaders, taken)
+            self._pool.keep(leaders, taken, closed)
             self._forced.clear()
         self._empty_blocks = 0 if kept else self._empty_blocks + 1
         self._accept(picks[:kept])
@@ -247,7 +266,7 @@ class Engine:
         left = torch.arange(len(leaders), device=leaders.index.device)
         picks: list[Update] = []
         running: list[float] = []
-        for _ in range(size):
+        while len(picks) < size and len(left):
             scores = leaders.state.scores[left]
             if self._sign > 0 and not bool(scores.isfinite().all()):
                 # Rounding has left an A that is not positive definite, and not at a set-up.
@@ -261,7 +280,7 @@ class Engine:
             first = abs(picks[0].score) if picks else None
             error = self._policy.error(leaders.state.traces[left])
             if not picks and self._policy.fresh:
-                self._guard(pick.score, score, error)
+                self._guard(pick, score, error)
             given = (abs(pick.score), abs(score), loss, first, error)
             remedy = remedy or self._policy.remedy(*given)
             if remedy is not None:
@@ -271,15 +290,25 @@ class Engine:
             picks.append(pick)
             running.append(score)
             self._directions.add(pick)
-            left = torch.cat([left[:at], left[at + 1 :]])
+            left = self._without(left, at, leaders, [one.index for one in picks])
             updates = Updates(pick.u, pick.w, [pick.u.shape[0]])
             self._advance(leaders, left, updates, pick.u.new_zeros(1))
         return picks, running
 
-    def _guard(self, score: float, running: float, error: float) -> None:
+    def _without(self, left: Tensor, at: int, leaders: Leaders, picks: list[int]) -> Tensor:
+        """The leaders that are left when that `at` is picked, the last of the block's `picks`."""
+        left = torch.cat([left[:at], left[at + 1 :]])
+        cluster = self._limits.closing(picks)[-1]
+        if cluster is None or self._limits.clusters is None:
+            return left
+        others = self._limits.clusters[leaders.index[left].cpu()] != cluster
+        return left[others.to(left.device)]
+
+    def _guard(self, pick: Update, running: float, error: float) -> None:
         """Doubt a state that is new: by what it says of its first winner, and by the objective."""
+        score = pick.score
         apart = abs(running - score) > max(self._policy.margin * abs(score), 2 * error, _TINY)
-        wrong_way = self._sign * score < -_ROUNDING * abs(self.objective)
+        wrong_way = self._sign * pick.change < -_ROUNDING * abs(self.objective)
         if not (apart or wrong_way) or self._warned:
             return
         if not self._safe:
@@ -293,9 +322,9 @@ class Engine:
         self._warned = True
         warnings.warn(
             "scores are beyond what float64 resolves: the gradients or fisher are too large "
-            f"against lamb = {self._problem.lamb:g}, and picks may differ from those of exact "
+            f"against {self._problem.prior}, and picks may differ from those of exact "
             "arithmetic; scale the gradients (for a head: its inputs, each column to a size near "
-            "1) or raise lamb",
+            f"1) or raise {self._problem.prior.split()[0]}",
             PrecisionWarning,
             stacklevel=caller_level(),
         )
@@ -325,7 +354,9 @@ class Engine:
         if self._policy.nothing_left(abs(float(top))):
             near = near[:1]
         if near.numel() > 1:
-            near = near[first_of_equal(leaders.factors[left[near]])]
+            gains = leaders.state.gains
+            beside = None if gains is None else gains[left[near]]
+            near = near[first_of_equal(leaders.factors[left[near]], beside)]
         if near.numel() > _MAX_CONTENDERS and not self._policy.float64:
             raise _Ambiguous
         doubt = self._policy.doubt(loss)
@@ -334,7 +365,7 @@ class Engine:
         best = contenders[max(contenders, key=lambda at: contenders[at].score)]
         behind = {
             at: 0.0
-            if torch.equal(update.rows, best.rows)
+            if update.gain == best.gain and torch.equal(update.rows, best.rows)
             else (best.score - update.score) / max(abs(best.score), 1e-300)
             for at, update in contenders.items()
         }
@@ -344,7 +375,8 @@ class Engine:
 
     def _may_win(self, leaders: Leaders, left: Tensor, near: Tensor, doubt: float) -> Tensor:
         """Those of many contenders that may win, told from one of them where they are alike."""
-        if near.numel() < _FEW:
+        # The slope is that of tr(A^-1 B), unweighted.
+        if near.numel() < _FEW or self._log_det or leaders.state.gains is not None:
             return near
         base = self._directions.base(leaders.factors, left[near[:1]], self._problem.lamb)
         if base is None:
@@ -363,6 +395,11 @@ class Engine:
             updates = self._directions.updates(
                 leaders.factors, batch, leaders.index[batch].tolist()
             )
+            if leaders.state.gains is not None:
+                gains = leaders.state.gains[batch].tolist()
+                updates = [
+                    replace(one, gain=gain) for one, gain in zip(updates, gains, strict=True)
+                ]
             found |= {start + at: update for at, update in enumerate(updates)}
             if slots.numel() > _MAX_CONTENDERS:
                 best = max(update.score for update in found.values())
@@ -404,8 +441,10 @@ class Engine:
     def _accept(self, picks: list[Update]) -> None:
         self._directions.keep(len(picks))
         self._idle = 0 if picks else self._idle
+        self._limits.take([pick.index for pick in picks])
         for pick in picks:
             self.taken.append(pick.index)
-            self.changes.append(pick.score)
+            self.changes.append(pick.change)
+            self.gains.append(pick.gain)
             self._forced.discard(pick.index)
             self._policy.observe(abs(pick.score))

@@ -30,10 +30,23 @@ class LocalCandidates:
         sign: 1 for picks, -1 for removals.
         chunk_size: samples at a time where a set-up needs working memory; None for about 32 MiB of
             it, on a GPU 512 MiB.
+        gains: (N,) float64 factors on the candidates' gains; None for 1.
+        clusters: (N,) int64, the cluster of each; None where nothing asks.
+        barred: (N,) bool, who may not be picked; None for nobody.
+        log_det: whether the gain is log det A.
     """
 
     def __init__(
-        self, factors: FactorSource, scale: float, sign: int, chunk_size: int | None = None
+        self,
+        factors: FactorSource,
+        scale: float,
+        sign: int,
+        chunk_size: int | None = None,
+        *,
+        gains: Tensor | None = None,
+        clusters: Tensor | None = None,
+        barred: Tensor | None = None,
+        log_det: bool = False,
     ) -> None:
         self.scale = scale
         self.sign = sign
@@ -42,9 +55,12 @@ class LocalCandidates:
         self.max_leaders = _MAX_LEADERS if near else _MAX_FAR_LEADERS
         self._factors = factors
         self._chunk_size = chunk_size
-        self._state = State.empty(len(factors), factors.n_rows, factors.device)
+        self._clusters = clusters
+        self._state = State.empty(len(factors), factors.n_rows, factors.device, gains, log_det)
         self._saved = (torch.empty_like(self._state.a), torch.empty_like(self._state.b))
         self._free = torch.ones(len(factors), dtype=torch.bool, device=factors.device)
+        if barred is not None:
+            self._free &= ~barred.to(factors.device)
         self._leaders = self._free.new_empty(0, dtype=torch.int64)
         self.kinds = self._leaders  # (N,) int64, see leading.py
         self._n_leaders = 0  # where samples have near copies
@@ -72,6 +88,11 @@ class LocalCandidates:
         """As in State."""
         return self._state.diagonal
 
+    @property
+    def has_gains(self) -> bool:
+        """Whether gains are weighted."""
+        return self._state.gains is not None
+
     def rows(self, index: Sequence[int]) -> GradientFactors:
         """The gradients of some candidates, in memory."""
         device = self._factors.device
@@ -97,7 +118,7 @@ class LocalCandidates:
 
         Args:
             first: (k, k) M^-1, or X in the safe form.
-            second: (k, k) G, or S in the safe form.
+            second: (k, k) G, or S in the safe form; of no account where the gain is log det A.
             signs: (k,) the signs of the safe form: M^-1 = X X^T and G = S diag(signs) S^T.
             lamb: where M = lamb I, else None.
             traces: whether M^-1 and G are new as well.
@@ -117,9 +138,11 @@ class LocalCandidates:
                 a, b = self._safe_forms(chunk, first, second, signs)
             else:
                 a, b = self._forms(chunk, first, second, lamb)
-            a.mul_(square).diagonal(dim1=1, dim2=2).add_(1.0)
+            a.mul_(square)
+            if b is not None:
+                a.diagonal(dim1=1, dim2=2).add_(1.0)
+                state.b.copy_(b[:, rows, columns]).mul_(square)
             state.a.copy_(a[:, rows, columns])
-            state.b.copy_(b[:, rows, columns]).mul_(square)
             free = self._free[start : start + len(chunk)].nonzero().squeeze(1)
             nothing = Updates(empty, empty, [])
             state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
@@ -136,16 +159,21 @@ class LocalCandidates:
             if len(chunk):
                 largest = max(largest, float(state.a.abs().max()))
         if traces:
-            self.kinds = kinds(self._state.a @ self.diagonal - r, self._state.traces)
+            start = 0 if self._state.log_det else r
+            self.kinds = kinds(self._state.a @ self.diagonal - start, self._state.traces)
             self._copies = has_copies(self.kinds)
             self._n_leaders = how_many(self.kinds, self.max_leaders) if self._copies else 0
         return Fresh(largest, resolved)
 
     def _forms(
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
-    ) -> tuple[Tensor, Tensor]:
-        """V_x M^-1 V_x^T and V_x G V_x^T."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """V_x M^-1 V_x^T and V_x G V_x^T, the latter where there is a B."""
         size = self._chunk_size or chunk.default_chunk_size()
+        if self._state.log_det:
+            if lamb is not None:
+                return chunk.grams().div_(lamb), None
+            return chunk.quadratic_forms(inverse, chunk_size=size)[0], None
         if lamb is not None:
             (b,) = chunk.quadratic_forms(double, chunk_size=size)
             return chunk.grams().div_(lamb), b
@@ -154,18 +182,19 @@ class LocalCandidates:
 
     def _safe_forms(
         self, chunk: GradientFactors, x: Tensor, s: Tensor, signs: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """The same as (V_x X) (V_x X)^T and (V_x S) diag(signs) (V_x S)^T."""
         r, k = self.n_rows, len(x)
         a = x.new_empty(len(chunk), r, r)
-        b = torch.empty_like(a)
+        b = None if self._state.log_det else torch.empty_like(a)
         size = self._chunk_size or max(1, _SAFE_CHUNK_NUMBERS // (r * k))
         for start, part in chunk.chunks(size):
             here = slice(start, start + len(part))
             rows = part.times(x)
             torch.bmm(rows, rows.mT, out=a[here])
-            rows = part.times(s)
-            torch.bmm(rows * signs, rows.mT, out=b[here])
+            if b is not None:
+                rows = part.times(s)
+                torch.bmm(rows * signs, rows.mT, out=b[here])
         return a, b
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders:
@@ -188,6 +217,8 @@ class LocalCandidates:
         scores.masked_fill_(~self._free, -torch.inf)
         if forced:
             scores[list(forced)] = torch.inf
+            # A cluster may have closed since one of them would have won.
+            scores.masked_fill_(~self._free, -torch.inf)
         return scores
 
     def lead(self, index: Tensor) -> Leaders:
@@ -206,8 +237,18 @@ class LocalCandidates:
             )
         return Leaders(index, factors, state)
 
-    def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report:
-        """Take a block's updates to all candidates but its leaders; what they would have won."""
+    def verify(
+        self,
+        updates: Updates,
+        thresholds: Sequence[float],
+        *,
+        float64: bool,
+        closing: Sequence[int | None] = (),
+    ) -> Report:
+        """Take a block's updates to all candidates but its leaders; what they would have won.
+
+        `closing` says which cluster each pick fills: its other samples win nothing after that.
+        """
         limits = torch.tensor(thresholds, dtype=torch.float64, device="cpu")
         limits = limits.to(self._factors.device, non_blocking=True)
         n_waiting = 0
@@ -221,22 +262,42 @@ class LocalCandidates:
             limits = torch.cat([self._never(self._waiting), limits])
             float64 = float64 or self._waiting_in_float64
         free = self._free.index_fill(0, self._leaders, False)
-        found = self._advance(free, updates, limits, float64)
+        until = self._until(closing, n_waiting)
+        found = self._advance(free, updates, limits, float64, until)
         # Indices are exact in float64: one report and one wait for all of it.
         report = torch.stack([part[n_waiting:].double() for part in found])
         best, best_index, first_index = report.tolist()
         return Report(best, [int(i) for i in best_index], [int(i) for i in first_index])
 
-    def keep(self, leaders: Leaders, taken: Sequence[int]) -> None:
-        """End a block whose picks all stand; `leaders` hold their state after it."""
+    def _until(self, closing: Sequence[int | None], n_waiting: int) -> Tensor | None:
+        """(N,) int64, the last update before which each candidate may win; None where all may."""
+        if self._clusters is None or all(cluster is None for cluster in closing):
+            return None
+        until = torch.full_like(self._clusters, torch.iinfo(torch.int64).max)
+        for at, cluster in enumerate(closing):
+            if cluster is not None:
+                until[self._clusters == cluster] = n_waiting + at
+        return until
+
+    def keep(self, leaders: Leaders, taken: Sequence[int], closed: Sequence[int] = ()) -> None:
+        """End a block whose picks all stand; `leaders` hold their state after it.
+
+        `closed` clusters have had all their picks.
+        """
         self._state.put(leaders.index, leaders.state)
         self._waiting = None
-        self._take(taken)
+        self._take(taken, closed)
 
     def cut(
-        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+        self,
+        leaders: Leaders,
+        updates: Updates,
+        taken: Sequence[int],
+        *,
+        float64: bool,
+        closed: Sequence[int] = (),
     ) -> bool:
-        """End a block of which only the first picks stand; `updates` are theirs.
+        """End a block of which only the first picks stand; `updates` are theirs, as is `closed`.
 
         Returns:
             Whether so many updates were waiting that it took a pass to bring them in.
@@ -244,7 +305,7 @@ class LocalCandidates:
         # Copies: the caller's own memory is used again.
         updates = Updates(updates.u.clone(), updates.w.clone(), updates.ranks)
         self._state.scores.index_copy_(0, leaders.index, leaders.state.scores)
-        self._take(taken)
+        self._take(taken, closed)
         if self._waiting is not None:
             updates = updates.after(self._waiting)
             float64 = float64 or self._waiting_in_float64
@@ -265,12 +326,19 @@ class LocalCandidates:
         """Thresholds that no score reaches."""
         return updates.u.new_full((len(updates.ranks),), torch.inf)
 
-    def _take(self, taken: Sequence[int]) -> None:
+    def _take(self, taken: Sequence[int], closed: Sequence[int]) -> None:
         index = torch.tensor(taken, dtype=torch.int64, device=self._free.device)
         self._free.index_fill_(0, index, False)
+        if closed and self._clusters is not None:
+            self._free &= ~torch.isin(self._clusters, self._clusters.new_tensor(list(closed)))
 
     def _advance(
-        self, chosen: Tensor, updates: Updates, thresholds: Tensor, float64: bool
+        self,
+        chosen: Tensor,
+        updates: Updates,
+        thresholds: Tensor,
+        float64: bool,
+        until: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Take updates to the candidates that the mask `chosen` (N,) names."""
         n = len(self)
@@ -281,7 +349,13 @@ class LocalCandidates:
             stop = start + len(chunk)
             index = chosen[start:stop].nonzero().squeeze(1)
             here, here_index, here_first = self._state[start:stop].advance(
-                chunk, index, updates, thresholds, scale=self.scale, float64=float64
+                chunk,
+                index,
+                updates,
+                thresholds,
+                scale=self.scale,
+                float64=float64,
+                until=None if until is None else until[start:stop],
             )
             better = here > best
             best = torch.where(better, here, best)

@@ -40,10 +40,16 @@ class Update:
     """What one pick (or removal) changes, and the score it wins with."""
 
     index: int
-    score: float
+    change: float  # by how much the objective falls
     rows: Tensor  # (r, k) V_s
     u: Tensor  # (q, k) U^T
     w: Tensor  # (q, k) W^T
+    gain: float = 1.0  # what the change is multiplied with
+
+    @property
+    def score(self) -> float:
+        """What the sample is compared by."""
+        return self.gain * self.change
 
 
 class Directions:
@@ -77,7 +83,7 @@ class Directions:
         k = len(start.inverse)
         self._most_waiting = _MAX_WAITING if fisher is None else max(_MAX_WAITING, k)
         self._u = start.inverse.new_empty(self._most_waiting + block * n_rows, k)
-        self._w = torch.empty_like(self._u)
+        self._w = self._u.new_empty(len(self._u), len(start.double))
         self._ranks: list[int] = []
         self._begun = 0
 
@@ -188,7 +194,10 @@ class Directions:
 
     def _basis(self, inner: Tensor) -> Tensor:
         """L of V M^-1 V^T, (r, q), which reads the lower triangle."""
-        eigenvalues, basis = torch.linalg.eigh(inner)
+        return self.basis_of(*torch.linalg.eigh(inner))
+
+    def basis_of(self, eigenvalues: Tensor, basis: Tensor) -> Tensor:
+        """The same from the eigenvalues, ascending, and the eigenvectors of V M^-1 V^T."""
         negligible = max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
         if float(eigenvalues[0]) <= negligible:
             kept = eigenvalues > negligible

@@ -15,10 +15,19 @@ from fishermask_fast.checks import (
     caller_level,
     check_integer,
     check_matrix,
-    check_positive,
+)
+from fishermask_fast.engine.candidates import LocalCandidates
+from fishermask_fast.engine.log_det import LogDetProblem
+from fishermask_fast.engine.option_checks import (
+    auto_prior,
+    check_criterion,
+    check_prior,
+    check_samples,
 )
 from fishermask_fast.engine.problem import Problem
+from fishermask_fast.engine.rules import Limits, Rules
 from fishermask_fast.factors import (
+    EmbeddingFactors,
     FactorSource,
     GradientFactors,
     StoredFactors,
@@ -37,26 +46,37 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """The arguments of select_batch that are no tensors; see there."""
+    """The arguments of select_batch that are no tensors of a sample each; see there."""
 
     n_select: int
-    lamb: float
+    lamb: float | str  # or, in sums, the prior precision
     n_labeled: int
     backward_steps: int
     chunk_size: int | None
     block_size: int | None
     precision: str
+    in_sums: bool = False
+    criterion: str = "trace"
+    max_per_cluster: int | None = None
+    pending: Tensor | None = None  # (p,) int64
+    exclude: Tensor | None = None  # (q,) int64
 
     @classmethod
     def checked(
         cls,
         n_select: int,
-        lamb: float,
+        lamb: float | str,
         n_labeled: int,
         backward_steps: int,
         chunk_size: int | None,
         block_size: int | None,
         precision: str,
+        *,
+        prior_precision: float | str | None = None,
+        criterion: str = "trace",
+        max_per_cluster: int | None = None,
+        pending: object = None,
+        exclude: object = None,
     ) -> Options:
         """The same, checked.
 
@@ -67,20 +87,35 @@ class Options:
             raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
         return cls(
             check_integer("n_select", n_select, 1),
-            check_positive("lamb", lamb),
+            check_prior(lamb, prior_precision),
             check_integer("n_labeled", n_labeled, 0),
             check_integer("backward_steps", backward_steps, 0),
             None if chunk_size is None else check_integer("chunk_size", chunk_size, 1),
             None if block_size is None else check_integer("block_size", block_size, 1),
             precision,
+            prior_precision is not None,
+            check_criterion(criterion),
+            None
+            if max_per_cluster is None
+            else check_integer("max_per_cluster", max_per_cluster, 1),
+            check_samples("pending", pending),
+            check_samples("exclude", exclude),
         )
 
-    def check_pool(self, factors: FactorSource, n: int, device: torch.device) -> None:
-        """Raise where so many cannot be picked from n samples, `factors` those of this process.
+    @property
+    def log_det(self) -> bool:
+        """Whether log det M is to rise."""
+        return self.criterion == "logdet"
+
+    def check_pool(
+        self, factors: FactorSource, n: int, device: torch.device, rules: Rules | None = None
+    ) -> None:
+        """Raise where so many cannot be picked from n samples `factors` those of this
+        process.
 
         Raises:
-            ValueError: no samples, rows or columns, n_select above n, or matrices or the state of
-                this process's samples too large for its memory.
+            ValueError: no samples, rows or columns, n_select above those that may be picked, or
+                matrices or the state of this process's samples too large for its memory.
         """
         r, k = factors.n_rows, factors.n_columns
         if n == 0:
@@ -91,28 +126,109 @@ class Options:
             raise ValueError(
                 f"n_select must be at most the pool's {n} samples; got {self.n_select}"
             )
+        free = n if rules is None else self.check_room(n, rules)
         check_memory(k, device)
         _check_state(factors, device)
-        if n < (1 + self.backward_steps) * self.n_select:
+        if free < (1 + self.backward_steps) * self.n_select:
+            holds = f"pool holds {n}" if free == n else f"pool leaves {free} to pick"
             warnings.warn(
                 f"backward_steps={self.backward_steps} picks "
                 f"{(1 + self.backward_steps) * self.n_select} samples before it drops any, but the "
-                f"pool holds {n}: all of them are picked first",
+                f"{holds}: all of them are picked first",
                 UserWarning,
                 stacklevel=caller_level(),
             )
 
+    def check_room(self, n: int, rules: Rules) -> int:
+        """How many of n samples may be picked together.
+
+        Raises:
+            ValueError: fewer than n_select.
+        """
+        free = Limits(n, rules).n_together
+        if self.n_select > free:
+            raise ValueError(
+                f"n_select must be at most the {free} samples that pending, exclude and "
+                f"max_per_cluster leave of the pool's {n}; got {self.n_select}"
+            )
+        return free
+
+    def rules(self, n: int, gains: Tensor | None, clusters: Tensor | None) -> Rules:
+        """Who of n samples may be picked.
+
+        Args:
+            n: samples of the pool.
+            gains: of this process's candidates.
+            clusters: (n,) int64, of all.
+
+        Raises:
+            ValueError: samples that are not there, or clusters without max_per_cluster.
+        """
+        for name in ("pending", "exclude"):
+            index = getattr(self, name)
+            if index is not None and len(index) and int(index.max()) >= n:
+                raise ValueError(
+                    f"{name} must be indices within 0..{n - 1}, the pool's; got {int(index.max())}"
+                )
+        if (clusters is None) != (self.max_per_cluster is None):
+            raise ValueError(
+                "cluster_ids and max_per_cluster belong together: give both or neither"
+            )
+        pending, exclude = (
+            [] if index is None else index.tolist() for index in (self.pending, self.exclude)
+        )
+        return Rules(gains, clusters, self.max_per_cluster or 1, pending, exclude)
+
+    def candidates(
+        self,
+        factors: FactorSource,
+        problem: Problem,
+        rules: Rules,
+        n_total: int,
+        places: Tensor | None = None,
+    ) -> LocalCandidates:
+        """This process's candidates; `places` are theirs among all, None for all themselves."""
+        device = factors.device
+        barred, clusters = Limits(n_total, rules).barred, rules.clusters
+        if places is not None:
+            barred = barred[places] if len(barred) else barred
+            clusters = None if clusters is None else clusters[places]
+        return LocalCandidates(
+            factors,
+            problem.scale,
+            1,
+            self.chunk_size,
+            gains=None if rules.gains is None else rules.gains.to(device),
+            clusters=None if clusters is None else clusters.to(device),
+            barred=barred if len(barred) else None,
+            log_det=self.log_det,
+        )
+
     def problem(
         self, fisher: Tensor, labeled_fisher: Tensor | None, device: torch.device
     ) -> Problem:
-        """The objective, on the device where it is computed."""
-        return Problem(
-            fisher.to(device),
+        """The objective, on the device where it is computed.
+
+        Raises:
+            ValueError: "auto" where F is zero.
+        """
+        lamb = self.lamb if isinstance(self.lamb, float) else auto_prior(fisher, self.in_sums)
+        kind = LogDetProblem if self.log_det else Problem
+        return kind(
+            fisher[:0].to(device) if self.log_det else fisher.to(device),
             None if labeled_fisher is None else labeled_fisher.to(device),
-            self.lamb,
+            lamb,
             self.n_labeled,
             self.n_select,
+            self.in_sums,
         )
+
+    def needed_fisher(self, factors: FactorSource) -> Tensor:
+        """F of the pool, (k, k) float64, or (0, k) where nothing asks for it."""
+        if self.log_det and isinstance(self.lamb, float):
+            k = factors.n_columns
+            return torch.empty(0, k, dtype=torch.float64, device=factors.device)
+        return mean_fisher(factors)
 
 
 def _check_state(factors: FactorSource, device: torch.device) -> None:
@@ -133,13 +249,21 @@ def _check_state(factors: FactorSource, device: torch.device) -> None:
 
 
 def check_matrices(
-    factors: FactorSource, fisher: object, labeled_fisher: object, n_labeled: int
+    factors: FactorSource,
+    fisher: object,
+    labeled_fisher: object,
+    n_labeled: int,
+    criterion: str = "trace",
 ) -> tuple[Tensor | None, Tensor | None]:
     """F and F_L in float64, None where there is none.
 
     Raises:
         TypeError, ValueError: see select_batch.
     """
+    if criterion == "logdet" and fisher is not None:
+        raise ValueError(
+            "fisher plays no part in criterion='logdet', which aims at no samples; leave it out"
+        )
     given, labeled = as_tensor("fisher", fisher), as_tensor("labeled_fisher", labeled_fisher)
     if given is not None:
         given = check_matrix("fisher", given, factors.n_columns, factors.device)
@@ -162,7 +286,7 @@ def as_source(gradients: object) -> FactorSource:
     Raises:
         TypeError, ValueError: see select_batch.
     """
-    if isinstance(gradients, StoredFactors):
+    if isinstance(gradients, (StoredFactors, EmbeddingFactors)):
         return gradients
     return as_factors(as_tensor("gradients", gradients))
 

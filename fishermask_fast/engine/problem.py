@@ -1,6 +1,9 @@
 """The problem that a selection solves: the matrices of the objective tr(M^-1 F).
 
 M = lamb I + F_L n_L / (n_L + K) + the picks' scale^2 V_x^T V_x,  scale^2 = K / (n_L + K)
+
+or in sums, M = prior_precision I + n_L F_L + the picks' V_x^T V_x. That is (n_L + K) / K times the
+first form with lamb = prior_precision K / (n_L + K) and K F_L in place of F_L: the same picks.
 """
 
 from __future__ import annotations
@@ -45,21 +48,39 @@ class Problem:
 
     fisher: Tensor  # (k, k) float64, F
     labeled_fisher: Tensor | None  # (k, k) float64, F_L
-    lamb: float
+    lamb: float  # or, in sums, the prior precision
     n_labeled: int
     n_select: int
+    in_sums: bool = False
+
+    @property
+    def k(self) -> int:
+        """Masked parameters."""
+        return self.fisher.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrices lie."""
+        return self.fisher.device
+
+    @property
+    def prior(self) -> str:
+        """What I is multiplied with, for messages."""
+        return f"{'prior_precision' if self.in_sums else 'lamb'} = {self.lamb:g}"
 
     @property
     def scale(self) -> float:
-        """What V is multiplied with, sqrt(K / (n_L + K))."""
+        """What V is multiplied with, sqrt(K / (n_L + K)), or 1 in sums."""
+        if self.in_sums:
+            return 1.0
         return float((self.n_select / (self.n_labeled + self.n_select)) ** 0.5)
 
     def information(self, included: GradientFactors | None) -> Tensor:
         """M with the samples `included` in it, (k, k)."""
-        k = self.fisher.shape[0]
-        m = torch.eye(k, dtype=torch.float64, device=self.fisher.device).mul_(self.lamb)
+        m = torch.eye(self.k, dtype=torch.float64, device=self.device).mul_(self.lamb)
         if self.labeled_fisher is not None:
-            m.add_(self.labeled_fisher, alpha=self.n_labeled / (self.n_labeled + self.n_select))
+            total = 1 if self.in_sums else self.n_labeled + self.n_select
+            m.add_(self.labeled_fisher, alpha=self.n_labeled / total)
         if included is not None:
             m.add_(included.fisher(), alpha=self.scale**2 * len(included))
         return m
@@ -86,35 +107,49 @@ class Problem:
         m = self.information(included)
         if safe or float(m.diagonal().max()) > ILL_CONDITIONED * self.lamb:
             return self._safe_set_up(m, included)
-        inverse = torch.cholesky_inverse(self._cholesky(m)).contiguous()
+        inverse = torch.cholesky_inverse(self.cholesky(m)).contiguous()
         # Both triangles: what a product's rounding leaves is damped by M^-1 on its left alone, and
         # the mirror image of a triangle would put it on the side that damps nothing.
         double = inverse @ (self.fisher @ inverse)
         double = double.add_(double.T.clone()).mul_(0.5)
         return SetUp(inverse, double, float((inverse * self.fisher).sum()))
 
-    def _cholesky(self, m: Tensor) -> Tensor:
+    def cholesky(self, m: Tensor) -> Tensor:
+        """The lower factor of M.
+
+        Raises:
+            ValueError: M is not positive definite.
+        """
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(m)
         if int(failed):
             raise ValueError(
-                "lamb I + labeled_fisher n_labeled / (n_labeled + n_select) + V^T V of the picks "
+                f"{self._m_in_words} + V^T V of the picks "
                 "must be positive definite in float64: labeled_fisher has a negative eigenvalue, "
-                f"or lamb = {self.lamb:g} is too small against it and the gradients"
+                f"or {self.prior} is too small against it and the gradients"
             )
+        return factor
+
+    @property
+    def _m_in_words(self) -> str:
+        if self.in_sums:
+            return "prior_precision I + labeled_fisher n_labeled"
+        return "lamb I + labeled_fisher n_labeled / (n_labeled + n_select)"
+
+    def factor(self, m: Tensor, included: GradientFactors | None) -> Tensor:
+        """An upper triangular R with R^T R = M, by rows, as forming V^T V would round lamb away."""
+        if self.labeled_fisher is None:
+            factor = torch.eye(self.k, dtype=torch.float64, device=m.device).mul_(self.lamb**0.5)
+        else:
+            factor = self.cholesky(self.information(None)).T
+        if included is not None:
+            rows = included.to(dtype=torch.float64).dense().flatten(0, 1) * self.scale
+            factor = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R
         return factor
 
     def _safe_set_up(self, m: Tensor, included: GradientFactors | None) -> SetUp:
         """By square roots, whose rounding errors grow with the root of M's condition alone."""
-        if self.labeled_fisher is None:
-            k = len(self.fisher)
-            factor = torch.eye(k, dtype=torch.float64, device=m.device).mul_(self.lamb**0.5)
-        else:
-            factor = self._cholesky(self.information(None)).T
-        if included is not None:
-            # Forming V^T V would round lamb away.
-            rows = included.to(dtype=torch.float64).dense().flatten(0, 1) * self.scale
-            factor = torch.linalg.qr(torch.cat([factor, rows]), mode="r").R
+        factor = self.factor(m, included)
         eye = torch.eye(len(m), dtype=torch.float64, device=m.device)
         root = torch.linalg.solve_triangular(factor, eye, upper=True)
         values, vectors = torch.linalg.eigh(self.fisher)

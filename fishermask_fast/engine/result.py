@@ -1,4 +1,4 @@
-"""What a selection gives: picks s_1 ... s_K, and tr(M^-1 F) along them."""
+"""What a selection gives: picks s_1 ... s_K, and the objective, tr(M^-1 F), along them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ class Selection:
 
     Attributes:
         indices: (K,) int64, the selected samples in the order picked.
-        scores: (K,) float64, by how much each lowered tr(M^-1 F) when it was picked.
-        objective: float64, tr(M^-1 F) before the first pick, after each pick and each removal.
+        scores: (K,) float64, by how much each lowered the objective when it was picked, whatever
+            its gain weight.
+        objective: float64, what is minimised, tr(M^-1 F) or -log det M, before the first pick,
+            after each pick and each removal. How it flattens tells when picks of this model stop
+            teaching it; it cannot tell how accurate the model is, and values of two queries, whose
+            models differ, are not to be compared.
         dropped: (b K,) int64, the samples that backward steps dropped, in that order.
         setups: how often the state of every candidate was made anew.
         passes: passes over all candidates' gradients, set-ups apart.
+        criterion: "trace" or "logdet", which says what the objective is.
 
     Example:
         >>> import torch
@@ -48,6 +53,7 @@ class Selection:
     dropped: Tensor
     setups: int
     passes: int
+    criterion: str = "trace"
 
     def __len__(self) -> int:
         return self.indices.numel()
@@ -74,7 +80,8 @@ class Selection:
         objective = ""
         if self.objective.numel():
             first, last = float(self.objective[0]), float(self.objective[-1])
-            objective = f", tr(M^-1 F) {first:.4g} to {last:.4g}"
+            name = "tr(M^-1 F)" if self.criterion == "trace" else "-log det M"
+            objective = f", {name} {first:.4g} to {last:.4g}"
         return f"Selection([{shown}{more}], K = {len(self)}{dropped}{scores}{objective})"
 
     def to_frame(self) -> Any:
@@ -95,7 +102,7 @@ class Selection:
         return pandas.DataFrame({"rank": ranks, "index": list(self), "score": self.scores.tolist()})
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draws tr(M^-1 F) against picks, and removals where there were any.
+        """Draws the objective against picks, and removals where there were any.
 
         Args:
             axes: matplotlib axes to draw on; new ones if None.
@@ -118,5 +125,5 @@ class Selection:
             self.objective.tolist(),
             axes,
             x="picks, then removals" if self.dropped.numel() else "picks",
-            y="tr(M$^{-1}$F)",
+            y="tr(M$^{-1}$F)" if self.criterion == "trace" else "-log det M",
         )

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fishermask_fast.engine import stepwise
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
 
@@ -56,26 +57,52 @@ class Report(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """A and B as packed lower triangles, scores, and |tr B| at the last set-up, of n candidates."""
+    """A and B as packed lower triangles, scores, and |tr B| at the last set-up, of n candidates.
+
+    Where the gain is log det A, `a` holds A - I, of which `traces` are then, and there is no B.
+    """
 
     a: Tensor  # (n, r (r + 1) / 2) float64
-    b: Tensor  # (n, r (r + 1) / 2) float64
-    scores: Tensor  # (n,) float64
-    traces: Tensor  # (n,) float64
+    b: Tensor  # (n, r (r + 1) / 2) float64, or (n, 0)
+    scores: Tensor  # (n,) float64, times the candidates' gains
+    traces: Tensor  # (n,) float64, likewise
     diagonal: Tensor  # (r (r + 1) / 2,) float64, 1 where the diagonal of a triangle lies
+    gains: Tensor | None = None  # (n,) float64, None where all are 1
 
     @staticmethod
-    def empty(n: int, r: int, device: torch.device) -> State:
+    def empty(
+        n: int, r: int, device: torch.device, gains: Tensor | None = None, log_det: bool = False
+    ) -> State:
         rows, columns = torch.tril_indices(r, r, device=device)
         diagonal = (rows == columns).double()
         a = diagonal.new_empty(n, diagonal.numel())
-        return State(a, torch.empty_like(a), a.new_empty(n), a.new_empty(n), diagonal)
+        b = a.new_empty(n, 0) if log_det else torch.empty_like(a)
+        return State(a, b, a.new_empty(n), a.new_empty(n), diagonal, gains)
+
+    @property
+    def log_det(self) -> bool:
+        """Whether the gain is log det A."""
+        return self.b.shape[1] == 0
+
+    @property
+    def rows(self) -> Tensor:
+        """The row of each packed entry."""
+        return self._entries()[0]
+
+    @property
+    def columns(self) -> Tensor:
+        """The column of each packed entry."""
+        return self._entries()[1]
+
+    def _entries(self) -> Tensor:
+        r = int((2 * self.diagonal.numel()) ** 0.5)
+        return torch.tril_indices(r, r, device=self.diagonal.device)
 
     def __getitem__(self, index: Tensor | slice) -> State:
         """Views for a slice, copies for a LongTensor."""
-        return State(
-            self.a[index], self.b[index], self.scores[index], self.traces[index], self.diagonal
-        )
+        gains = None if self.gains is None else self.gains[index]
+        parts = (self.a[index], self.b[index], self.scores[index], self.traces[index])
+        return State(*parts, self.diagonal, gains)
 
     def put(self, index: Tensor, part: State) -> None:
         """Replace A, B and scores of some candidates, a LongTensor, in place."""
@@ -91,8 +118,9 @@ class State:
         self.a.index_copy_(0, index, a)
 
     def trace_b(self) -> Tensor:
-        """|tr B| as it is now, (n,)."""
-        return (self.b @ self.diagonal).abs_()
+        """|tr B| as it is now, or |tr (A - I)|, times the gains, (n,)."""
+        traces = ((self.a if self.log_det else self.b) @ self.diagonal).abs_()
+        return traces if self.gains is None else traces.mul_(self.gains)
 
     def advance(
         self,
@@ -103,8 +131,12 @@ class State:
         *,
         scale: float,
         float64: bool,
+        until: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take updates to some candidates, in place; see ops.score_update."""
+        """Take updates to some candidates, in place; see ops.score_update and stepwise.advance."""
+        if self.log_det or self.gains is not None or until is not None:
+            given = (self, factors, index, updates, thresholds, until)
+            return stepwise.advance(*given, scale=scale, float64=float64)
         return ops.score_update(
             factors,
             index,
@@ -158,10 +190,23 @@ class Candidates(Protocol):
 
     def begin(self, size: int, forced: Collection[int]) -> Leaders: ...
 
-    def verify(self, updates: Updates, thresholds: Sequence[float], *, float64: bool) -> Report: ...
+    def verify(
+        self,
+        updates: Updates,
+        thresholds: Sequence[float],
+        *,
+        float64: bool,
+        closing: Sequence[int | None] = (),
+    ) -> Report: ...
 
-    def keep(self, leaders: Leaders, taken: Sequence[int]) -> None: ...
+    def keep(self, leaders: Leaders, taken: Sequence[int], closed: Sequence[int] = ()) -> None: ...
 
     def cut(
-        self, leaders: Leaders, updates: Updates, taken: Sequence[int], *, float64: bool
+        self,
+        leaders: Leaders,
+        updates: Updates,
+        taken: Sequence[int],
+        *,
+        float64: bool,
+        closed: Sequence[int] = (),
     ) -> bool: ...

@@ -2,16 +2,17 @@
 
 Rooms in reading order: gradient_factors (in memory), checks, products (the cheapest form of each),
 quadratic_forms (V Q V^T), grams (sums of V^T V), masked_head (by a head's masked entries),
-inverse_products (V M^-1 on a GPU), embeddings (a head's factors without a network), tensor_file
-(safetensors on disk), storage (factors in a file), streaming (FactorSource, what all of them are to
-the engine, and factors on their way to a GPU), equal (which samples are equal). May import:
-likelihoods, ops and below.
+inverse_products (V M^-1 on a GPU), embeddings (a head's factors without a network), embedding_files
+(whose inputs stay in files), tensor_file (safetensors on disk), storage (factors in a file),
+streaming (FactorSource, what all of them are to the engine, and factors on their way to a GPU),
+equal (which samples are equal). May import: likelihoods, ops and below.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.factors import inverse_products  # noqa: F401  registers a kernel
 from fishermask_fast.factors.checks import check_finite
+from fishermask_fast.factors.embedding_files import EmbeddingFactors
 from fishermask_fast.factors.embeddings import factors_from_embeddings
 from fishermask_fast.factors.equal import first_of_equal
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
@@ -29,6 +30,7 @@ from fishermask_fast.factors.tensor_file import (
 )
 
 __all__ = [
+    "EmbeddingFactors",
     "FactorSource",
     "GradientFactors",
     "Layout",

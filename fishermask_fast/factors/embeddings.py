@@ -11,17 +11,26 @@ foundation model or a vector store is all it takes; N x C x d numbers are never 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array, as_tensor
 from fishermask_fast.checks import check_integer, tensor_kind
+from fishermask_fast.factors.embedding_files import EmbeddingFactors, mapped_parts
 from fishermask_fast.factors.gradient_factors import GradientFactors
-from fishermask_fast.likelihoods import LIKELIHOODS, Likelihood, LikelihoodLike, likelihood_of
+from fishermask_fast.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Likelihood,
+    LikelihoodLike,
+    check_rows,
+    likelihood_with,
+)
 from fishermask_fast.memory import check_memory
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -31,9 +40,36 @@ _CHUNK_NUMBERS = 2**17
 _SUM_TOLERANCE = 1e-2
 
 
-@torch.no_grad()
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@overload
 def factors_from_embeddings(
     embeddings: Tensor | Array,
+    probabilities: Tensor | Array | None = ...,
+    *,
+    likelihood: LikelihoodLike = ...,
+    mask: int | Tensor | Array | None = ...,
+    rank: int | None = ...,
+    bias: bool = ...,
+    weighting: str = ...,
+    rows: str = ...,
+) -> GradientFactors: ...
+@overload
+def factors_from_embeddings(
+    embeddings: Paths,
+    probabilities: Tensor | Array | None = ...,
+    *,
+    likelihood: LikelihoodLike = ...,
+    mask: int | Tensor | Array | None = ...,
+    rank: int | None = ...,
+    bias: bool = ...,
+    weighting: str = ...,
+    rows: str = ...,
+) -> EmbeddingFactors: ...
+@torch.no_grad()
+def factors_from_embeddings(
+    embeddings: Tensor | Array | Paths,
     probabilities: Tensor | Array | None = None,
     *,
     likelihood: LikelihoodLike = "categorical",
@@ -41,12 +77,15 @@ def factors_from_embeddings(
     rank: int | None = None,
     bias: bool = False,
     weighting: str = "fisher",
-) -> GradientFactors:
+    rows: str = "all",
+) -> GradientFactors | EmbeddingFactors:
     """The factor V_x of a linear head for every sample.
 
     Args:
         embeddings: (N, d) inputs of the head; a tensor, or an array that speaks `__dlpack__` or
-            `__array__`; float16, bfloat16, float32 or float64.
+            `__array__`; float16, bfloat16, float32 or float64. Or the path of a .npy or safetensors
+            file that holds them, or several, one after the other: these are mapped into memory
+            and stay where they are.
         probabilities: What the head says of the same samples, likewise. For "categorical" class
             probabilities (N, C); for "bernoulli" (N, C), or (N,), of each label for itself; for
             "gaussian" None, as nothing depends on predictions and any number of targets has the
@@ -63,8 +102,12 @@ def factors_from_embeddings(
         bias: whether the head has a bias; an input that is always 1 is added as the last.
         weighting: "fisher", or "none" for the rows grad log p_c that FisherMask's code has, as for
             `masked_gradients`.
+        rows: "all"; or "top_class" for one row a sample, an approximation: whether the likeliest
+            class is right, sqrt(q (1 - q)) h_x with q its probability, so that k = d, not C d;
+            `probabilities` may then be (N,), the q alone.
 
     Returns:
+        EmbeddingFactors for files, which select_batch and fast_select take likewise. Otherwise
         GradientFactors with nothing outside the head, in the embeddings' dtype (float32 for
         float16 and bfloat16), on their device. Embeddings of float32 or float64 are kept as they
         are, not copied, unless a bias is added: do not change them while the factors are in use.
@@ -82,27 +125,40 @@ def factors_from_embeddings(
         >>> factors.n_columns, len(fast_select(factors, 5))
         (10, 5)
     """
-    assumed = likelihood_of(likelihood)
+    assumed = likelihood_with(likelihood, rows)
     assumed.check_options(weighting, rank)
+    check_rows(rows, weighting, rank)
     rank = None if rank is None else int(rank)
     if not isinstance(bias, bool):
         raise TypeError(f"bias must be a bool; got {bias!r}")
-    h = _check_array("embeddings", "(N, d)", as_tensor("embeddings", embeddings))
-    if len(h) == 0:
+    parts = mapped_parts(embeddings)
+    if parts is not None and bias:
+        raise ValueError("bias=True needs embeddings in memory; files hold no input that is 1")
+    found = [as_tensor("embeddings", embeddings)] if parts is None else parts
+    inputs = [_check_array("embeddings", "(N, d)", part) for part in found]
+    h, n = inputs[0], sum(map(len, inputs))
+    if n == 0:
         raise ValueError("embeddings hold no samples; expected at least one")
     if h.shape[1] == 0:
         raise ValueError("embeddings must have at least one dimension; got shape (N, 0)")
-    said = _Said.of(assumed, h, as_tensor("probabilities", probabilities))
-    (n, width), n_outputs = h.shape, said.values.shape[1]
+    given = as_tensor("probabilities", probabilities)
+    said = _Said.of(assumed, n, h, given, top=rows == "top_class")
+    width, n_outputs = h.shape[1], said.values.shape[1]
     size = n_outputs * (width + bias)
     wanted = _check_mask(mask, size, h.device)
     _check_size(wanted, size, h.device)
-    hidden = h.detach().to(torch.float64 if h.dtype == torch.float64 else torch.float32)
+    dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
+    if parts is not None:
+        coupling = said.coupling(weighting, rank, dtype)
+        if isinstance(wanted, int):
+            wanted = said.largest(inputs, wanted) if wanted < size else None
+        return EmbeddingFactors(inputs, coupling, wanted)
+    hidden = h.detach().to(dtype)
     if bias:
         hidden = torch.cat([hidden, hidden.new_ones(n, 1)], dim=1)
     coupling = said.coupling(weighting, rank, hidden.dtype)
     if isinstance(wanted, int):
-        wanted = said.largest(hidden, wanted) if wanted < size else None
+        wanted = said.largest([hidden], wanted) if wanted < size else None
     return GradientFactors(
         hidden.new_empty(n, coupling.shape[1], 0),
         coupling,
@@ -120,23 +176,34 @@ class _Said:
     to_outputs: Callable[[Tensor], Tensor]
 
     @classmethod
-    def of(cls, likelihood: Likelihood, h: Tensor, given: Any) -> _Said:
-        """Checks what was given beside embeddings h (N, d)."""
+    def of(cls, likelihood: Likelihood, n: int, h: Tensor, given: Any, *, top: bool) -> _Said:
+        """Checks what was given beside n embeddings such as h.
+
+        With `top` what counts is the likeliest class alone, as a label for itself.
+        """
         if likelihood.name == "gaussian":
             if given is not None:
                 raise ValueError(
                     'probabilities must be None with likelihood "gaussian", whose information '
                     f"depends on no prediction; got {type(given).__name__}"
                 )
-            return cls(likelihood, h.new_zeros(len(h), 1), torch.clone)
+            return cls(likelihood, h.new_zeros(n, 1), torch.clone)
         named = likelihood.name in LIKELIHOODS
         shape = "(N, C)" if named else "(N, outputs)"
-        p = _check_array("probabilities", shape, given, vectors=likelihood.name != "categorical")
-        _check_fit(h, p)
+        vectors = likelihood.name != "categorical" or top
+        p = _check_array("probabilities", shape, given, vectors=vectors)
+        _check_fit(n, h, p)
+        if top and p.shape[1] == 1:
+            _check_each(p)
+            return cls(Bernoulli(), p, torch.logit)
         if likelihood.name == "categorical":
             if p.shape[1] < 2:
                 raise ValueError(f"probabilities must be of two classes or more; got {p.shape[1]}")
             _check_probabilities(p)
+            if top:
+                # What is over where it is 1 by a rounding of the others is no doubt.
+                q = p.max(1, keepdim=True).values.clamp(max=1.0)
+                return cls(Bernoulli(), q, torch.logit)
             return cls(likelihood, p, torch.log)
         if likelihood.name == "bernoulli":
             _check_each(p)
@@ -167,14 +234,18 @@ class _Said:
         assert found is not None
         return found
 
-    def largest(self, hidden: Tensor, k: int) -> Tensor:
+    def largest(self, hidden: Sequence[Tensor], k: int) -> Tensor:
         """Sorted positions of the k largest entries of the head's Fisher diagonal."""
-        n, d = hidden.shape
+        n, d = len(self.values), hidden[0].shape[1]
         n_outputs = self.values.shape[1]
-        diagonal = torch.zeros(n_outputs, d, dtype=torch.float64, device=hidden.device)
-        for part, outputs in self.chunks(max(d, n_outputs)):
-            weights = self._diagonal(self.values[part].double(), outputs)
-            diagonal.addmm_(weights.T, hidden[part].double().square(), alpha=1 / n)
+        diagonal = torch.zeros(n_outputs, d, dtype=torch.float64, device=hidden[0].device)
+        first = 0
+        for part in hidden:
+            values = self.values[first : first + len(part)]
+            first += len(part)
+            for here, outputs in replace(self, values=values).chunks(max(d, n_outputs)):
+                weights = self._diagonal(values[here].double(), outputs)
+                diagonal.addmm_(weights.T, part[here].double().square(), alpha=1 / n)
         order = diagonal.flatten().argsort(descending=True, stable=True)
         return order[:k].sort().values
 
@@ -211,10 +282,10 @@ def _check_array(name: str, shape: str, given: Any, vectors: bool = False) -> Te
     return value
 
 
-def _check_fit(h: Tensor, p: Tensor) -> None:
-    if len(h) != len(p):
+def _check_fit(n: int, h: Tensor, p: Tensor) -> None:
+    if n != len(p):
         raise ValueError(
-            f"embeddings and probabilities must be of the same samples; got {len(h)} and {len(p)}"
+            f"embeddings and probabilities must be of the same samples; got {n} and {len(p)}"
         )
     if p.shape[1] == 0:
         raise ValueError("probabilities must be of one output or more; got none")

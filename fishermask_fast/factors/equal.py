@@ -11,10 +11,17 @@ from fishermask_fast.factors.gradient_factors import GradientFactors
 _STEP, _START = 0x9E3779B97F4A7C15 - 2**64, 0x632BE59BD9B4E019
 
 
-def first_of_equal(factors: GradientFactors) -> Tensor:
-    """The lowest place of each group of samples with equal parts, ascending, int64."""
-    parts = (factors.middle, factors.coupling, factors.hidden)
-    flat = torch.cat([part.flatten(1).double() for part in parts if part is not None], dim=1)
+def first_of_equal(factors: GradientFactors, beside: Tensor | None = None) -> Tensor:
+    """The lowest place of each group of samples with equal parts, ascending, int64.
+
+    Args:
+        factors: of the samples.
+        beside: (n,) numbers that count as a part of each; None for none.
+    """
+    parts = (factors.middle, factors.coupling, factors.hidden, beside)
+    flat = torch.cat(
+        [part.reshape(len(part), -1).double() for part in parts if part is not None], dim=1
+    )
     flat.add_(0.0)  # -0 is 0
     n, width = flat.shape
     places = torch.arange(n, device=flat.device)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from fishermask_fast.arrays import Array
 from fishermask_fast.checks import check_integer
 from fishermask_fast.factors import grams, products
 from fishermask_fast.factors.checks import check_head_index, check_part
@@ -289,11 +290,20 @@ class GradientFactors:
         for start in range(0, len(self), size):
             yield start, self if size >= len(self) else self[start : start + size]
 
-    def fisher(self, chunk_size: int | None = None) -> Tensor:
-        """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
+    def fisher(
+        self, chunk_size: int | None = None, weights: Tensor | Array | None = None
+    ) -> Tensor:
+        """F = sum_x w_x V_x^T V_x / sum_x w_x, (k, k) float64 (method: Fisher matrices).
+
+        Args:
+            chunk_size: samples at a time.
+            weights: (N,) numbers of 0 or more, whose uncertainty counts how much; None for the mean
+                over the samples.
 
         Raises:
-            ValueError: there are no samples.
+            TypeError: weights that are no numbers.
+            ValueError: there are no samples, or weights of another shape, negative, not finite, or
+                all zero.
 
         Example:
             >>> import torch
@@ -304,12 +314,23 @@ class GradientFactors:
             >>> torch.allclose(factors.fisher(), torch.einsum("nrk,nrl->kl", v, v) / 20)
             True
         """
-        return grams.mean_gram(self, chunk_size)
+        return grams.mean_gram(self, chunk_size, weights)
 
     @torch.no_grad()
     def add_gram(self, total: Tensor) -> None:
         """Adds sum_x V_x^T V_x to the lower triangle of `total` (k, k) float64."""
         products.add_gram(self, total)
+
+    @torch.no_grad()
+    def add_weighted_gram(self, total: Tensor, weights: Tensor) -> None:
+        """Adds sum_x w_x V_x^T V_x likewise, for weights (N,) float64."""
+        for start, chunk in self.chunks(self.default_chunk_size()):
+            # In float64, as the roots of the weights would be rounded to the factors' dtype.
+            wide = chunk.to(dtype=torch.float64)
+            roots = weights[start : start + len(chunk)].sqrt()[:, None, None]
+            coupling = None if wide.coupling is None else wide.coupling * roots
+            part = self._with(wide.middle * roots, coupling, wide.hidden, wide.head_index)
+            products.add_gram(part, total)
 
     @torch.no_grad()
     def grams(self) -> Tensor:

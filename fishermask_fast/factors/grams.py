@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fishermask_fast.arrays import as_tensor
 from fishermask_fast.factors.quadratic_forms import columns_at_once, packed_square
 from fishermask_fast.ops import FactorTensors
 
@@ -22,6 +23,10 @@ class Chunk(Protocol):
     """Factors of some samples, in memory."""
 
     def add_gram(self, total: Tensor) -> None: ...
+
+    def add_weighted_gram(self, total: Tensor, weights: Tensor) -> None: ...
+
+    def __len__(self) -> int: ...
 
 
 class Chunked(Protocol):
@@ -39,20 +44,58 @@ class Chunked(Protocol):
 
 
 @torch.no_grad()
-def mean_gram(factors: Chunked, chunk_size: int | None = None) -> Tensor:
-    """F = (1/N) sum_x V_x^T V_x as a symmetric (k, k) float64 matrix, wherever the factors lie.
+def mean_gram(factors: Chunked, chunk_size: int | None = None, weights: object = None) -> Tensor:
+    """F = sum_x w_x V_x^T V_x / sum_x w_x, symmetric (k, k) float64, wherever the factors lie.
+
+    Args:
+        factors: of N samples.
+        chunk_size: samples at a time.
+        weights: (N,) numbers of 0 or more; None weighs all alike.
 
     Raises:
-        ValueError: there are no samples.
+        TypeError: weights that are no numbers.
+        ValueError: there are no samples, or weights of another shape, negative, not finite, or all
+            zero.
     """
     if len(factors) == 0:
         raise ValueError("a Fisher matrix needs at least one sample; got an empty pool")
+    w = check_weights(weights, len(factors), factors.device)
     k = factors.n_columns
     total = torch.zeros(k, k, dtype=torch.float64, device=factors.device)
-    for _, chunk in factors.chunks(chunk_size):
-        chunk.add_gram(total)
+    for start, chunk in factors.chunks(chunk_size):
+        if w is None:
+            chunk.add_gram(total)
+        else:
+            chunk.add_weighted_gram(total, w[start : start + len(chunk)])
     lower = total.tril_()
-    return (lower + lower.tril(-1).T).div_(len(factors))
+    return (lower + lower.tril(-1).T).div_(len(factors) if w is None else float(w.sum()))
+
+
+def check_weights(given: object, n: int, device: torch.device) -> Tensor | None:
+    """Weights of n samples, (n,) float64 on the device; None for none.
+
+    Raises:
+        TypeError, ValueError: see mean_gram.
+    """
+    weights = as_tensor("weights", given)
+    if weights is None:
+        return None
+    if not isinstance(weights, Tensor) or weights.dtype == torch.bool or weights.is_complex():
+        raise TypeError(f"weights must be a Tensor of shape ({n},); got {type(given).__name__}")
+    if tuple(weights.shape) != (n,):
+        raise ValueError(
+            f"weights must have shape ({n},), one a sample; got {tuple(weights.shape)}"
+        )
+    weights = weights.detach().to(device, torch.float64)
+    wrong = ~(weights.isfinite() & (weights >= 0))
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"weights must be finite and 0 or more; got {float(weights[at]):g} at index {at}"
+        )
+    if not bool(weights.any()):
+        raise ValueError("weights must not all be zero")
+    return weights
 
 
 def _unpack_symmetric(packed: Tensor, d: int) -> Tensor:
@@ -79,6 +122,13 @@ def add_gram(total: Tensor, chunk: FactorTensors) -> None:
     cross = chunk.hidden.T @ crossed.view(n, c * m)  # (d, C m)
     cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
+    if c == 1:  # nothing repeats, and a plain product needs no triangles
+        head = (inner[:, 0] * chunk.hidden).T @ chunk.hidden
+        if chunk.head_index is not None:
+            cross, head = cross[chunk.head_index], head[chunk.head_index][:, chunk.head_index]
+        total[m:, :m] += cross
+        total[m:, m:] += head
+        return
     lower = torch.tril_indices(c, c, device=total.device)
     sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
     head = total.new_zeros(c, c, d, d)

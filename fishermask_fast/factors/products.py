@@ -35,7 +35,10 @@ def add_gram(factors: GradientFactors, total: Tensor) -> None:
     if masked is not None:
         masked_head.add_gram(total, *masked)
         return
-    for _, chunk in factors.chunks(chunk_size(factors)):
+    size = chunk_size(factors)
+    if factors.coupling is not None and factors.coupling.shape[2] == 1:
+        size = _CHUNK_SAMPLES
+    for _, chunk in factors.chunks(size):
         grams.add_gram(total, _compact(chunk).to(dtype=torch.float64))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fishermask_fast.arrays import Array
 from fishermask_fast.checks import check_integer, check_path
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.factors.grams import mean_gram
@@ -270,14 +271,17 @@ class StoredFactors:
             drop_pages(self._descriptor, self._layout, start, n)
         return self._factors(rows)
 
-    def fisher(self, chunk_size: int | None = None) -> Tensor:
-        """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix (method: Fisher matrices).
+    def fisher(
+        self, chunk_size: int | None = None, weights: Tensor | Array | None = None
+    ) -> Tensor:
+        """F = sum_x w_x V_x^T V_x / sum_x w_x, (k, k) float64; as of GradientFactors.
 
         Args:
             chunk_size: samples read at a time.
+            weights: (N,) numbers of 0 or more; None for the mean over the samples.
 
         Raises:
-            ValueError: there are no samples.
+            TypeError, ValueError: as GradientFactors.
 
         Example:
             >>> import torch
@@ -287,7 +291,7 @@ class StoredFactors:
             >>> stored.fisher().shape
             torch.Size([5, 5])
         """
-        return mean_gram(self, chunk_size)
+        return mean_gram(self, chunk_size, weights)
 
 
 def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> StoredFactors:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fishermask_fast.arrays import Array
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.factors.grams import mean_gram
 
@@ -41,7 +42,9 @@ class FactorSource(Protocol):
 
     def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, GradientFactors]]: ...
 
-    def fisher(self) -> Tensor: ...
+    def fisher(
+        self, chunk_size: int | None = None, weights: Tensor | Array | None = None
+    ) -> Tensor: ...
 
 
 class StreamedFactors:
@@ -136,13 +139,15 @@ class StreamedFactors:
         if ahead is not None:
             yield _when_ready(*ahead)
 
-    def fisher(self) -> Tensor:
-        """F = (1/N) sum_x V_x^T V_x as a (k, k) float64 matrix, on the device.
+    def fisher(
+        self, chunk_size: int | None = None, weights: Tensor | Array | None = None
+    ) -> Tensor:
+        """F = sum_x w_x V_x^T V_x / sum_x w_x, (k, k) float64, on the device.
 
         Raises:
-            ValueError: there are no samples.
+            TypeError, ValueError: as GradientFactors.
         """
-        return mean_gram(self)
+        return mean_gram(self, chunk_size, weights)
 
 
 def _pinned(factors: GradientFactors) -> GradientFactors:

@@ -27,7 +27,7 @@ from fishermask_fast.gradients.order import check_order
 from fishermask_fast.gradients.passes import batches
 from fishermask_fast.gradients.resumable import ResumableFile, find_finished
 from fishermask_fast.gradients.terms import Product
-from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
+from fishermask_fast.likelihoods import LikelihoodLike, check_rows, likelihood_with
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import (
     Inputs,
@@ -54,6 +54,7 @@ def masked_gradients(
     likelihood: LikelihoodLike = ...,
     weighting: str = ...,
     rank: int | None = ...,
+    rows: str = ...,
     batch_size: int | None = ...,
     device: torch.device | str | None = ...,
     progress: bool = ...,
@@ -69,6 +70,7 @@ def masked_gradients(
     likelihood: LikelihoodLike = ...,
     weighting: str = ...,
     rank: int | None = ...,
+    rows: str = ...,
     batch_size: int | None = ...,
     device: torch.device | str | None = ...,
     progress: bool = ...,
@@ -83,6 +85,7 @@ def masked_gradients(
     likelihood: LikelihoodLike = "categorical",
     weighting: str = "fisher",
     rank: int | None = None,
+    rows: str = "all",
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -117,6 +120,8 @@ def masked_gradients(
             exact: for "categorical" C-1 by a Cholesky factor with weighting "fisher" and C with
             "none" (C: one a class, as published), else one an output, or the function's;
             fewer: the largest eigenvectors of R_x^T R_x, an approximation; not for "gaussian".
+        rows: "all"; or "top_class" for one row a sample, sqrt(q (1 - q)) grad z, q the probability
+            of the likeliest class and z = log(q / (1 - q)): an approximation, for "categorical".
         batch_size: samples a batch; by default the DataLoader's, or chosen here.
         device: where to compute; by default where the model is.
         progress: whether to show a bar.
@@ -146,8 +151,9 @@ def masked_gradients(
         >>> factors.dense().shape  # N samples, C - 1 rows, k parameters
         torch.Size([20, 2, 15])
     """
-    assumed = likelihood_of(likelihood)
+    assumed = likelihood_with(likelihood, rows)
     assumed.check_options(weighting, rank)
+    check_rows(rows, weighting, rank)
     check_flag("progress", progress)
     check_count("batch_size", batch_size)
     if not isinstance(mask, FisherMask):

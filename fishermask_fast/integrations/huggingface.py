@@ -15,10 +15,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fishermask_fast.checks import check_flag, check_integer
+from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.likelihoods import LikelihoodLike
 from fishermask_fast.network import LIKELIHOOD_OF_PROBLEM, problem_type
 from fishermask_fast.selection import Selection
-from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.selector import FisherMaskSelector, split_options
 
 _LABELS = ("label", "labels", "label_ids")
 
@@ -56,7 +57,8 @@ def query(
         batch_size: samples of a forward pass.
         progress: show bars (needs tqdm).
         **options: of FisherMaskSelector, such as fraction=0.01, or mask="head" and
-            backward_steps=1 for BAIT.
+            backward_steps=1 for BAIT; and of its query, such as exclude=, or eval_data= with items
+            as those of `unlabeled`.
 
     Returns:
         The selection, whose `indices` are into `unlabeled`.
@@ -84,6 +86,7 @@ def query(
         raise TypeError(f"collate must make a batch of a list of items; got {collate!r}")
     if likelihood is None:
         likelihood = _asked_for(model)
+    options, asked = split_options(options)
     selector = FisherMaskSelector(model, likelihood=likelihood, **options)
     selector.check_parameters()
     if tokenizer is not None and collate is not None:
@@ -107,11 +110,15 @@ def query(
     pool, known = loader("unlabeled", unlabeled), None
     if labeled is not None and (not hasattr(labeled, "__len__") or len(labeled)):
         known = loader("labeled", labeled)
+    aim = asked.get("eval_data")
+    if aim is not None and not isinstance(aim, (GradientFactors, StoredFactors)):
+        asked["eval_data"] = loader("eval_data", aim)
     return selector.query(
         pool,
         n_select,
         known,
         progress=progress,
+        **asked,
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from fishermask_fast.checks import check_flag
 from fishermask_fast.selection import Selection
-from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.selector import FisherMaskSelector, split_options
 
 _HOOKS = ("prepare_data", "setup", "train_dataloader", "predict_dataloader")
 
@@ -42,7 +42,7 @@ def query(
             before any training also its `prepare_data()` and `setup("fit")`.
         progress: show bars (needs tqdm).
         **options: of FisherMaskSelector, such as fraction=0.01, or mask="head" and
-            backward_steps=1 for BAIT.
+            backward_steps=1 for BAIT; and of its query, such as exclude= or eval_data=.
 
     Returns:
         The selection, whose `indices` are into the dataset of `predict_dataloader`.
@@ -78,6 +78,7 @@ def query(
             f"datamodule must be a LightningDataModule; {type(datamodule).__name__} has no "
             f"{missing[0]}"
         )
+    options, asked = split_options(options)
     selector = FisherMaskSelector(module, **options)
     selector.check_parameters()
     if setup:
@@ -89,7 +90,7 @@ def query(
     known = datamodule.train_dataloader()
     nothing = known is None or (isinstance(known, (list, tuple)) and not known)
     labeled = None if nothing else _one_loader("train_dataloader", known)
-    return selector.query(unlabeled, n_select, labeled, progress=progress)
+    return selector.query(unlabeled, n_select, labeled, progress=progress, **asked)
 
 
 def _one_loader(name: str, loader: Any) -> DataLoader[Any]:

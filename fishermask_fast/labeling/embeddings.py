@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fishermask_fast.checks import LAMB
 from fishermask_fast.factors import factors_from_embeddings
 from fishermask_fast.files import open_file
 from fishermask_fast.masks import mask_size
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selection import select_batch
+from fishermask_fast.selector import balanced_weights, uncovered_weights
 from fishermask_fast.strategies import ANY_LIKELIHOOD, STRATEGIES, Picks
 
 EMBEDDINGS, PROBABILITIES, LABELED, NAMES = "embeddings", "probabilities", "labeled", "names"
@@ -98,7 +100,8 @@ def pick_embeddings(
         strategy: Who picks.
         seed: Of all that is drawn.
         options: Of them ``n_parameters``, ``fraction``, ``mask`` (``"global"`` or ``"head"``),
-            ``lamb``, ``rank``, ``weighting`` and ``likelihood``.
+            ``lamb``, ``prior_precision``, ``criterion``, ``rows``, ``eval_weights``, ``rank``,
+            ``weighting`` and ``likelihood``.
 
     Raises:
         ValueError: An option that embeddings alone cannot serve, or rows that are no probabilities.
@@ -134,7 +137,11 @@ def _check_probabilities(p: Tensor, likelihood: str) -> None:
 
 
 def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:
-    size = found.embeddings.shape[1] * found.probabilities.shape[1]
+    if options.class_weight is not None:
+        raise ValueError("class_weight needs labels; embeddings come without any")
+    size = found.embeddings.shape[1]
+    if options.rows == "all":
+        size *= found.probabilities.shape[1]
     mask: int | None = None
     if strategy == "fishermask":
         if options.mask not in ("global", "head"):
@@ -147,6 +154,7 @@ def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptio
         "likelihood": options.likelihood or "categorical",
         "rank": options.rank,
         "weighting": options.weighting,
+        "rows": options.rows,
     }
 
     def factors(rows: Tensor, mask: Any) -> Any:
@@ -155,22 +163,37 @@ def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptio
         )
 
     pool = factors(found.unlabeled, mask)
-    fisher, known_fisher = pool.fisher(), None
+    fisher, known_fisher = None, None
     n_known = len(found.labeled)
     if n_known:
         known_fisher = factors(found.labeled, None if mask is None else pool.head_index).fisher()
-        fisher = torch.lerp(fisher, known_fisher, n_known / len(found.embeddings))
+    if options.eval_weights is not None:
+        fisher = pool.fisher(weights=_eval_weights(found, options.eval_weights))
+    elif options.criterion == "trace":
+        fisher = pool.fisher()
+        if known_fisher is not None:
+            fisher = torch.lerp(fisher, known_fisher, n_known / len(found.embeddings))
     selection = select_batch(
         pool,
         n,
         fisher,
         known_fisher,
-        lamb=options.lamb,
+        lamb=LAMB if options.lamb == LAMB else options.lamb,
+        prior_precision=options.prior_precision,
+        criterion=options.criterion,
         n_labeled=n_known,
         backward_steps=int(strategy == "bait"),
         progress=options.progress,
     )
     return Picks(selection.indices.cpu(), {"scores": selection.scores.tolist()})
+
+
+def _eval_weights(found: OwnEmbeddings, name: str) -> Tensor:
+    """Whose uncertainty is to fall, of the unlabeled samples."""
+    if name == "balanced":
+        return balanced_weights(found.probabilities[found.unlabeled])
+    known = found.embeddings[found.labeled]
+    return uncovered_weights(found.embeddings[found.unlabeled], known)
 
 
 def _hybrid(found: OwnEmbeddings, n: int, seed: int, options: QueryOptions) -> Picks:

@@ -48,6 +48,12 @@ class QueryOptions:
         head: Name of the layer that gives the logits (default: read from them).
         weighting: Gradients times sqrt(p), or as they are.
         lamb: lambda I is where M starts.
+        prior_precision: The same with M in sums, instead of lamb, or auto.
+        criterion: What picks change most: tr(M^-1 F), or log det M.
+        rows: All rows of each sample, or one for the likeliest class against the rest.
+        eval_weights: Whose uncertainty is to fall: each class alike, or what labels leave
+            uncovered (default: all samples alike).
+        class_weight: Favour classes of few labels.
         fisher_samples: Samples behind the mask.
         rank: Rows per sample's factor (default: exact).
         batch_size: Samples of a gradient batch.
@@ -64,6 +70,11 @@ class QueryOptions:
     head: str | None = None
     weighting: Literal["fisher", "none"] = "fisher"
     lamb: float = 1.0
+    prior_precision: float | Literal["auto"] | None = None
+    criterion: Literal["trace", "logdet"] = "trace"
+    rows: Literal["all", "top_class"] = "all"
+    eval_weights: Literal["balanced", "uncovered"] | None = None
+    class_weight: Literal["balanced"] | None = None
     fisher_samples: int = 1024
     rank: int | None = None
     batch_size: int | None = None

@@ -7,13 +7,28 @@ the batch that most reduces tr(M^-1 F), where
     F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 
 Rooms in reading order: selector (the public class), parameters (what it was given, and checks),
-query (the steps of one query on this process's samples), counting (memory and seconds before it
-begins). May import: all below; nothing of the loop, of label tools or of other frameworks.
+wishes (what a query asks of its candidates), query (the steps on this process's samples), targets
+(weights of samples), labels (counts of classes), counting (memory and seconds beforehand). May
+import: all below; nothing of the loop, of label tools or of other frameworks.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.selector.parameters import MASKS, unread_options
 from fishermask_fast.selector.selector import FisherMaskSelector
+from fishermask_fast.selector.targets import (
+    balanced_weights,
+    scarce_class_weights,
+    uncovered_weights,
+)
+from fishermask_fast.selector.wishes import split_options
 
-__all__ = ["FisherMaskSelector", "MASKS", "unread_options"]
+__all__ = [
+    "FisherMaskSelector",
+    "MASKS",
+    "balanced_weights",
+    "scarce_class_weights",
+    "split_options",
+    "uncovered_weights",
+    "unread_options",
+]

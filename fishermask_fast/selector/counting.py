@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 
 from fishermask_fast.estimates import Estimate, Needs, activations_of, estimate, factor_numbers
-from fishermask_fast.likelihoods import likelihood_of
 from fishermask_fast.masks import METHODS, FisherMask
 from fishermask_fast.network import (
     Head,
@@ -46,7 +45,7 @@ def counted(
     with evaluating(own.model, own.device) as net:
         inputs = to_model(part.some, device_of(net), input_dtype(net, part.some))
         saved, outputs = activations_of(net, inputs)
-    rows = likelihood_of(own.likelihood).make_rows(outputs, own.weighting, own.rank)
+    rows = own.row_likelihood.make_rows(outputs, own.weighting, own.rank)
     parameters = trainable(unwrap(own.model))
     needs = Needs(
         k=k,

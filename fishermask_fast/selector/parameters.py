@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fishermask_fast.checks import check_flag, check_positive, is_integer, warn_ignored
+from fishermask_fast.checks import check_flag, check_integer, is_integer, warn_ignored
 from fishermask_fast.distributed import described, described_device, described_model, packages
-from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
+from fishermask_fast.engine import check_criterion, check_prior
+from fishermask_fast.likelihoods import (
+    Likelihood,
+    LikelihoodLike,
+    check_rows,
+    likelihood_of,
+    likelihood_with,
+)
 from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
 from fishermask_fast.network import (
     Head,
@@ -28,6 +35,7 @@ from fishermask_fast.network import (
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
 
+EVAL_WEIGHTS = ("balanced", "uncovered")
 MASKS = (*METHODS, "random", "head")
 
 # What all ranks must have in common, besides the model and the device's type.
@@ -40,6 +48,11 @@ _COMPARED = (
     "likelihood",
     "weighting",
     "lamb",
+    "prior_precision",
+    "criterion",
+    "class_weight",
+    "rows",
+    "max_per_cluster",
     "backward_steps",
     "fisher_samples",
     "rank",
@@ -73,7 +86,13 @@ class Parameters:
     head: Head | None
     likelihood: LikelihoodLike
     weighting: str
-    lamb: float
+    lamb: float | str
+    prior_precision: float | str | None
+    criterion: str
+    eval_weights: str | Tensor | None
+    class_weight: str | None
+    rows: str
+    max_per_cluster: int | None
     backward_steps: int
     fisher_samples: int
     rank: int | None
@@ -86,6 +105,17 @@ class Parameters:
     def where(self) -> torch.device:
         """The device that computes."""
         return device_of(self.model) if self.device is None else torch.device(self.device)
+
+    @property
+    def row_likelihood(self) -> Likelihood:
+        """The likelihood whose rows V is made of."""
+        return likelihood_with(self.likelihood, self.rows)
+
+    @property
+    def scale(self) -> float:
+        """What I is multiplied with in M, 1 where it is not known yet."""
+        given = self.lamb if self.prior_precision is None else self.prior_precision
+        return 1.0 if isinstance(given, str) else float(given)
 
     def check(self) -> None:
         """Raise where one is of the wrong type or out of range, or does not suit the model.
@@ -100,7 +130,7 @@ class Parameters:
                 f"mask must be one of {', '.join(MASKS)} or a FisherMask; got {self.mask!r}"
             )
         likelihood_of(self.likelihood).check_options(self.weighting, self.rank)
-        check_positive("lamb", self.lamb)
+        self._check_aim()
         check_flag("keep_head", self.keep_head)
         if self.device is not None:
             check_device(self.device)
@@ -122,6 +152,55 @@ class Parameters:
             if head is not None:
                 self.mask_size(head)
 
+    def _check_aim(self) -> None:
+        check_rows(self.rows, self.weighting, self.rank)
+        assumed = self.row_likelihood
+        check_prior(self.lamb, self.prior_precision)
+        check_criterion(self.criterion)
+        if self.max_per_cluster is not None:
+            check_integer("max_per_cluster", self.max_per_cluster, 1)
+        if self.class_weight not in (None, "balanced"):
+            raise ValueError(f"class_weight must be None or 'balanced'; got {self.class_weight!r}")
+        named = isinstance(self.eval_weights, str)
+        if named and self.eval_weights not in EVAL_WEIGHTS:
+            raise ValueError(
+                f"eval_weights must be {' or '.join(map(repr, EVAL_WEIGHTS))}, or a Tensor of a "
+                f"weight a sample; got {self.eval_weights!r}"
+            )
+        if self.criterion == "logdet" and self.eval_weights is not None:
+            raise ValueError("eval_weights play no part in criterion='logdet'; leave them out")
+        for name, value in (
+            ("class_weight", self.class_weight),
+            ("eval_weights", self.eval_weights if named else None),
+        ):
+            if value == "balanced" and assumed.name != "categorical":
+                raise ValueError(
+                    f"{name}='balanced' is for likelihood 'categorical'; got {assumed.name!r}"
+                )
+
+    def check_query(self, aims: bool, by_factors: bool, alone: bool) -> None:
+        """Raise for what is not defined together.
+
+        Args:
+            aims: whether there is eval_data.
+            by_factors: whether it is factors.
+            alone: whether one process queries.
+
+        Raises:
+            ValueError: names both.
+        """
+        if aims and self.criterion == "logdet":
+            raise ValueError("eval_data plays no part in criterion='logdet'; leave it out")
+        if by_factors and isinstance(self.eval_weights, str):
+            raise ValueError(
+                f"eval_weights={self.eval_weights!r} asks the model of samples; factors as "
+                "eval_data take a Tensor of weights"
+            )
+        if not alone and self.eval_weights == "uncovered":
+            raise ValueError("eval_weights='uncovered' is not defined over several processes")
+        if not alone and by_factors:
+            raise ValueError("eval_data must be data, not factors, over several processes")
+
     def warn_of_ignored(self, defaults: Mapping[str, Any]) -> None:
         """Warn of those that were set and that this way to choose the mask does not read."""
         method = self.mask if isinstance(self.mask, str) else "given"
@@ -138,6 +217,10 @@ class Parameters:
         return {
             **packages(),
             **{name: described(getattr(self, name)) for name in _COMPARED},
+            # Tensors are each rank's own.
+            "eval_weights": "given"
+            if isinstance(self.eval_weights, Tensor)
+            else described(self.eval_weights),
             "device": described_device(self.device or device_of(self.model)),
             "model": described_model(self.model),
         }

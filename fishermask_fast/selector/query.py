@@ -31,11 +31,18 @@ from fishermask_fast.network import (
     output_warnings,
     outputs_of_samples,
     pool_warnings,
+    predict,
     scale_warnings,
     to_model,
     trainable,
 )
+from fishermask_fast.selector.labels import class_counts
 from fishermask_fast.selector.parameters import Parameters
+from fishermask_fast.selector.targets import (
+    balanced_weights,
+    scarce_class_weights,
+    uncovered_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +59,7 @@ class Query:
         progress: whether bars are shown.
         seconds: filled step by step.
         name: what messages call the pool.
+        aim: the samples of eval_data, where these are data.
     """
 
     parameters: Parameters
@@ -61,6 +69,7 @@ class Query:
     progress: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     name: str = "unlabeled"
+    aim: Part = NOTHING
 
     @classmethod
     def of(
@@ -70,6 +79,7 @@ class Query:
         unlabeled: Any,
         labeled: Any,
         progress: bool = False,
+        eval_data: Any = None,
     ) -> Query:
         """The query for some data.
 
@@ -80,7 +90,8 @@ class Query:
         known = NOTHING
         if labeled is not None or parameters.group is not None:
             known = ranks.part(labeled, "labeled")
-        return cls(parameters, ranks, pool, known, progress)
+        aim = NOTHING if eval_data is None else ranks.part(eval_data, "eval_data")
+        return cls(parameters, ranks, pool, known, progress, aim=aim)
 
     @property
     def some(self) -> Part:
@@ -93,7 +104,8 @@ class Query:
         Raises:
             ValueError: The model does not take it, or its outputs are not the likelihood's.
         """
-        for part, name in ((self.pool, self.name), (self.known, "labeled")):
+        named = ((self.pool, self.name), (self.known, "labeled"), (self.aim, "eval_data"))
+        for part, name in named:
             self.ranks.attempt(partial(self._check_sample, part, name))
 
     def _check_sample(self, part: Part, name: str) -> None:
@@ -116,7 +128,7 @@ class Query:
         samples = Pool.of(part.data).subset(part.among(part.places[:2]))
         inputs = samples.first(2)
         found = output_warnings(own.model, inputs, own.likelihood)
-        found += scale_warnings(own.model, inputs, own.lamb)
+        found += scale_warnings(own.model, inputs, own.scale)
         for text in found + pool_warnings(samples):
             warnings.warn(text, UserWarning, stacklevel=caller_level())
 
@@ -210,6 +222,7 @@ class Query:
             likelihood=own.likelihood,
             weighting=own.weighting,
             rank=own.rank,
+            rows=own.rows,
             batch_size=own.batch_size,
             device=own.device,
             progress=self.progress,
@@ -251,6 +264,85 @@ class Query:
         if self.ranks.alone:
             return fisher
         return self.ranks.total(fisher.mul_(len(part) / part.n_total))
+
+    def target(
+        self, factors: GradientFactors | StoredFactors | None, mask: FisherMask, given: Any
+    ) -> Tensor:
+        """F of those whose uncertainty is to fall, (k, k) float64.
+
+        Args:
+            factors: of the pool, which they are where there is no eval_data.
+            mask: of the query.
+            given: factors that were given as eval_data, or None.
+        """
+        part = self.aim if self.aim.n_total else self.pool
+        if given is not None:
+            if given.n_columns != len(mask):
+                raise ValueError(
+                    f"eval_data must have the mask's {len(mask)} columns; got {given.n_columns}"
+                )
+            factors = given
+        elif self.aim.n_total:
+            with self.timed("gradients"):
+                factors = self.ranks.attempt(partial(self.gradients, part, mask))
+        weights = self.eval_weights(part)
+        if self.ranks.alone:
+            assert factors is not None
+            return factors.fisher(weights=weights).cpu()
+        k = len(mask)
+        fisher, total = torch.zeros(k, k, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+        if factors is not None:
+            total += len(factors) if weights is None else weights.sum().double()
+        if factors is not None and total > 0:
+            fisher = self.ranks.attempt(lambda: factors.fisher(weights=weights)).cpu() * total
+        else:
+            self.ranks.attempt(lambda: None)
+        return self.ranks.total(fisher) / self.ranks.total(total)
+
+    def eval_weights(self, part: Part) -> Tensor | None:
+        """The weights of those whose uncertainty is to fall, (n,)."""
+        asked = self.parameters.eval_weights
+        if not isinstance(asked, str):
+            return asked
+        if asked == "balanced":
+            p = self.probabilities(part)
+            return balanced_weights(p, self.ranks.total(p.sum(0)) / part.n_total)
+        features, labeled = self._features(part), self._features(self.known)
+        return uncovered_weights(features, labeled.reshape(len(labeled), features.shape[1]))
+
+    def probabilities(self, part: Part) -> Tensor:
+        """p of this process's samples of a data set, (n, C) float64."""
+        widths = self.ranks.attempt(lambda: self._predict(part, hidden=False)[0].exp())
+        # A rank without samples knows no number of classes.
+        width = self.ranks.first(widths.shape[1] if len(part) else None)
+        return widths if len(part) else widths.new_zeros(0, width)
+
+    def _features(self, part: Part) -> Tensor:
+        return self._predict(part, hidden=True)[1]
+
+    def _predict(self, part: Part, *, hidden: bool) -> tuple[Tensor, Tensor]:
+        if not len(part):
+            none = torch.zeros(0, 0, dtype=torch.float64)
+            return none, none
+        own = self.parameters
+        return predict(
+            own.model,
+            part.data,
+            own.batch_size,
+            hidden=hidden,
+            head=own.head,
+            indices=part.indices,
+        )
+
+    def scarcity(self, labels: Any) -> Tensor:
+        """Factors on the pool's gains that favour classes of few labels, (n,) float64.
+
+        Args:
+            labels: of this process's labeled samples; None to read them beside the inputs.
+        """
+        p = self.probabilities(self.pool)
+        counts = self.ranks.attempt(lambda: class_counts(self.known, labels, p.shape[1]))
+        return scarce_class_weights(p, self.ranks.total(counts))
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

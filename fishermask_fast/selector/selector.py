@@ -7,6 +7,7 @@ import inspect
 import logging
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import check_flag, check_path
+from fishermask_fast.checks import LAMB, check_flag, check_path
 from fishermask_fast.distributed import NOTHING, Ranks, described, is_empty
-from fishermask_fast.engine import runs_on
+from fishermask_fast.engine import check_gains, check_samples, runs_on
 from fishermask_fast.estimates import Estimate
-from fishermask_fast.factors import StoredFactors
+from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.likelihoods import LikelihoodLike
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import Head, check_count
@@ -27,6 +28,7 @@ from fishermask_fast.selection import Selection, select_batch
 from fishermask_fast.selector.counting import check_fits, counted, seconds_of
 from fishermask_fast.selector.parameters import Parameters
 from fishermask_fast.selector.query import Query
+from fishermask_fast.selector.wishes import Wishes
 
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
@@ -63,7 +65,18 @@ class FisherMaskSelector:
             logits of one class, so nothing can tell if this is left out.
         weighting: ``"fisher"``: rows sqrt(p_c) grad log p_c, as the paper's formula has it;
             ``"none"``: rows grad log p_c, as its published code has it.
-        lamb: lambda > 0.
+        lamb: lambda > 0, or ``"auto"`` for 0.1 tr(F) / k.
+        prior_precision: Instead of lamb: M in sums, as for ``select_batch``.
+        criterion: ``"trace"``, or ``"logdet"`` for D-optimal picks, as for ``select_batch``.
+        eval_weights: Of the samples whose uncertainty is to fall, those of ``eval_data`` or, where
+            there is none, the unlabeled ones: ``"balanced"``: each class alike, by the model's
+            probabilities; ``"uncovered"``: 1 - exp(-(d / h)^2), d the distance of the head's input
+            to the nearest labeled one, h its median to the fifth neighbour; or a Tensor (N,). None
+            is the mean over all samples, labeled and unlabeled, or over ``eval_data``.
+        class_weight: ``"balanced"`` multiplies gains with (sum_c p_c / n_c)^0.5, n_c the labeled
+            samples of class c.
+        rows: ``"all"``, or ``"top_class"`` for one row a sample, as for ``masked_gradients``.
+        max_per_cluster: How many samples of one of the query's ``cluster_ids`` may be picked.
         backward_steps: b >= 0: pick (1 + b) K, then drop b K of them one at a time.
         fisher_samples: Samples of the Fisher diagonal, drawn by ``seed`` from all samples.
         rank: Rows r of V_x; None is exact.
@@ -76,7 +89,7 @@ class FisherMaskSelector:
 
     Attributes:
         mask_: The mask of the last query.
-        fisher_: F of the last query, (k, k) float64.
+        fisher_: F of the last query, (k, k) float64; None with ``criterion="logdet"``.
         labeled_fisher_: F_L of the last query, (k, k) float64, or None without labeled samples.
         seconds_: Seconds of the last query by step: mask, gradients, fisher, selection.
 
@@ -92,7 +105,7 @@ class FisherMaskSelector:
     """
 
     mask_: FisherMask
-    fisher_: Tensor
+    fisher_: Tensor | None
     labeled_fisher_: Tensor | None
     seconds_: dict[str, float]
 
@@ -107,7 +120,13 @@ class FisherMaskSelector:
         head: Head | None = None,
         likelihood: LikelihoodLike = "categorical",
         weighting: str = "fisher",
-        lamb: float = 1.0,
+        lamb: float | str = LAMB,
+        prior_precision: float | str | None = None,
+        criterion: str = "trace",
+        eval_weights: str | Tensor | None = None,
+        class_weight: str | None = None,
+        rows: str = "all",
+        max_per_cluster: int | None = None,
         backward_steps: int = 0,
         fisher_samples: int = 1024,
         rank: int | None = None,
@@ -125,6 +144,12 @@ class FisherMaskSelector:
         self.likelihood = likelihood
         self.weighting = weighting
         self.lamb = lamb
+        self.prior_precision = prior_precision
+        self.criterion = criterion
+        self.eval_weights = eval_weights
+        self.class_weight = class_weight
+        self.rows = rows
+        self.max_per_cluster = max_per_cluster
         self.backward_steps = backward_steps
         self.fisher_samples = fisher_samples
         self.rank = rank
@@ -161,6 +186,12 @@ class FisherMaskSelector:
         *,
         progress: bool = True,
         out: str | os.PathLike[str] | None = None,
+        eval_data: Data | GradientFactors | StoredFactors | None = None,
+        gain_weights: Tensor | None = None,
+        pending: Tensor | Sequence[int] | None = None,
+        exclude: Tensor | Sequence[int] | None = None,
+        cluster_ids: Tensor | Sequence[int] | None = None,
+        labels: Tensor | Sequence[int] | None = None,
     ) -> Selection:
         """Pick ``n_select`` samples of ``unlabeled``.
 
@@ -179,9 +210,19 @@ class FisherMaskSelector:
             out: A new file for the unlabeled samples' gradients, which then need no memory, as in
                 ``masked_gradients``; of several ranks each needs its own. A query that was stopped
                 goes on from what it holds.
+            eval_data: Whose uncertainty is to fall, instead of that of all samples here: data as
+                ``unlabeled``, such as a sample of where the model will be used; or their factors
+                on the mask of this query.
+            gain_weights: (N_U,) factors above 0 on gains, as for ``select_batch``.
+            pending: Indices of unlabeled samples that are at the annotators.
+            exclude: Indices of unlabeled samples that are not picked.
+            cluster_ids: (N_U,) integers, as for ``select_batch``; needs ``max_per_cluster``.
+            labels: (n_L,) classes of the labeled samples, for ``class_weight``; None reads them
+                from ``labeled``, whose items then are pairs.
 
         Returns:
-            The picks in order, with their scores and the course of tr(M^-1 F).
+            The picks in order, with their scores and the course of tr(M^-1 F): of when to stop it
+            tells that picks of this model bring less and less, not how accurate the model is.
 
         Raises:
             TypeError: A parameter or a data set is of the wrong type.
@@ -208,15 +249,31 @@ class FisherMaskSelector:
         ranks.attempt(lambda: check_flag("progress", progress))
         # On every rank, as all take part in an attempt.
         ranks.attempt(lambda: None if out is None else check_path("out", out))
-        ranks.check_same(lambda: own.in_common() | _arguments(own, n_select, labeled))
+        ranks.check_same(
+            lambda: (
+                own.in_common()
+                | _arguments(own, n_select, labeled)
+                | {
+                    "pending": described(check_samples("pending", pending)),
+                    "exclude": described(check_samples("exclude", exclude)),
+                }
+            )
+        )
         ranks.check_apart("out", None if out is None else _place(out))
         own.warn_of_ignored(self._defaults())
-        query = Query.of(own, ranks, unlabeled, labeled, progress and _has_tqdm())
+        given = None
+        if isinstance(eval_data, (GradientFactors, StoredFactors)):
+            given, eval_data = eval_data, None
+        wishes = Wishes(gain_weights, pending, exclude, cluster_ids)
+        aims = given is not None or eval_data is not None
+        ranks.attempt(lambda: own.check_query(aims, given is not None, ranks.alone))
+        query = Query.of(own, ranks, unlabeled, labeled, progress and _has_tqdm(), eval_data)
         pool, known = query.pool, query.known
         if n_select > pool.n_total:
             raise ValueError(
                 f"n_select must be at most the {pool.n_total} unlabeled samples; got {n_select}"
             )
+        ranks.attempt(lambda: wishes.check(own, n_select, pool, alone=ranks.alone))
         query.check_samples()
         query.warn()
         self.seconds_ = query.seconds
@@ -232,7 +289,16 @@ class FisherMaskSelector:
         with query.timed("gradients"):
             factors = ranks.attempt(partial(query.gradients, pool, mask, out))
         with query.timed("fisher"):
-            fisher = query.fisher(factors, labeled_fisher, mask)
+            fisher = None
+            if aims or own.eval_weights is not None:
+                fisher = query.target(factors, mask, given)
+            elif own.criterion == "trace":
+                fisher = query.fisher(factors, labeled_fisher, mask)
+        gains = wishes.gain_weights
+        if own.class_weight is not None:
+            own_gains = check_gains(gains, len(pool))
+            scarcity = query.scarcity(labels)
+            gains = scarcity if own_gains is None else scarcity * own_gains
         stored = isinstance(factors, StoredFactors)
         with query.timed("selection"):
             selection = select_batch(
@@ -241,6 +307,13 @@ class FisherMaskSelector:
                 fisher,
                 labeled_fisher,
                 lamb=own.lamb,
+                prior_precision=own.prior_precision,
+                criterion=own.criterion,
+                gain_weights=gains if len(pool) else None,
+                pending=pending,
+                exclude=exclude,
+                cluster_ids=cluster_ids if len(pool) else None,
+                max_per_cluster=own.max_per_cluster,
                 n_labeled=known.n_total,
                 backward_steps=own.backward_steps,
                 progress=query.progress,

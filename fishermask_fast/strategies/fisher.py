@@ -6,19 +6,21 @@ They differ in their masks, and BAIT removes as well as picks.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, Subset
 
+from fishermask_fast.checks import LAMB
 from fishermask_fast.distributed import Ranks
 from fishermask_fast.gradients import fisher_diagonal
 from fishermask_fast.masks import FisherMask
-from fishermask_fast.network import head_parameters
+from fishermask_fast.network import head_parameters, inputs_of, require_head
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selector import FisherMaskSelector, unread_options
 from fishermask_fast.strategies.interface import Picks, Pool, sizes
-from fishermask_fast.strategies.uncertainty import entropy, inputs_of, require_head
+from fishermask_fast.strategies.uncertainty import entropy
 
 
 def fishermask(
@@ -90,6 +92,19 @@ def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions)
     )
 
 
+def aim(options: QueryOptions) -> dict[str, Any]:
+    """What is asked for of M, F and V, as the selector takes it."""
+    return {
+        # Whoever leaves lamb at its default has not given it beside prior_precision.
+        "lamb": LAMB if options.lamb == LAMB else options.lamb,
+        "prior_precision": options.prior_precision,
+        "criterion": options.criterion,
+        "rows": options.rows,
+        "eval_weights": options.eval_weights,
+        "class_weight": options.class_weight,
+    }
+
+
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
         model,
@@ -100,7 +115,7 @@ def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> 
         likelihood=options.likelihood or "categorical",
         head=options.head,
         weighting=options.weighting,
-        lamb=options.lamb,
+        **aim(options),
         fisher_samples=options.fisher_samples,
         rank=options.rank,
         batch_size=options.batch_size,
@@ -117,7 +132,7 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
         backward_steps=1,
         likelihood=options.likelihood or "categorical",
         weighting=options.weighting,
-        lamb=options.lamb,
+        **aim(options),
         rank=options.rank,
         batch_size=options.batch_size,
         seed=seed,

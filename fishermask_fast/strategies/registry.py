@@ -48,7 +48,8 @@ STRATEGIES: dict[str, Strategy] = {
 """Every strategy by name."""
 
 
-_FISHER = ("weighting", "lamb", "rank", "batch_size", "head", "likelihood")
+_AIM = ("lamb", "prior_precision", "criterion", "rows", "eval_weights", "class_weight")
+_FISHER = ("weighting", *_AIM, "rank", "batch_size", "head", "likelihood")
 _MASKED = (*_FISHER, "mask", "fraction", "n_parameters", "keep_head", "fisher_samples")
 _READ = {
     "fishermask": _MASKED,

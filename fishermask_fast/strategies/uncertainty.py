@@ -18,23 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.distributed import Ranks
-from fishermask_fast.likelihoods import likelihood_of
-from fishermask_fast.network import (
-    Head,
-    Inputs,
-    check_finite,
-    device_of,
-    evaluating,
-    find_head,
-    input_dtype,
-    raw_outputs,
-    unwrap,
-)
-from fishermask_fast.network import batches as data
+from fishermask_fast.network import predict as predict_own
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.interface import Picks, Pool
-
-BATCH_SIZE = 256
 
 
 def entropy(
@@ -101,76 +87,11 @@ def predict(
     # Of several processes one may have no part.
     empty = not ranks.alone and not len(pool)  # type: ignore[arg-type]
     own = ranks.attempt(
-        lambda: None if empty else _predict(model, pool, batch_size, hidden, likelihood)
+        lambda: (
+            None
+            if empty
+            else predict_own(model, pool, batch_size, hidden=hidden, likelihood=likelihood)
+        )
     )
     parts = [part for part in ranks.everyone(own) if part is not None]
     return torch.cat([log_p for log_p, _ in parts]), torch.cat([inputs for _, inputs in parts])
-
-
-def _predict(
-    model: nn.Module, pool: Pool, batch_size: int | None, hidden: bool, likelihood: str
-) -> tuple[Tensor, Tensor]:
-    samples = data.Pool.of(pool, "pool")
-    head = _head_module(model, samples.first(1)) if hidden else ""
-    seen: list[Tensor] = []
-    log_p, inputs = [], []
-    with evaluating(model) as net:
-        device = device_of(net)
-        handle = None
-        if hidden:
-            handle = net.get_submodule(head).register_forward_pre_hook(
-                lambda _, given: seen.append(given[0])
-            )
-        try:
-            start = 0
-            for batch in samples.batches(batch_size or samples.batch_size or BATCH_SIZE):
-                logits = raw_outputs(net, data.to_model(batch, device, input_dtype(net, batch)))
-                likelihood_of(likelihood).check_shape(logits.shape)
-                check_finite("the model's logits", logits, start, len(samples))
-                start += len(logits)
-                log_p.append(_log_probabilities(logits.double(), likelihood).cpu())
-                if hidden:
-                    inputs.append(_vectors(seen.pop(), len(logits), head))
-        finally:
-            if handle is not None:
-                handle.remove()
-    found = torch.cat(log_p)
-    return found, torch.cat(inputs) if hidden else found.new_zeros(len(found), 0)
-
-
-def _log_probabilities(logits: Tensor, likelihood: str) -> Tensor:
-    if likelihood == "bernoulli":
-        return nn.functional.logsigmoid(logits.reshape(len(logits), -1))
-    return logits.log_softmax(1)
-
-
-def require_head(model: nn.Module, inputs: Inputs, head: Head | None = None) -> Head:
-    """Name of the model's head, given or read from the logits of a batch.
-
-    Raises:
-        ValueError: There is none.
-    """
-    found = find_head(model, inputs) if head is None else head
-    if found is None:
-        raise ValueError("model must end in a head, such as nn.Linear; found none")
-    return found
-
-
-def inputs_of(pool: Pool) -> Inputs:
-    """The first sample of a pool, as a batch."""
-    return data.Pool.of(pool, "pool").first(1)
-
-
-def _head_module(model: nn.Module, inputs: Inputs) -> str:
-    head = require_head(model, inputs)
-    if not isinstance(head, str) or head not in dict(unwrap(model).named_modules()):
-        raise ValueError(f"the model's head must be one module; found the parameters of {head}")
-    return head
-
-
-def _vectors(values: Tensor, n: int, head: str) -> Tensor:
-    if values.shape[:1] != (n,) or values.ndim != 2:
-        raise ValueError(
-            f"{head} must take one vector a sample, (N, d); got {tuple(values.shape)} for {n}"
-        )
-    return values.double().cpu()

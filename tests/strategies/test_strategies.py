@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
-from fishermask_fast import fisher_diagonal
+from fishermask_fast import FisherMaskSelector, fisher_diagonal
 from fishermask_fast.datasets import PoolAndTest, load_data
 from fishermask_fast.models.networks import build_model
 from fishermask_fast.options import DataOptions, QueryOptions
@@ -254,3 +255,47 @@ def test_options_that_a_strategy_does_not_read(
     name: str, options: dict[str, object], expected: list[str]
 ) -> None:
     assert strategies.unread(name, QueryOptions(**options)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("duplicated", [False, True])
+@pytest.mark.parametrize("name", list(strategies.STRATEGIES))
+def test_every_strategy_picks_different_samples(name: str, duplicated: bool) -> None:
+    """K of them, also where samples are copies of each other, and where K is all of the pool."""
+    torch.manual_seed(0)
+    logits = torch.randn(24, 4)
+    if duplicated:
+        logits = logits[:3].repeat(8, 1)
+    for n in (1, 7, 24):
+        given = (Given(4), TensorDataset(logits), TensorDataset(torch.randn(5, 4)))
+        found = strategies.STRATEGIES[name](*given, n, 0, QueryOptions()).indices.tolist()
+        assert len(found) == len(set(found)) == n
+        assert set(found) <= set(range(24))
+
+
+OPTIONS: list[dict[str, object]] = [
+    {"prior_precision": 0.01},
+    {"criterion": "logdet"},
+    {"rows": "top_class"},
+    {"eval_weights": "balanced"},
+    {"class_weight": "balanced", "prior_precision": "auto"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=[" ".join(one) for one in OPTIONS])
+def test_strategies_hand_options_to_the_selector(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = Given(4)
+    pool = TensorDataset(3 * torch.randn(60, 4))
+    labeled = TensorDataset(torch.randn(8, 4), torch.tensor([0, 0, 0, 0, 0, 1, 1, 2]))
+    found = strategies.STRATEGIES["bait"](model, pool, labeled, 6, 0, QueryOptions(**options))
+    selector = FisherMaskSelector(model, mask="head", backward_steps=1, **options)
+    expected = selector.query(pool, 6, labeled, progress=False)
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert not strategies.unread("bait", QueryOptions(**options))
+    assert set(strategies.unread("margin", QueryOptions(**options))) == set(options)
+
+
+def test_two_scales_of_the_prior_are_refused() -> None:
+    options = QueryOptions(lamb=2.0, prior_precision=1.0)
+    with pytest.raises(ValueError, match="lamb and prior_precision are two scales"):
+        strategies.check("bait", Given(4), 4, options)

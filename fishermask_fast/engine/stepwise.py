@@ -1,0 +1,130 @@
+"""Rank updates one at a time, where the compiled pass cannot tell which candidate would have won.
+
+That pass compares tr(A_x^-1 B_x) as it is, of all candidates alike. Here gains are weighted, or
+candidates leave between two updates as their cluster has had its picks, or the gain is log det A_x,
+for which E_x = A_x - I is kept, so that small gains keep their digits, and no B_x:
+
+    E_x <- E_x - P P^T,   gain(x) = w_x log det (I + E_x) = w_x sum_i log(1 + f_i),
+
+f_i + 1 the pivots of I + E_x, each taken without the 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fishermask_fast.factors import GradientFactors
+from fishermask_fast.ops import selection as ops
+
+if TYPE_CHECKING:
+    from fishermask_fast.engine.state import State, Updates
+
+# Numbers of the products P at work.
+_CHUNK_NUMBERS = 2**21
+
+
+def advance(
+    state: State,
+    factors: GradientFactors,
+    index: Tensor,
+    updates: Updates,
+    thresholds: Tensor,
+    until: Tensor | None,
+    *,
+    scale: float,
+    float64: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Take updates to some candidates, in place, and tell who would have won; see ops.score_update.
+
+    Args:
+        state: of the candidates of `factors`.
+        factors: their gradients.
+        index: (n,) int64, which of them.
+        updates: T updates, in order.
+        thresholds: (T,) scores.
+        until: (N,) int64, the last update before which each may still win; None where all may.
+        scale: V = scale * factors.
+        float64: whether products are taken in float64.
+    """
+    n = len(state.scores)
+    best = torch.full_like(thresholds, -torch.inf)
+    best_index = torch.full_like(thresholds, n, dtype=torch.int64)
+    first_index = best_index.clone()
+    if not len(updates.ranks):
+        _take(state, factors, index, updates, 0, scale, float64)
+    start = 0
+    for t, rank in enumerate(updates.ranks):
+        if len(index):
+            scores = state.scores[index].nan_to_num_(nan=-torch.inf)
+            if until is not None:
+                scores = scores.masked_fill(until[index] < t, -torch.inf)
+            best[t] = scores.max()
+            wins = (scores == best[t]) & ~scores.isneginf()
+            best_index[t] = torch.where(wins, index, n).min()
+            reaches = (scores >= thresholds[t]) & ~scores.isneginf()
+            first_index[t] = torch.where(reaches, index, n).min()
+        stop = start + rank
+        one = type(updates)(updates.u[start:stop], updates.w[start:stop], [rank])
+        _take(state, factors, index, one, rank, scale, float64)
+        start = stop
+    return best, best_index, first_index
+
+
+def _take(
+    state: State,
+    factors: GradientFactors,
+    index: Tensor,
+    update: Updates,
+    rank: int,
+    scale: float,
+    float64: bool,
+) -> None:
+    """One update, or none; and the scores after it."""
+    if state.log_det:
+        size = max(1, _CHUNK_NUMBERS // max(1, factors.n_rows * max(rank, factors.n_columns)))
+        for some in index.split(size) if len(index) else ():
+            e = state.a[some]
+            if rank:
+                p = factors[some].times(update.u.T.contiguous()).mul_(scale)
+                e -= (p @ p.mT)[:, state.rows, state.columns]
+                state.a[some] = e
+            state.scores[some] = log_det(e, state.rows, state.columns)
+    else:
+        never = update.u.new_full((len(update.ranks),), torch.inf)
+        ops.score_update(
+            factors,
+            index,
+            *update,
+            never,
+            state.a,
+            state.b,
+            state.scores,
+            scale=scale,
+            float64_products=float64,
+        )
+    if state.gains is not None:
+        state.scores[index] *= state.gains[index]
+
+
+def log_det(packed: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """log det (I + E) of packed lower triangles E, (n,); NaN where I + E is not positive definite.
+
+    Args:
+        packed: (n, r (r + 1) / 2) float64.
+        rows: of each entry.
+        columns: of each entry.
+    """
+    r = int(rows[-1]) + 1
+    e = packed.new_zeros(len(packed), r, r)
+    e[:, rows, columns] = packed
+    e[:, columns, rows] = packed
+    total = packed.new_zeros(len(packed))
+    for j in range(r):
+        pivot = e[:, j, j].clone()
+        total += torch.where(pivot > -1, pivot, torch.nan).log1p()
+        below = e[:, j + 1 :, j].clone()
+        e[:, j + 1 :, j + 1 :] -= below[:, :, None] * (below / (1 + pivot)[:, None])[:, None, :]
+    return total
