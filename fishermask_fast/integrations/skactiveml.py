@@ -38,7 +38,8 @@ try:
         is_labeled,
     )
     from sklearn.base import clone
-    from sklearn.exceptions import NotFittedError
+
+    from fishermask_fast.integrations.skactiveml_networks import check_network, logits_module
 except ImportError as error:
     raise ImportError(
         "fishermask_fast.integrations.skactiveml needs scikit-activeml 1.0: "
@@ -207,7 +208,7 @@ class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
     def _factors(self, clf: Any, samples: Array) -> GradientFactors:
         check_network(clf, "fit_clf=False the classifier")
         if self.clf_embedding_flag_name is None and isinstance(clf, SkorchMixin):
-            module, dtype = _logits_module(clf), clf.sample_dtype
+            module, dtype = logits_module(clf), clf.sample_dtype
             return self._module_factors(module, as_tensor("X", samples.astype(dtype, copy=False)))
         given = self.clf_embedding_flag_name
         flags = {given: True} if isinstance(given, str) else given or {}
@@ -398,36 +399,3 @@ def _warn_ignored(strategy: FisherQuery, names: tuple[str, ...], why: str) -> No
     parameters = inspect.signature(type(strategy)).parameters
     defaults = {name: parameters[name].default for name in names}
     warn_ignored({name: getattr(strategy, name) for name in names}, defaults, why)
-
-
-def check_network(estimator: Any, what: str) -> None:
-    """Raises where a skorch wrapper has no network yet: predicting would make a random one."""
-    if isinstance(estimator, SkorchMixin) and not hasattr(estimator, "neural_net_"):
-        raise NotFittedError(f"with {what} must be fitted or initialized")
-
-
-class ChosenOutput(nn.Module):
-    """The output of a module that probabilities are made of, as logits.
-
-    Probabilities p themselves serve as log p, whose softmax they are.
-    """
-
-    def __init__(self, module: nn.Module, place: int, as_logits: bool) -> None:
-        super().__init__()
-        self.module = module
-        self.place = place
-        self.as_logits = as_logits
-
-    def forward(self, x: Tensor) -> Tensor:
-        output = self.module(x)
-        chosen: Tensor = output[self.place] if isinstance(output, tuple) else output
-        return chosen if self.as_logits else chosen.clamp(min=1e-38).log()
-
-
-def _logits_module(clf: Any) -> nn.Module:
-    """A skorch-wrapped classifier's module, from samples to logits."""
-    place, transform = next(iter(clf._effective_forward_outputs().values()))
-    # The softmax of logits, and of log-probabilities, are the probabilities.
-    as_logits = isinstance(transform, nn.Softmax) or transform in (torch.exp, torch.softmax)
-    module: nn.Module = clf.neural_net_.module_
-    return module if place == 0 and as_logits else ChosenOutput(module, place, as_logits)

@@ -17,11 +17,10 @@ from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.integrations.skactiveml import (
     Array,
     BaitQuery,
-    ChosenOutput,
     FisherMaskQuery,
     FisherQuery,
-    check_network,
 )
+from fishermask_fast.integrations.skactiveml_networks import ChosenOutput, check_network
 
 try:
     from skactiveml.base import SkactivemlRegressor, SkorchMixin

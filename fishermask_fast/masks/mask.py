@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,22 +23,19 @@ from torch import Tensor, nn
 from fishermask_fast import plotting
 from fishermask_fast.checks import check_flag, check_path
 from fishermask_fast.masks.checks import (
-    Shapes,
     check_masked,
     check_same_shapes,
     check_scores,
 )
 from fishermask_fast.masks.choice import METHODS, choose
+from fishermask_fast.masks.heads import head_in, head_of
 from fishermask_fast.masks.mask_file import MaskContent, read_mask, write_mask
 from fishermask_fast.masks.size import check_size, shapes_of, total_size
 from fishermask_fast.network import (
     Head,
     Inputs,
     check_seed,
-    find_head,
-    head_names,
     head_parameters,
-    is_under,
     one_head,
 )
 
@@ -175,9 +172,9 @@ class FisherMask:
         needs_head = keep_head or (fraction is None and n_parameters is None)
         if model is not None:
             check_same_shapes(shapes, shapes_of(model), "the model", "the scores")
-            head_names = _head_of(model, head, inputs, required=head is not None and head != ())
+            head_names = head_of(model, head, inputs, required=head is not None and head != ())
         else:
-            head_names = _head_in(shapes, head, required=needs_head)
+            head_names = head_in(shapes, head, required=needs_head)
         dtypes = {score.dtype for score in scores.values()}
         flat = {
             # Of one dtype, so that comparisons between tensors are exact.
@@ -236,7 +233,7 @@ class FisherMask:
             head = one_head(model)
             head_names = () if head is None else head_parameters(model, head)
         else:
-            head_names = _head_of(model, head, inputs, required=keep_head)
+            head_names = head_of(model, head, inputs, required=keep_head)
         chosen, reason = choose(flat, "global", head_names, fraction, n_parameters, keep_head)
         return cls._of(shapes, chosen, "random", head_names, reason)
 
@@ -262,7 +259,7 @@ class FisherMask:
             ['2.weight', '2.bias']
         """
         shapes = shapes_of(model)
-        names = _head_of(model, head, inputs, required=True)
+        names = head_of(model, head, inputs, required=True)
         chosen = {name: torch.arange(math.prod(shapes[name])) for name in names}
         return cls._of(shapes, chosen, "head", names, "the whole head")
 
@@ -400,70 +397,3 @@ class FisherMask:
             return cls(*read_mask(path))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)} is not a saved FisherMask: {error}") from error
-
-
-def _head_of(
-    model: nn.Module, head: Head | None, inputs: Inputs | None, *, required: bool
-) -> tuple[str, ...]:
-    """The trainable parameters of a model's head.
-
-    Raises:
-        ValueError: there is no such head, or where required none at all or a frozen one.
-    """
-    if head is None:
-        head = find_head(model, inputs)
-    if head is None:
-        if required:
-            raise ValueError(
-                "the model has no trainable nn.Linear to take as its head; name its head with "
-                "head=..., or use keep_head=False"
-            )
-        return ()
-    names = head_parameters(model, head)
-    if not names and required:
-        found = " is unknown"
-        if head != ():
-            found = f", {head!r}, is frozen, so that no gradient is taken there"
-        raise ValueError(
-            f"the head{found}; unfreeze it or name another with head=..., or use another mask or "
-            "keep_head=False"
-        )
-    return names
-
-
-def _head_in(shapes: Shapes, head: Head | None, *, required: bool) -> tuple[str, ...]:
-    """The parameters of the head `head` among these, or of the one module with a matrix as weight.
-
-    Raises:
-        TypeError: the head is no name and no tuple of names.
-        ValueError: there is no such head, or where required none or several may be it.
-    """
-    if head is None:
-        matrices = [
-            name.rpartition(".")[0]
-            for name, shape in shapes.items()
-            if name.rpartition(".")[2] == "weight" and len(shape) == 2
-        ]
-        if len(matrices) != 1:
-            if not required:
-                return ()
-            if not matrices:
-                raise ValueError(
-                    "no tensor looks like a head (a weight of two dimensions); name the head "
-                    "module or use keep_head=False"
-                )
-            raise ValueError(
-                f"several layers may be the head: {_listed(matrices)}; name it with head=..., or "
-                "give model= and inputs= so that it is found, or use keep_head=False"
-            )
-        head = matrices[0]
-    parts = head_names(head)
-    names = tuple(name for name in shapes if any(is_under(name, part) for part in parts))
-    if not names:
-        raise ValueError(f"head {head!r} has no trainable parameters; there are {list(shapes)}")
-    return names
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name or "the model itself" for name in names[-8:])
-    return shown if len(names) <= 8 else f"{len(names)} of them, such as {shown}"

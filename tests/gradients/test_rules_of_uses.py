@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from rule_checks import BOUNDS, Applied, check_rules
 from torch import Tensor, nn
 
-from fishermask_fast.gradients import planning, reading, rules
+from fishermask_fast.gradients import reading, rules, trial
 
 
 def words(x: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def test_a_rule_that_is_wrong_is_found_out(
     monkeypatch.setitem(rules._RULES, "MulBackward0", wrong)
     check_rules(Applied(lambda x, w: x * w, (6,)), torch.randn(3, 6), ("w.0",))
     assert "differs from autograd" in caplog.text
-    assert planning.logger.name in {record.name for record in caplog.records}
+    assert trial.logger.name in {record.name for record in caplog.records}
 
 
 @pytest.mark.parametrize("kind", reading.SAVED)
