@@ -157,7 +157,7 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
              "labeled": "labeled data", "progress": "flag", "out": "path",
              "eval_data": "eval data", "gain_weights": "factors above 0", "pending": "samples",
              "exclude": "samples", "cluster_ids": "clusters", "labels": "anything"},
-            dict.fromkeys(("unlabeled", "labeled"), ("batch", "logits", "outputs")),
+            dict.fromkeys(("unlabeled", "labeled", "eval_data"), ("batch", "logits", "outputs")),
         ),
         "FisherMaskSelector.make_mask": Call(
             fm.FisherMaskSelector.make_mask,
@@ -170,14 +170,16 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
             {"model": "model of data", "data": "data", "likelihood": "likelihood",
              "n_samples": "count", "expectation": "choice", "seed": "seed", "batch_size": "count",
              "device": "device", "progress": "flag", "indices": "indices"},
-            {"data": ("batch", "logits", "outputs", "samples"), "model": ("BatchNorm",)},
+            {"data": ("batch", "logits", "outputs", "samples"),
+             "model": ("BatchNorm", "Linear does not take")},
         ),
         "masked_gradients": Call(
             fm.masked_gradients, lambda: {"model": model(), "data": data(), "mask": head},
             {"model": "model of data", "data": "data", "mask": "mask", "likelihood": "likelihood",
              "weighting": "choice", "rank": "count", "batch_size": "count", "device": "device",
              "progress": "flag", "indices": "indices", "out": "path", "rows": "choice"},
-            {"data": ("batch", "logits", "outputs", "samples"), "model": ("mask",)},
+            {"data": ("batch", "logits", "outputs", "samples"),
+             "model": ("mask", "Linear does not take")},
         ),
         "factors_from_embeddings": Call(
             fm.factors_from_embeddings,
