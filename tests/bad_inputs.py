@@ -45,6 +45,9 @@ _OPTIONS = {"lamb": "positive", "n_labeled": "size", "backward_steps": "size"}
 _SELECT = {
     "gradients": "gradients", "n_select": "pool count", "fisher": "matrix",
     "labeled_fisher": "matrix", **_OPTIONS, "chunk_size": "count", "progress": "flag",
+    "prior_precision": "optional positive", "gain_weights": "factors above 0",
+    "pending": "samples", "exclude": "samples", "cluster_ids": "clusters",
+    "max_per_cluster": "count", "criterion": "choice",
 }  # fmt: skip
 
 
@@ -73,6 +76,8 @@ _SELECTOR = {
     "keep_head": "flag", "likelihood": "likelihood", "weighting": "choice", "lamb": "positive",
     "backward_steps": "size", "fisher_samples": "count", "rank": "count", "batch_size": "count",
     "device": "device", "seed": "seed", "group": "group",
+    "prior_precision": "optional positive", "criterion": "choice", "eval_weights": "eval weights",
+    "class_weight": "optional choice", "rows": "choice", "max_per_cluster": "count",
 }  # fmt: skip
 
 
@@ -149,8 +154,10 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
             lambda: {"self": fm.FisherMaskSelector(model(), mask="head"), "unlabeled": data(),
                      "n_select": 2, "labeled": data(), "progress": False},
             {"self": "anything", "unlabeled": "data", "n_select": "pool count",
-             "labeled": "labeled data", "progress": "flag", "out": "path"},
-            dict.fromkeys(("unlabeled", "labeled"), ("batch", "logits", "outputs")),
+             "labeled": "labeled data", "progress": "flag", "out": "path",
+             "eval_data": "eval data", "gain_weights": "factors above 0", "pending": "samples",
+             "exclude": "samples", "cluster_ids": "clusters", "labels": "anything"},
+            dict.fromkeys(("unlabeled", "labeled", "eval_data"), ("batch", "logits", "outputs")),
         ),
         "FisherMaskSelector.make_mask": Call(
             fm.FisherMaskSelector.make_mask,
@@ -163,21 +170,23 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
             {"model": "model of data", "data": "data", "likelihood": "likelihood",
              "n_samples": "count", "expectation": "choice", "seed": "seed", "batch_size": "count",
              "device": "device", "progress": "flag", "indices": "indices"},
-            {"data": ("batch", "logits", "outputs", "samples"), "model": ("BatchNorm",)},
+            {"data": ("batch", "logits", "outputs", "samples"),
+             "model": ("BatchNorm", "Linear does not take")},
         ),
         "masked_gradients": Call(
             fm.masked_gradients, lambda: {"model": model(), "data": data(), "mask": head},
             {"model": "model of data", "data": "data", "mask": "mask", "likelihood": "likelihood",
              "weighting": "choice", "rank": "count", "batch_size": "count", "device": "device",
-             "progress": "flag", "indices": "indices", "out": "path"},
-            {"data": ("batch", "logits", "outputs", "samples"), "model": ("mask",)},
+             "progress": "flag", "indices": "indices", "out": "path", "rows": "choice"},
+            {"data": ("batch", "logits", "outputs", "samples"),
+             "model": ("mask", "Linear does not take")},
         ),
         "factors_from_embeddings": Call(
             fm.factors_from_embeddings,
             lambda: {"embeddings": data(), "probabilities": torch.full((N, 3), 1 / 3)},
             {"embeddings": "embeddings", "probabilities": "probabilities",
              "likelihood": "likelihood", "mask": "head mask", "rank": "count", "bias": "flag",
-             "weighting": "choice"},
+             "weighting": "choice", "rows": "choice"},
         ),
         "save_factors": Call(
             fm.save_factors, lambda: {"factors": factors, "path": new},
@@ -191,7 +200,7 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
         ),
         "StoredFactors.fisher": Call(
             fm.StoredFactors.fisher, lambda: {"self": fm.StoredFactors(stored)},
-            {"self": "anything", "chunk_size": "count"},
+            {"self": "anything", "chunk_size": "count", "weights": "sum weights"},
         ),
         "GradientFactors": Call(
             fm.GradientFactors, _parts,
@@ -204,7 +213,7 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
         ),
         "GradientFactors.fisher": Call(
             fm.GradientFactors.fisher, lambda: {"self": factors},
-            {"self": "anything", "chunk_size": "count"},
+            {"self": "anything", "chunk_size": "count", "weights": "sum weights"},
         ),
         "FisherMask": Call(
             fm.FisherMask,

@@ -87,6 +87,29 @@ BAD: dict[str, Callable[[], list[Any]]] = {
     "pool count": lambda: [*_NO_INT, 0, -1, N + 1, 2**70, None],
     "seed": lambda: [*_NO_INT, -1, 2**70, None],
     "positive": lambda: [*_NO_FLOAT, 0.0, -1.0, NAN, INF, 10**400, None],
+    "optional positive": lambda: [x for x in BAD["positive"]() if x is not None],
+    "optional choice": lambda: [x for x in BAD["choice"]() if x is not None],
+    "factors above 0": lambda: [
+        "x", Odd(), b"1", torch.ones(N + 1), torch.zeros(N), -torch.ones(N), torch.ones(N, 1),
+        spoiled(torch.ones(N), NAN), spoiled(torch.ones(N), INF), torch.ones(N) * 1j, {"a": 1},
+    ],
+    "sum weights": lambda: [
+        "x", Odd(), b"1", torch.ones(N + 1), -torch.ones(N), torch.ones(N, 1),
+        spoiled(torch.ones(N), NAN), spoiled(torch.ones(N), INF), torch.ones(N) * 1j, {"a": 1},
+    ],
+    "samples": lambda: [
+        "x", Odd(), [N], [-1], [0.5], ["a"], torch.tensor([[0]]), torch.tensor([0.5]), [True],
+    ],
+    "clusters": lambda: [
+        "x", Odd(), torch.zeros(N + 1).long(), torch.zeros(N), ["a"] * N, [0.5] * N,
+        torch.zeros(N, 1).long(),
+    ],
+    "eval data": lambda: [
+        "data", 3, Odd(), {"x": data()}, torch.zeros(0, 3), torch.tensor(1.0), torch.zeros(N, 4),
+        spoiled(data(), NAN), [None] * N,
+    ],
+    "eval weights": lambda: ["nonsense", 3, Odd(), -torch.ones(N), torch.ones(N + 1),
+                             spoiled(torch.ones(N), NAN), torch.ones(N, 2), ["a"]],
     "fraction": lambda: [*_NO_FLOAT, 0.0, -0.5, 1.5, NAN, INF, 10**400],
     "flag": lambda: ["yes", 2, Odd(), None, [], torch.tensor([True, False])],
     "choice": lambda: ["nonsense", "", 3, Odd(), None, ["a"]],

@@ -32,11 +32,20 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
     "rank": (None, 1),
     "batch_size": (None, 4),
     "seed": (0, 1),
+    "prior_precision": (None, 2.0),
+    "criterion": ("trace", "logdet"),
+    "eval_weights": (None, "balanced"),
+    "class_weight": (None, "balanced"),
+    "rows": ("all", "top_class"),
+    "max_per_cluster": (None, 2),
 }
 # These are each rank's own, or have cases of their own below.
 OWN_PARAMETERS = ("model", "device", "group")
 QUERY: dict[str, tuple[Any, Any]] = {"n_select": (3, 4)}
-OWN_QUERY = ("unlabeled", "labeled", "progress", "out")
+OWN_QUERY = (
+    "unlabeled", "labeled", "progress", "out", "eval_data", "gain_weights", "pending", "exclude",
+    "cluster_ids", "labels",
+)  # fmt: skip
 SELECTION: dict[str, tuple[Any, Any]] = {
     "n_select": (3, 4),
     "lamb": (1.0, 0.5),
@@ -44,10 +53,16 @@ SELECTION: dict[str, tuple[Any, Any]] = {
     "backward_steps": (0, 1),
     "block_size": (None, 2),
     "precision": ("mixed", "float64"),
+    "prior_precision": (None, 2.0),
+    "criterion": ("trace", "logdet"),
+    "max_per_cluster": (None, 2),
     "fisher": (torch.eye(5), 2 * torch.eye(5)),
     "labeled_fisher": (torch.eye(5), torch.eye(5, dtype=torch.float64) * 3),
 }
-OWN_SELECTION = ("gradients", "chunk_size", "progress", "device", "group", "sample_indices")
+OWN_SELECTION = (
+    "gradients", "chunk_size", "progress", "device", "group", "sample_indices", "gain_weights",
+    "pending", "exclude", "cluster_ids",
+)  # fmt: skip
 
 
 def make_model(seed: int = 0) -> nn.Module:

@@ -87,6 +87,11 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
         "fisher_samples": 20,
         "rank": None,
         "batch_size": 9,
+        "prior_precision": None,
+        "criterion": "trace",
+        "eval_weights": None,
+        "class_weight": None,
+        "rows": "all",
     }
     assert config["recipe"] == {
         "learning_rate": 0.01,

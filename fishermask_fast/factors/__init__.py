@@ -16,6 +16,7 @@ from fishermask_fast.factors.embedding_files import EmbeddingFactors
 from fishermask_fast.factors.embeddings import factors_from_embeddings
 from fishermask_fast.factors.equal import first_of_equal
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
+from fishermask_fast.factors.grams import check_weights
 from fishermask_fast.factors.quadratic_forms import columns_at_once
 from fishermask_fast.factors.storage import StoredFactors, save_factors
 from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
@@ -30,6 +31,7 @@ from fishermask_fast.factors.tensor_file import (
 )
 
 __all__ = [
+    "check_weights",
     "EmbeddingFactors",
     "FactorSource",
     "GradientFactors",

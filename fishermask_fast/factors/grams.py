@@ -71,30 +71,30 @@ def mean_gram(factors: Chunked, chunk_size: int | None = None, weights: object =
     return (lower + lower.tril(-1).T).div_(len(factors) if w is None else float(w.sum()))
 
 
-def check_weights(given: object, n: int, device: torch.device) -> Tensor | None:
+def check_weights(
+    given: object, n: int, device: torch.device, name: str = "weights"
+) -> Tensor | None:
     """Weights of n samples, (n,) float64 on the device; None for none.
 
     Raises:
         TypeError, ValueError: see mean_gram.
     """
-    weights = as_tensor("weights", given)
+    weights = as_tensor(name, given)
     if weights is None:
         return None
     if not isinstance(weights, Tensor) or weights.dtype == torch.bool or weights.is_complex():
-        raise TypeError(f"weights must be a Tensor of shape ({n},); got {type(given).__name__}")
+        raise TypeError(f"{name} must be a Tensor of shape ({n},); got {type(given).__name__}")
     if tuple(weights.shape) != (n,):
-        raise ValueError(
-            f"weights must have shape ({n},), one a sample; got {tuple(weights.shape)}"
-        )
+        raise ValueError(f"{name} must have shape ({n},), one a sample; got {tuple(weights.shape)}")
     weights = weights.detach().to(device, torch.float64)
     wrong = ~(weights.isfinite() & (weights >= 0))
     if bool(wrong.any()):
         at = int(wrong.nonzero()[0])
         raise ValueError(
-            f"weights must be finite and 0 or more; got {float(weights[at]):g} at index {at}"
+            f"{name} must be finite and 0 or more; got {float(weights[at]):g} at index {at}"
         )
     if not bool(weights.any()):
-        raise ValueError("weights must not all be zero")
+        raise ValueError(f"{name} must not all be zero")
     return weights
 
 

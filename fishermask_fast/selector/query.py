@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fishermask_fast.checks import caller_level
 from fishermask_fast.distributed import NOTHING, Part, Ranks
-from fishermask_fast.factors import GradientFactors, StoredFactors
+from fishermask_fast.factors import GradientFactors, StoredFactors, check_weights
 from fishermask_fast.gradients import draw, fisher_diagonal, masked_gradients
 from fishermask_fast.likelihoods import likelihood_of
 from fishermask_fast.masks import FisherMask
@@ -286,6 +286,8 @@ class Query:
             with self.timed("gradients"):
                 factors = self.ranks.attempt(partial(self.gradients, part, mask))
         weights = self.eval_weights(part)
+        if factors is not None:
+            weights = check_weights(weights, len(factors), factors.device, "eval_weights")
         if self.ranks.alone:
             assert factors is not None
             return factors.fisher(weights=weights).cpu()

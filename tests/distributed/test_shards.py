@@ -34,7 +34,7 @@ ERRORS = {
     "half_spread": (ValueError, "must both be DataLoaders with a DistributedSampler, or neither"),
     "anothers_sampler": (ValueError, "rank 0: the DistributedSampler must be rank 0 of"),
     "other_model": (ValueError, "model is a Linear with digest"),
-    "wrong_width_on_one": (ValueError, "rank 1: Sequential does not take unlabeled samples"),
+    "wrong_width_on_one": (ValueError, "rank 1: Linear does not take unlabeled samples"),
 }
 # Cases in which rank 1 gives something else.
 OF_TWO = {

@@ -226,8 +226,11 @@ def test_an_interrupt_leaves_nothing(
 
 
 def test_progress_goes_to_stderr(
-    generator: torch.Generator, capsys: pytest.CaptureFixture[str]
+    generator: torch.Generator,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     problem = mixed_problem(generator) | {"backward_steps": 1}
     quiet = select_batch(**problem)
     assert capsys.readouterr() == ("", "")
