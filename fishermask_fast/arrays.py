@@ -61,6 +61,38 @@ def as_tensor(name: str, value: object) -> Any:
     return value
 
 
+def sample_numbers(
+    name: str, tensor: object, n: int, expected: str, *, above_zero: bool, hint: str = ""
+) -> Tensor:
+    """A real number for each of n samples, (n,) float64 where the tensor lies.
+
+    Args:
+        name: what to call them in messages.
+        tensor: what `as_tensor` gives.
+        n: how many are expected.
+        expected: what they must be, in words, for what is no such tensor.
+        above_zero: whether 0 is refused.
+        hint: what to do instead of that, in words.
+
+    Raises:
+        TypeError: it is no tensor of real numbers.
+        ValueError: of another shape, not finite or too small.
+    """
+    if not isinstance(tensor, Tensor) or tensor.dtype == torch.bool or tensor.is_complex():
+        raise TypeError(f"{name} must be {expected}; got {type(tensor).__name__}")
+    if tuple(tensor.shape) != (n,):
+        raise ValueError(f"{name} must have shape ({n},), one a sample; got {tuple(tensor.shape)}")
+    numbers = tensor.detach().double()
+    wrong = ~(numbers.isfinite() & ((numbers > 0) if above_zero else (numbers >= 0)))
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0])
+        least = f"above 0{hint}" if above_zero else "0 or more"
+        raise ValueError(
+            f"{name} must be finite and {least}; got {float(numbers[at]):g} at index {at}"
+        )
+    return numbers
+
+
 def digest(tensors: Iterable[tuple[str, Tensor]], text: str = "") -> str:
     """Of names, dtypes, shapes and numbers of tensors, in their order, and of a text."""
     found = hashlib.sha256(text.encode())

@@ -231,7 +231,7 @@ class LocalCandidates:
                 factors,
                 torch.arange(len(index), device=index.device),
                 self._waiting,
-                self._never(self._waiting),
+                self._waiting.never(),
                 scale=self.scale,
                 float64=self._waiting_in_float64,
             )
@@ -259,7 +259,7 @@ class LocalCandidates:
             self._restore()
             n_waiting = len(self._waiting.ranks)
             updates = updates.after(self._waiting)
-            limits = torch.cat([self._never(self._waiting), limits])
+            limits = torch.cat([self._waiting.never(), limits])
             float64 = float64 or self._waiting_in_float64
         free = self._free.index_fill(0, self._leaders, False)
         until = self._until(closing, n_waiting)
@@ -313,18 +313,13 @@ class LocalCandidates:
         if len(updates.ranks) < self.max_block:
             return False
         self._restore()
-        self._advance(self._free, updates, self._never(updates), float64)
+        self._advance(self._free, updates, updates.never(), float64)
         self._waiting = None
         return True
 
     def _restore(self) -> None:
         self._state.a.copy_(self._saved[0])
         self._state.b.copy_(self._saved[1])
-
-    @staticmethod
-    def _never(updates: Updates) -> Tensor:
-        """Thresholds that no score reaches."""
-        return updates.u.new_full((len(updates.ranks),), torch.inf)
 
     def _take(self, taken: Sequence[int], closed: Sequence[int]) -> None:
         index = torch.tensor(taken, dtype=torch.int64, device=self._free.device)

@@ -110,8 +110,7 @@ class Options:
     def check_pool(
         self, factors: FactorSource, n: int, device: torch.device, rules: Rules | None = None
     ) -> None:
-        """Raise where so many cannot be picked from n samples `factors` those of this
-        process.
+        """Raise where so many cannot be picked from n samples, `factors` those of this process.
 
         Raises:
             ValueError: no samples, rows or columns, n_select above those that may be picked, or

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fishermask_fast.arrays import as_tensor
+from fishermask_fast.arrays import as_tensor, sample_numbers
 from fishermask_fast.checks import Default, check_positive
 
 CRITERIA = ("trace", "logdet")
@@ -102,21 +102,9 @@ def check_gains(given: object, n: int) -> Tensor | None:
     gains = as_tensor("gain_weights", given)
     if isinstance(gains, (list, tuple)):
         gains = _from_list("gain_weights", gains)
-    if not isinstance(gains, Tensor) or gains.dtype in (torch.bool, torch.complex64):
-        raise TypeError(f"gain_weights must be numbers, ({n},); got {type(given).__name__}")
-    if tuple(gains.shape) != (n,):
-        raise ValueError(
-            f"gain_weights must have shape ({n},), one a sample; got {tuple(gains.shape)}"
-        )
-    gains = gains.detach().to("cpu", torch.float64)
-    wrong = ~(gains.isfinite() & (gains > 0))
-    if bool(wrong.any()):
-        first = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"gain_weights must be finite and above 0 (exclude= bars a sample); got "
-            f"{float(gains[first]):g} at index {first}"
-        )
-    return gains
+    hint = " (exclude= bars a sample)"
+    expected = f"numbers, ({n},)"
+    return sample_numbers("gain_weights", gains, n, expected, above_zero=True, hint=hint).cpu()
 
 
 def check_clusters(given: object, n: int) -> Tensor | None:

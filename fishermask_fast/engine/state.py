@@ -34,6 +34,10 @@ class Updates(NamedTuple):
     w: Tensor  # (sum of ranks, k) float64
     ranks: list[int]
 
+    def never(self) -> Tensor:
+        """Thresholds that no score reaches, one an update."""
+        return self.u.new_full((len(self.ranks),), torch.inf)
+
     def after(self, earlier: Updates) -> Updates:
         """Both, the earlier ones first."""
         u, w = torch.cat([earlier.u, self.u]), torch.cat([earlier.w, self.w])

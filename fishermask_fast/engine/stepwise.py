@@ -93,12 +93,11 @@ def _take(
                 state.a[some] = e
             state.scores[some] = log_det(e, state.rows, state.columns)
     else:
-        never = update.u.new_full((len(update.ranks),), torch.inf)
         ops.score_update(
             factors,
             index,
             *update,
-            never,
+            update.never(),
             state.a,
             state.b,
             state.scores,

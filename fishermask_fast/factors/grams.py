@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fishermask_fast.arrays import as_tensor
+from fishermask_fast.arrays import as_tensor, sample_numbers
 from fishermask_fast.factors.quadratic_forms import columns_at_once, packed_square
 from fishermask_fast.ops import FactorTensors
 
@@ -82,17 +82,8 @@ def check_weights(
     weights = as_tensor(name, given)
     if weights is None:
         return None
-    if not isinstance(weights, Tensor) or weights.dtype == torch.bool or weights.is_complex():
-        raise TypeError(f"{name} must be a Tensor of shape ({n},); got {type(given).__name__}")
-    if tuple(weights.shape) != (n,):
-        raise ValueError(f"{name} must have shape ({n},), one a sample; got {tuple(weights.shape)}")
-    weights = weights.detach().to(device, torch.float64)
-    wrong = ~(weights.isfinite() & (weights >= 0))
-    if bool(wrong.any()):
-        at = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"{name} must be finite and 0 or more; got {float(weights[at]):g} at index {at}"
-        )
+    expected = f"a Tensor of shape ({n},)"
+    weights = sample_numbers(name, weights, n, expected, above_zero=False).to(device)
     if not bool(weights.any()):
         raise ValueError(f"{name} must not all be zero")
     return weights

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from fishermask_fast.datasets import (
     IDENTITY,
+    SKIPPED,
     LabeledSamples,
     Note,
     evaluation_transform,
@@ -140,13 +141,19 @@ def read_table(
     Example:
         >>> pool = read_table("said.csv", prepare=lambda texts: tokenizer(texts, padding=True))
     """
-    path = Path(file)
-    found: OwnImages | OwnTable
-    if kind_of_table(path, label_column) == "images":
-        found = from_csv(path, label_column)
-    else:
-        found = read_own_table(path, label_column)
+    found = find_in_table(Path(file), label_column)
     return pool_of(found, Look.of(None, image_size, mean, std), prepare, progress=progress)
+
+
+def find_in_table(file: Path, label_column: str) -> OwnImages | OwnTable:
+    """The images that a table lists, or its rows.
+
+    Raises:
+        ValueError: As ``read_table``.
+    """
+    if kind_of_table(file, label_column) == "images":
+        return from_csv(file, label_column)
+    return read_own_table(file, label_column)
 
 
 def pool_of(
@@ -186,11 +193,9 @@ def pool_of(
     told = ranks.everyone((free[0].paths, notes))
     names = tuple(path for paths, _ in told for path in paths)
     if not names:
-        first = next(note for _, some in told for note in some)
-        raise ValueError(
-            f"none of the {len(found.unlabeled)} unlabeled images can be read; {first.path}: "
-            f"{first.reason}"
-        )
+        raise _none_can_be_read("unlabeled", ranks.everyone(free[0].notes))
+    if known is not None and not any(ranks.everyone(len(known[0].paths))):
+        raise _none_can_be_read("labeled", ranks.everyone(known[0].notes))
     return OwnPool(
         "images",
         free[1],
@@ -201,6 +206,13 @@ def pool_of(
         (*found.notes, *(note for _, some in told for note in some)),
         found,
         look,
+    )
+
+
+def _none_can_be_read(which: str, notes: Sequence[Sequence[Note]]) -> ValueError:
+    every = [note for some in notes for note in some if note.what == SKIPPED]
+    return ValueError(
+        f"none of the {len(every)} {which} images can be read; {every[0].path}: {every[0].reason}"
     )
 
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from fishermask_fast.datasets import Note, summary
+from fishermask_fast.datasets import SKIPPED, Note, summary
 from fishermask_fast.distributed import Ranks
 from fishermask_fast.files import folder_written_whole
 from fishermask_fast.inspection import inspect_model
 from fishermask_fast.labeling import label_studio
 from fishermask_fast.labeling.csv_files import printable, write_csv
 from fishermask_fast.labeling.embeddings import OwnEmbeddings, pick_embeddings, read_embeddings
-from fishermask_fast.labeling.images import OwnImages, from_csv, from_folders
+from fishermask_fast.labeling.images import OwnImages, from_folders
 from fishermask_fast.labeling.output import (
     GRID_NAME,
     LABELS_FILE,
@@ -37,8 +37,8 @@ from fishermask_fast.labeling.output import (
     check_classes,
     sorted_notes,
 )
-from fishermask_fast.labeling.pools import OwnPool, pool_of
-from fishermask_fast.labeling.tables import OwnTable, kind_of_table, read_own_table
+from fishermask_fast.labeling.pools import OwnPool, find_in_table, pool_of
+from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
 from fishermask_fast.models import find_device
 from fishermask_fast.network import (
@@ -181,10 +181,7 @@ def _check_free(out: Path) -> None:
 def _find(options: SelectOptions) -> OwnImages | OwnTable:
     if options.unlabeled is not None:
         return from_folders(options.unlabeled, options.labeled)
-    table = cast(Path, options.csv)
-    if kind_of_table(table, options.label_column) == "images":
-        return from_csv(table, options.label_column)
-    return read_own_table(table, options.label_column)
+    return find_in_table(cast(Path, options.csv), options.label_column)
 
 
 def _query(options: SelectOptions, trained: Trained, progress: bool, ranks: Ranks) -> QueryOptions:
@@ -276,7 +273,7 @@ def _counts(pool: OwnPool) -> str:
     what = "images" if pool.kind == "images" else "rows"
     known = len(pool.labels) if pool.labeled is not None else 0
     if pool.look is not None:
-        unread = {str(note.path) for note in pool.notes if note.what == "skipped"}
+        unread = {str(note.path) for note in pool.notes if note.what == SKIPPED}
         assert isinstance(pool.found, OwnImages)
         known = sum(1 for path in pool.found.labeled if str(path) not in unread)
     return f"{len(pool):,} unlabeled {what} and {known:,} labeled ones"

@@ -98,6 +98,25 @@ class Query:
         """The part that has a sample to try, if one has."""
         return self.pool if len(self.pool) else self.known
 
+    @property
+    def aimed(self) -> Part:
+        """Whose uncertainty is to fall: the samples of eval_data, or the pool's."""
+        return self.aim if self.aim.n_total else self.pool
+
+    def check_eval_weights(self, given: Any) -> None:
+        """Raise where weights were given that are not one for each of those samples.
+
+        Args:
+            given: factors that were given as eval_data, or None.
+
+        Raises:
+            TypeError, ValueError: See ``fisher(weights=)``.
+        """
+        weights = self.parameters.eval_weights
+        n = len(self.aimed) if given is None else len(given)
+        if n and not isinstance(weights, str):
+            check_weights(weights, n, torch.device("cpu"), "eval_weights")
+
     def check_samples(self) -> None:
         """One sample of each part through the model, so that a wrong width is found at once.
 
@@ -275,19 +294,13 @@ class Query:
             mask: of the query.
             given: factors that were given as eval_data, or None.
         """
-        part = self.aim if self.aim.n_total else self.pool
+        part = self.aimed
         if given is not None:
-            if given.n_columns != len(mask):
-                raise ValueError(
-                    f"eval_data must have the mask's {len(mask)} columns; got {given.n_columns}"
-                )
             factors = given
         elif self.aim.n_total:
             with self.timed("gradients"):
                 factors = self.ranks.attempt(partial(self.gradients, part, mask))
         weights = self.eval_weights(part)
-        if factors is not None:
-            weights = check_weights(weights, len(factors), factors.device, "eval_weights")
         if self.ranks.alone:
             assert factors is not None
             return factors.fisher(weights=weights).cpu()

@@ -274,6 +274,7 @@ class FisherMaskSelector:
                 f"n_select must be at most the {pool.n_total} unlabeled samples; got {n_select}"
             )
         ranks.attempt(lambda: wishes.check(own, n_select, pool, alone=ranks.alone))
+        ranks.attempt(lambda: query.check_eval_weights(given))
         query.check_samples()
         query.warn()
         self.seconds_ = query.seconds
@@ -284,6 +285,10 @@ class FisherMaskSelector:
             mask = query.make_mask(head)
         ranks.check_same(lambda: {"the mask of the query": described(mask)})
         ranks.attempt(partial(check_fits, query, head, out is not None, mask))
+        if given is not None and given.n_columns != len(mask):
+            raise ValueError(
+                f"eval_data must have the mask's {len(mask)} columns; got {given.n_columns}"
+            )
         logger.info("mask: %r", mask)
         labeled_fisher = query.labeled_fisher(mask)
         with query.timed("gradients"):

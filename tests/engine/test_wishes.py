@@ -252,6 +252,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"gain_weights": [1.0] * 5 + [math.nan]}, ValueError, "nan at index 5"),
     ({"gain_weights": "costs"}, TypeError, "gain_weights must be numbers"),
     ({"gain_weights": ["a"] * 6}, TypeError, "gain_weights must be numbers"),
+    ({"gain_weights": torch.ones(6) * 1j}, TypeError, "gain_weights must be numbers"),
+    ({"gain_weights": (torch.ones(6) * 1j).cdouble()}, TypeError, "gain_weights must be numbers"),
     ({"pending": [6]}, ValueError, r"pending must be indices within 0..5, the pool's; got 6"),
     ({"exclude": [-1]}, ValueError, "exclude must be indices of 0 or more; got -1"),
     ({"pending": [1, 2, 1]}, ValueError, "pending names sample 1 more than once"),

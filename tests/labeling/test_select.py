@@ -138,6 +138,20 @@ def test_images_that_cannot_be_read_are_skipped_and_listed(
     assert "n must be at most the 12 unlabeled images; got 13" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("which", ["new", "old"])
+def test_folders_of_which_no_image_can_be_read_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    images = sorted(Path(which).rglob("*.png"))
+    for path in images:
+        path.write_text("no image")
+    assert main([*BASE, "-n", "3"]) == 2
+    said = capsys.readouterr().err
+    name = {"new": "unlabeled", "old": "labeled"}[which]
+    assert f"none of the {len(images)} {name} images can be read; {images[0]}" in said
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize("strategy", ["random", "coreset", "fishermask_entropy"])
 def test_other_strategies_without_labeled_images(here: Path, strategy: str) -> None:
     arguments = [*BASE[:3], *BASE[5:], "-n", "3", "--strategy", strategy, "--classes", "a", "b"]

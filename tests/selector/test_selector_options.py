@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from fishermask_fast import (
     FisherMask,
     FisherMaskSelector,
+    GradientFactors,
     masked_gradients,
     reference,
 )
@@ -203,6 +204,21 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
     ({"max_per_cluster": 1}, {}, ValueError, "cluster_ids and max_per_cluster belong"),
     ({}, {"gain_weights": torch.ones(N + 1)}, ValueError, r"gain_weights must have shape \(150,\)"),
     ({}, {"eval_data": torch.ones(3, 5).double()}, ValueError, "does not take eval_data samples"),
+    ({"eval_weights": torch.ones(N + 1)}, {}, ValueError, r"eval_weights must have shape \(150,\)"),
+    ({"eval_weights": -torch.ones(N)}, {}, ValueError, "eval_weights must be finite and 0 or more"),
+    ({"eval_weights": [1.0] * N}, {}, TypeError, "eval_weights must be a Tensor"),
+    (
+        {"eval_weights": torch.ones(N)},
+        {"eval_data": torch.ones(3, 6).double()},
+        ValueError,
+        r"eval_weights must have shape \(3,\)",
+    ),
+    (
+        {},
+        {"eval_data": GradientFactors(torch.ones(3, 2, 5))},
+        ValueError,
+        "eval_data must have the mask's .* columns; got 5",
+    ),
 ]
 
 
