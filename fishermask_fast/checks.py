@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import os
@@ -91,6 +92,13 @@ def warn_ignored(given: Mapping[str, object], defaults: Mapping[str, object], wh
     named = [name for name, value in given.items() if value != defaults[name]]
     if named:
         warnings.warn(f"ignored: {', '.join(named)}; {why}", UserWarning, stacklevel=caller_level())
+
+
+def warn_ignored_of(owner: object, names: tuple[str, ...], why: str) -> None:
+    """The same of attributes of an object, whose ``__init__`` says what each is unless given."""
+    parameters = inspect.signature(type(owner)).parameters
+    defaults = {name: parameters[name].default for name in names}
+    warn_ignored({name: getattr(owner, name) for name in names}, defaults, why)
 
 
 def check_flag(name: str, value: object) -> bool:

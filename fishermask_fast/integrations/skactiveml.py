@@ -8,7 +8,6 @@ head, V_x = L_x^T kron h_x (see embeddings.py).
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import check_integer, check_positive, warn_ignored
+from fishermask_fast.checks import check_integer, check_positive, warn_ignored_of
 from fishermask_fast.engine import scores_along
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
@@ -272,7 +271,7 @@ class BaitQuery(FisherQuery):
         )
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
-        _warn_ignored(self, ("bias",), "a module's own head is read, with its bias or without")
+        warn_ignored_of(self, ("bias",), "a module's own head is read, with its bias or without")
         return masked_gradients(
             module,
             samples,
@@ -359,7 +358,7 @@ class FisherMaskQuery(FisherQuery):
 
     def _module_factors(self, module: nn.Module, samples: Tensor) -> GradientFactors:
         unread = unread_options(self.mask)
-        _warn_ignored(
+        warn_ignored_of(
             self,
             ("head_entries", "bias", *(name for name in unread if name != "seed")),
             f'the parameters of a module are chosen by mask="{self.mask}"',
@@ -380,7 +379,7 @@ class FisherMaskQuery(FisherQuery):
         return masked_gradients(module, samples, mask, likelihood=self._likelihood, rank=self.rank)
 
     def _head_factors(self, embeddings: Array, probabilities: Array) -> GradientFactors:
-        _warn_ignored(
+        warn_ignored_of(
             self,
             ("fraction", "mask", "keep_head", "fisher_samples"),
             "entries of a head on embeddings are chosen by head_entries",
@@ -393,9 +392,3 @@ class FisherMaskQuery(FisherQuery):
             rank=self.rank,
             bias=self.bias,
         )
-
-
-def _warn_ignored(strategy: FisherQuery, names: tuple[str, ...], why: str) -> None:
-    parameters = inspect.signature(type(strategy)).parameters
-    defaults = {name: parameters[name].default for name in names}
-    warn_ignored({name: getattr(strategy, name) for name in names}, defaults, why)

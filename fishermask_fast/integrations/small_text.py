@@ -8,7 +8,6 @@ labeled samples, and the batch most lowers tr(M^-1 F).
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from scipy.sparse import issparse
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fishermask_fast.checks import check_integer, check_positive, warn_ignored
+from fishermask_fast.checks import check_integer, check_positive, warn_ignored_of
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import check_size
@@ -172,7 +171,8 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             )
         if features.dtype.kind != "f":
             features = features.astype(np.float64)
-        self._warn_ignored(
+        warn_ignored_of(
+            self,
             ("fraction", "keep_head", "fisher_samples", "seed"),
             "entries of a head on features are chosen by head_entries",
         )
@@ -192,7 +192,8 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             batch_size=clf.mini_batch_size,
             collate_fn=lambda items: _inputs(collate(items)),
         )
-        self._warn_ignored(
+        warn_ignored_of(
+            self,
             ("head_entries", *unread_options(self.mask)),
             f'the parameters of a network are chosen by mask="{self.mask}"',
         )
@@ -210,11 +211,6 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         )
         mask = selector.make_mask(samples)
         return masked_gradients(clf.model, samples, mask, likelihood=likelihood, rank=self.rank)
-
-    def _warn_ignored(self, names: tuple[str, ...], why: str) -> None:
-        parameters = inspect.signature(type(self)).parameters
-        defaults = {name: parameters[name].default for name in names}
-        warn_ignored({name: getattr(self, name) for name in names}, defaults, why)
 
     def _check_parameters(self) -> None:
         check_size(self.fraction, self.n_parameters)
