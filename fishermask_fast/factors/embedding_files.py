@@ -6,11 +6,9 @@ the rows R_x are held.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +18,10 @@ from fishermask_fast.arrays import Array, as_tensor
 from fishermask_fast.checks import check_integer
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.factors.grams import mean_gram
+from fishermask_fast.factors.tensor_file import FLOATS, check_places, read_header
+from fishermask_fast.files import open_file
 
 _CHUNK_BYTES = 64 * 2**20
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 class EmbeddingFactors:
@@ -142,41 +141,39 @@ def mapped_parts(given: object) -> list[Tensor] | None:
 
 
 def _mapped(path: Path) -> Tensor:
+    tensor: Tensor
     if path.suffix == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        name = str(array.dtype)
+        tensor = as_tensor(str(path), np.load(path, mmap_mode="r", allow_pickle=False))
     elif path.suffix == ".safetensors":
-        array, name = _safetensors(path)
+        tensor = _safetensors(path)
     else:
         raise TypeError(f"embeddings must lie in .npy or .safetensors files; got {path}")
-    if array.ndim != 2:
-        raise ValueError(f"{path} must hold one matrix (n, d); got shape {array.shape}")
-    tensor: Tensor = as_tensor(str(path), array)
-    tensor = tensor.view(torch.bfloat16) if name == "BF16" else tensor
+    if tensor.ndim != 2:
+        raise ValueError(f"{path} must hold one matrix (n, d); got shape {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         raise TypeError(f"{path} must hold floating-point numbers; got {tensor.dtype}")
     return tensor
 
 
-def _safetensors(path: Path) -> tuple[np.ndarray[Any, Any], str]:
-    """The one tensor of a file, as it lies there, and its dtype's name."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(f"{path} is no safetensors file: it does not begin with a header")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if len(tensors) != 1:
-        raise ValueError(f"{path} must hold one tensor; got {sorted(tensors)}")
-    (entry,) = tensors.values()
-    dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if dtype not in _DTYPES:
+def _safetensors(path: Path) -> Tensor:
+    """The one tensor of a file, as it lies there."""
+    descriptor = open_file(path, os.O_RDONLY)
+    try:
+        header = read_header(descriptor)
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from error
+    finally:
+        os.close(descriptor)
+    if len(header.tensors) != 1:
+        raise ValueError(f"{path} must hold one tensor; got {sorted(header.tensors)}")
+    ((name, (dtype, *_)),) = header.tensors.items()
+    if dtype not in FLOATS:
         raise TypeError(f"{path} must hold floating-point numbers; got {dtype}")
-    kind = np.dtype(_DTYPES[dtype])
-    if end - begin != kind.itemsize * int(np.prod(shape)) or 8 + length + end > size:
-        raise ValueError(f"{path} is cut short: {shape} of {dtype} do not fit into it")
-    return np.memmap(path, kind, "r", 8 + length + begin, shape), dtype
+    try:
+        part = header.part(name)
+        check_places(header)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    raw = np.memmap(path, np.uint8, "r", part.offset, (part.n_bytes,))
+    tensor: Tensor = as_tensor(str(path), raw)
+    return tensor.view(part.dtype).view(part.shape)

@@ -115,16 +115,12 @@ def add_gram(total: Tensor, chunk: FactorTensors) -> None:
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
     if c == 1:  # nothing repeats, and a plain product needs no triangles
         head = (inner[:, 0] * chunk.hidden).T @ chunk.hidden
-        if chunk.head_index is not None:
-            cross, head = cross[chunk.head_index], head[chunk.head_index][:, chunk.head_index]
-        total[m:, :m] += cross
-        total[m:, m:] += head
-        return
-    lower = torch.tril_indices(c, c, device=total.device)
-    sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
-    head = total.new_zeros(c, c, d, d)
-    head[lower[0], lower[1]] = _unpack_symmetric(sums, d)
-    head = head.transpose(1, 2).reshape(c * d, c * d)
+    else:
+        lower = torch.tril_indices(c, c, device=total.device)
+        sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
+        head = total.new_zeros(c, c, d, d)
+        head[lower[0], lower[1]] = _unpack_symmetric(sums, d)
+        head = head.transpose(1, 2).reshape(c * d, c * d)
     if chunk.head_index is not None:
         cross = cross[chunk.head_index]
         head = head[chunk.head_index][:, chunk.head_index]

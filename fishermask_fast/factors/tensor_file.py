@@ -33,6 +33,7 @@ _DTYPES = {
     "F16": torch.float16,
     "I64": torch.int64,
 }
+FLOATS = ("F64", "F32", "BF16", "F16")
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PARTS = ("head_index", "hidden", "coupling", "middle")
 _CHECKSUM = "checksum"
@@ -122,11 +123,47 @@ def plan_file(factors: GradientFactors, n: int, metadata: dict[str, str]) -> tup
     return header, Layout(parts, metadata, len(header) + at)
 
 
-def read_layout(descriptor: int) -> Layout:
-    """The layout that a file's header states.
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file states of itself.
+
+    Attributes:
+        entries: as written, by name.
+        metadata: texts.
+        tensors: dtype, shape, and first and last byte of each.
+        start: of the data.
+        size: of the file, in bytes.
+    """
+
+    entries: dict[str, Any]
+    metadata: dict[str, str]
+    tensors: dict[str, tuple[str, tuple[int, ...], int, int]]
+    start: int
+    size: int
+
+    def part(self, name: str) -> Part:
+        """One tensor of factors.
+
+        Raises:
+            ValueError: it is of another dtype, or its bytes are not as many as its shape takes.
+        """
+        dtype, shape, begin, stop = self.tensors[name]
+        if dtype not in _DTYPES:
+            raise ValueError(f"{name} is {dtype}; expected F64, F32, BF16 or F16")
+        part = Part(_DTYPES[dtype], shape, begin)
+        if part.n_bytes != stop - begin:
+            raise ValueError(
+                f"{name} is {dtype} {shape}, {part.n_bytes} bytes; its header gives it "
+                f"{stop - begin}"
+            )
+        return part
+
+
+def read_header(descriptor: int) -> Header:
+    """The header of any safetensors file.
 
     Raises:
-        ValueError: what makes it no whole safetensors file of factors.
+        ValueError: what makes it none.
     """
     size = os.fstat(descriptor).st_size
     start = read_bytes(descriptor, 8, 0)
@@ -139,32 +176,30 @@ def read_layout(descriptor: int) -> Layout:
         stated = {name: _read_entry(name, entry, 8 + length) for name, entry in entries.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"no safetensors file (unreadable header: {error})") from error
-    parts = {}
-    for name in _PARTS:
-        if name not in stated:
-            continue
-        dtype, shape, begin, stop = stated[name]
-        if dtype not in _DTYPES:
-            raise ValueError(f"{name} is {dtype}; expected F64, F32, BF16 or F16")
-        part = Part(_DTYPES[dtype], shape, begin)
-        if part.n_bytes != stop - begin:
-            raise ValueError(
-                f"{name} is {dtype} {shape}, {part.n_bytes} bytes; its header gives it "
-                f"{stop - begin}"
-            )
-        parts[name] = part
+    return Header(entries, metadata, stated, 8 + length, size)
+
+
+def read_layout(descriptor: int) -> Layout:
+    """The layout that a file's header states.
+
+    Raises:
+        ValueError: what makes it no whole safetensors file of factors.
+    """
+    header = read_header(descriptor)
+    parts = {name: header.part(name) for name in _PARTS if name in header.tensors}
     if "middle" not in parts:
-        found = ", ".join(sorted(stated)) or "none"
+        found = ", ".join(sorted(header.tensors)) or "none"
         raise ValueError(f"expected the part middle (N, r, k_mid); its parts: {found}")
-    _check_places(stated, 8 + length, size)
+    check_places(header)
+    metadata = header.metadata
     known = metadata.pop(_CHECKSUM, None)
     if known is not None:  # which other writers of such files do not state
         index = b""
         if "head_index" in parts:
             index = read_bytes(descriptor, parts["head_index"].n_bytes, parts["head_index"].offset)
-        if _checksum(metadata, entries, index) != known:
+        if _checksum(metadata, header.entries, index) != known:
             raise ValueError("damaged: its header does not have the checksum that it states")
-    return Layout(parts, metadata, size)
+    return Layout(parts, metadata, header.size)
 
 
 def _checksum(metadata: dict[str, str], entries: dict[str, Any], index: bytes) -> str:
@@ -190,12 +225,15 @@ def _read_entry(name: str, entry: Any, start: int) -> tuple[str, tuple[int, ...]
     return dtype, tuple(shape), start + begin, start + stop
 
 
-def _check_places(
-    stated: dict[str, tuple[str, tuple[int, ...], int, int]], start: int, size: int
-) -> None:
-    """Raise unless the tensors follow one another from the header to the end of the file."""
+def check_places(header: Header) -> None:
+    """Raise unless the tensors follow one another from the header to the end of the file.
+
+    Raises:
+        ValueError: says where they do not.
+    """
+    start, size = header.start, header.size
     at = start
-    for _, _, begin, stop in sorted(stated.values(), key=lambda entry: entry[2:]):
+    for _, _, begin, stop in sorted(header.tensors.values(), key=lambda entry: entry[2:]):
         if begin != at or stop < begin:
             raise ValueError(
                 f"its tensors must follow one another; at byte {at - start} its header gives one "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,37 @@ def test_blocks_over_files(tmp_path: Path) -> None:
     far = factors_from_embeddings(written(tmp_path, "npy", h), p, rows="top_class")
     picks = [select_batch(far, 30, block_size=size).indices.tolist() for size in (1, 8, 32, None)]
     assert all(each == picks[0] for each in picks)
+
+
+ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+HEADERS: list[tuple[bytes, type[Exception], str]] = [
+    (b"[" * 5000, ValueError, "is no safetensors file"),
+    (b"[1, 2]", ValueError, "is no safetensors file"),
+    (b"{}", ValueError, r"must hold one tensor; got \[\]"),
+    (json.dumps({"h": ENTRY, "g": ENTRY}).encode(), ValueError, "must hold one tensor"),
+    (json.dumps({"h": {"dtype": "F32"}}).encode(), ValueError, "is no safetensors file"),
+    (json.dumps({"h": [1]}).encode(), ValueError, "is no safetensors file"),
+    (json.dumps({"h": ENTRY | {"dtype": "U8"}}).encode(), TypeError, "got U8"),
+    (json.dumps({"h": ENTRY | {"dtype": "I64"}}).encode(), TypeError, "got I64"),
+    (json.dumps({"h": ENTRY | {"shape": [2, 4]}}).encode(), ValueError, "32 bytes; its header"),
+    (json.dumps({"h": ENTRY | {"shape": [-2, -3]}}).encode(), ValueError, "whole numbers from 0"),
+    (
+        json.dumps({"h": ENTRY | {"shape": [2, 9], "data_offsets": [0, 72]}}).encode(),
+        ValueError,
+        "truncated",
+    ),
+]
+
+
+@pytest.mark.parametrize("header,kind,text", HEADERS, ids=range(len(HEADERS)))
+def test_headers_that_cannot_be(
+    header: bytes, kind: type[Exception], text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "h.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
+    with pytest.raises(kind, match=text) as refused:
+        factors_from_embeddings([path], data(torch.float32)[1])
+    assert str(path) in str(refused.value)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
