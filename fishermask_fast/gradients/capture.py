@@ -14,7 +14,7 @@ What goes by rule stands in a plan, which `planning` makes by trying.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -133,7 +133,7 @@ def forward(model: nn.Module, plan: Plan, inputs: Inputs, dtype: torch.dtype) ->
 
 
 def read_tape(
-    logits: Tensor, plan: Plan, parameters: dict[str, nn.Parameter], n: int, dtype: torch.dtype
+    logits: Tensor, plan: Plan, parameters: Mapping[str, Tensor], n: int, dtype: torch.dtype
 ) -> Tape:
     """The operations of a batch's graph that the plan names, and what they saved."""
     graph = read_graph(logits)

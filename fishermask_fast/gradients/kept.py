@@ -19,21 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.gradients.fallback import call_with
-from fishermask_fast.network import (
-    Inputs,
-    KeptTensors,
-    asking,
-    call,
-    drop_kept_tensors,
-    outputs_of_samples,
-    read_graph,
-    trial_samples,
-)
+from fishermask_fast.gradients.tracing import Traced, trace
+from fishermask_fast.network import Inputs, KeptTensors, call, drop_kept_tensors
 
 logger = logging.getLogger(__name__)
 
 
-def pass_by_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str]) -> None:
+def trace_past_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Traced:
     """Sees to it that autograd finds every parameter that the logits depend on.
 
     Where a module computes the tensor anew as long as its own `training` says so, with the same
@@ -44,19 +36,22 @@ def pass_by_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str
         inputs: a batch, of which two samples are tried.
         names: the parameters whose gradients are wanted.
 
+    Returns:
+        Samples on their way through the model.
+
     Raises:
         ValueError: parameters whose values count, by way of tensors that the model keeps; or a
             model that does not take such samples.
     """
     before = KeptTensors(model)
-    two, _ = trial_samples(inputs)
-    found, lost = _reached(model, two, names)
-    if not lost:
-        return
-    passed_by = _computed_in_training(model, two, lost, before)
-    lost = [name for name in lost if name not in passed_by]
+    traced = trace(model, inputs, names)
+    if not traced.lost:
+        return traced
+    two = traced.inputs
+    passed_by = _computed_in_training(model, two, traced.lost, before)
+    lost = [name for name in traced.lost if name not in passed_by]
     # A graph that leads to a parameter and not to its replacement was made before.
-    kept = sorted(found & set(lost)) or _kept_from(model, two, lost, before)
+    kept = sorted(traced.found & set(lost)) or _kept_from(model, two, lost, before)
     if kept:
         raise ValueError(
             f"the logits depend on {_listed(kept)} by way of tensors that the model keeps from "
@@ -66,12 +61,13 @@ def pass_by_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[str
         )
     if lost:
         logger.warning("no way leads from the logits to %s: zeros for gradients", _listed(lost))
+    return trace(model, inputs, names) if passed_by else traced
 
 
 def _computed_in_training(
     model: nn.Module,
     inputs: Inputs,
-    names: list[str],
+    names: Collection[str],
     before: KeptTensors,
 ) -> set[str]:
     """Those of the parameters whose module uses them where its own `training` is set.
@@ -90,7 +86,7 @@ def _computed_in_training(
         before.restore()
         owner.training = True
         if torch.equal(_logits(model, inputs), expected):
-            _, lost = _reached(model, inputs, own)
+            lost = trace(model, inputs, own).lost
             if len(lost) < len(own):
                 passed_by |= set(own) - set(lost)
                 continue
@@ -101,29 +97,6 @@ def _computed_in_training(
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
-
-
-def _reached(
-    model: nn.Module, inputs: Inputs, names: Collection[str]
-) -> tuple[set[str], list[str]]:
-    """Parameters that the logits' graph leads to; those of which some graph loses sight.
-
-    One graph is that of the parameters themselves, the other that of what torch.func puts in their
-    place.
-    """
-    parameters = dict(model.named_parameters())
-    with asking([parameters[name] for name in names]):
-        leaves = read_graph(outputs_of_samples(model, inputs, "data")).leaves
-    found = {name for name in names if id(parameters[name]) in leaves}
-    values = {name: p.detach() for name, p in parameters.items()}
-    for name in names:
-        values[name].requires_grad_(True)
-    try:
-        replaced = read_graph(call_with(model, values, inputs)).leaves
-    except (RuntimeError, NotImplementedError) as error:
-        logger.debug("torch.func cannot replace the model's parameters: %s", error)
-        return found, [name for name in names if name not in found]
-    return found, [name for name in names if name not in found or id(values[name]) not in replaced]
 
 
 class _Anew(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.gradients.capture import Plan
-from fishermask_fast.gradients.kept import pass_by_kept_tensors
-from fishermask_fast.gradients.planning import make_plan
+from fishermask_fast.gradients.kept import trace_past_kept_tensors
+from fishermask_fast.gradients.planning import make_plan, plan_from
 from fishermask_fast.network import (
     Inputs,
     Pool,
@@ -46,8 +46,7 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
-    pass_by_kept_tensors(net, trial, names)
-    plan = make_plan(net, trial, names)
+    plan = plan_from(trace_past_kept_tensors(net, trial, names), net, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
     held = plan.bytes_per_sample * min(size, len(pool))
     channels_last = not plan.others and _channels_last_pays(net, trial, held)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
-import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import nn
 
 from fishermask_fast.gradients.capture import Plan, Way
 from fishermask_fast.gradients.places import Place
 from fishermask_fast.gradients.reading import SAVED
+from fishermask_fast.gradients.tracing import Traced, trace
 from fishermask_fast.gradients.trial import Trial
 from fishermask_fast.network import (
     Consumers,
     Graph,
     Inputs,
     asking,
-    call,
     match_consumers,
-    read_graph,
     result_shapes,
-    trial_samples,
 )
 
 logger = logging.getLogger(__name__)
@@ -30,62 +26,42 @@ logger = logging.getLogger(__name__)
 _BY_INDEX = ("Index", "Gather", "Scatter", "MaskedSelect", "MaskedScatter", "Take")
 
 
-class _SavedBytes(saved_tensors_hooks):
-    """Counts what autograd keeps for the backward pass, parameters left out."""
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        self.known = {p.untyped_storage().data_ptr() for p in parameters}
-        self.sizes: dict[int, int] = {}
-        super().__init__(self._note, lambda tensor: tensor)
-
-    def _note(self, tensor: Tensor) -> Tensor:
-        if tensor.layout == torch.strided:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self.known:
-                self.sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    def total(self) -> int:
-        return sum(self.sizes.values())
-
-
 def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
+    """As `plan_from`, of a batch, of which two samples are tried."""
+    return plan_from(trace(model, inputs, names), model, names)
+
+
+def plan_from(traced: Traced, model: nn.Module, names: Collection[str]) -> Plan:
     """Finds out how each of the named parameters can get its per-sample gradient.
 
     Afterwards those with rules ask for gradients, so that the graph begins at them.
 
     Args:
+        traced: samples on their way through the model.
         model: as `evaluation.evaluating` gives it.
-        inputs: a batch, of which two samples are tried.
-        names: the parameters that are wanted.
+        names: the parameters that are wanted, and were when the samples went through.
 
     Raises:
         ValueError: the logits do not depend on any of them by autograd.
     """
     parameters = dict(model.named_parameters())
     wanted = {name: parameters[name] for name in names}
-    two, three = trial_samples(inputs)
     with asking(wanted.values()):
-        saved = _SavedBytes(parameters.values())
-        with saved:
-            larger = read_graph(call(model, three))
-        logits = call(model, two)
-        if not logits.requires_grad:
+        if not traced.logits.requires_grad:
             raise ValueError(
                 "the model's logits carry no gradient to the parameters wanted; is its output "
                 "detached, or computed under no_grad?"
             )
-        graph = read_graph(logits)
-        found = match_consumers(graph, larger, wanted)
-        trial = Trial(model, two, logits, graph, larger, found, wanted)
+        found = match_consumers(traced.graph, traced.larger, wanted)
+        trial = Trial(model, traced, found, wanted)
         ways = trial.ways()
         plan = Plan(
             ways,
             {name: found.trails[name] for name in ways},
             tuple(name for name in names if name not in ways),
             _layers(ways, found, wanted),
-            saved.total() // 3 + 3 * trial.held // 4,
-            _reorders(graph, larger, found),
+            traced.bytes_per_sample + 3 * trial.held // 4,
+            _reorders(traced.graph, traced.larger, found),
         )
     if plan.others:
         logger.info("parameters without a rule, left to torch.func: %s", ", ".join(plan.others))

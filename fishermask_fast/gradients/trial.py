@@ -16,19 +16,22 @@ the rule is wrong or samples meet. Everything else is left to torch.func, and th
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from fishermask_fast.gradients.capture import Plan, Tape, Way, read_tape, read_use
+from fishermask_fast.gradients.compared import Known, known, known_by_rule, linear, stand_ins
 from fishermask_fast.gradients.places import Place, find_place
+from fishermask_fast.gradients.tracing import Alone, Traced
 from fishermask_fast.network import (
     Consumer,
     Consumers,
-    Graph,
-    Inputs,
     call,
     compute_dtype,
     same_inputs,
@@ -37,47 +40,19 @@ from fishermask_fast.network import (
 
 logger = logging.getLogger(__name__)
 
-# Positions of a parameter at which its rule is compared with autograd.
-_COMPARED = 256
 # What rounding may do to the gradients of a sample alone (measured: up to 0.02 of the largest in
 # deep networks of random weights). Whatever counts the samples changes them by more.
 _ROUNDED = 0.2
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A sample's gradient of one parameter, at some flat positions."""
-
-    index: Tensor  # (m,)
-    values: Tensor  # (m,)
-    largest: float  # of all positions
-
-    def error(self, rows: Tensor | None) -> float:
-        """The largest difference of a rule's row (m,), or of none at all."""
-        differences = self.values if rows is None else rows - self.values
-        return float(differences.abs().max()) if differences.numel() else 0.0
-
-
-def _known(gradient: Tensor, dtype: torch.dtype) -> _Known:
-    flat = gradient.reshape(-1)
-    index = torch.arange(0, flat.numel(), max(1, flat.numel() // _COMPARED), device=flat.device)
-    largest = 0.0
-    if flat.numel():
-        largest = max(float(end.abs()) for end in torch.aminmax(flat))
-        if not float(flat[index].abs().max()) >= largest / 2:
-            # Most are zero, as in a table of which few rows were looked up.
-            index = torch.cat([index, flat.abs().argmax()[None]]).unique()
-    return _Known(index, flat[index].to(dtype), largest)
-
-
-@dataclass(frozen=True)
 class _Plain:
-    """Plain autograd's gradients of both samples."""
+    """The gradients of both samples that the rules must give."""
 
-    gradients: dict[str, list[_Known]]
+    gradients: dict[str, list[Known]]
     logits_apart: float  # largest difference from those of the batch of both
 
-    @property
+    @cached_property
     def largest(self) -> float:
         return max(one.largest for each in self.gradients.values() for one in each)
 
@@ -88,22 +63,19 @@ class Trial:
     def __init__(
         self,
         model: nn.Module,
-        inputs: Inputs,
-        logits: Tensor,
-        graph: Graph,
-        larger: Graph,
+        traced: Traced,
         found: Consumers,
         wanted: dict[str, nn.Parameter],
     ) -> None:
-        self.model, self.inputs, self.logits = model, inputs, logits
-        self.graph, self.found, self.wanted = graph, found, wanted
-        self.counterpart = dict(zip(graph.nodes, larger.nodes, strict=False))
-        self.larger = larger
+        self.model, self.traced, self.found, self.wanted = model, traced, found, wanted
+        self.inputs, self.logits = traced.inputs, traced.logits
+        self.graph, self.larger = traced.graph, traced.larger
+        self.counterpart = dict(zip(self.graph.nodes, self.larger.nodes, strict=False))
         self.dtype = compute_dtype(wanted)
         self.held = 0
         # Unequal weights, since a constant one may vanish behind a softmax.
-        weights = torch.linspace(0.5, 1.5, logits.shape[1], dtype=torch.float64)
-        self.weights = weights.to(logits)
+        weights = torch.linspace(0.5, 1.5, self.logits.shape[1], dtype=torch.float64)
+        self.weights = weights.to(self.logits)
         self._eps = torch.finfo(self._coarsest()).eps
 
     def ways(self) -> dict[str, tuple[Way, ...]]:
@@ -163,24 +135,106 @@ class Trial:
         reached = [name for name, each in ways.items() if each]
         if not reached:
             return ways
-        trails = {name: self.found.trails[name] for name in ways}
-        plan = Plan(ways, trails, (), (), 0)
-        tape = read_tape(self.logits, plan, self.wanted, 2, self.dtype)
+        tape = self._tape(self.logits, ways, self.wanted, 2)
         both = [_sum(deltas[edge.node]) for edge in tape.edges]
-        alone = self._plain([[0], [1]], reached) or self._of_batch(reached)
-        errors = self._errors(tape, reached, both, alone)
-        off = [name for name in reached if not errors[name] <= self._bound(name, alone)]
+        factors = frozenset(name for name in reached if linear(self.found.uses[name]))
+        spared = frozenset(stand_ins(ways, self.found.uses, self.wanted))
+        off = self._off(tape, both, ways, (factors, spared))
+        if off and factors:
+            off = self._off(tape, both, ways, (frozenset(), frozenset()))
+        for name, error in off.items():
+            logger.warning(
+                "the rule for %s differs from autograd by %.1e; it goes the slow way", name, error
+            )
+            del ways[name]
+        return ways
+
+    def _tape(
+        self, logits: Tensor, ways: dict[str, tuple[Way, ...]], leaves: Mapping[str, Tensor], n: int
+    ) -> Tape:
+        trails = {name: self.found.trails[name] for name in ways}
+        return read_tape(logits, Plan(ways, trails, (), (), 0), leaves, n, self.dtype)
+
+    def _off(
+        self,
+        tape: Tape,
+        both: list[Tensor | None],
+        ways: dict[str, tuple[Way, ...]],
+        by_rule: tuple[frozenset[str], frozenset[str]],
+    ) -> dict[str, float]:
+        """Those whose rows differ from what they must be, and by how much.
+
+        Args:
+            tape: of both samples.
+            both: its deltas.
+            ways: of all parameters that are tried.
+            by_rule: of each sample, whose rows are compared with the rule's own alone.
+        """
+        names = [name for name, each in ways.items() if each]
+        alone = self._alone(ways, names, by_rule) or self._of_batch(names)
+        errors = self._errors(tape, names, both, alone)
+        off = [name for name in names if not errors[name] <= self._bound(name, alone)]
         near = [name for name in off if errors[name] <= self._bound(name, alone, _ROUNDED)]
         if near and alone.logits_apart <= _ROUNDED * self._largest_logit():
             rounded = set(near) - self._changed_by_the_other(tape, near, both)
             off = [name for name in off if name not in rounded]
-        for name in off:
-            logger.warning(
-                "the rule for %s differs from autograd by %.1e; it goes the slow way",
-                name, errors[name],
-            )  # fmt: skip
-            del ways[name]
-        return ways
+        return {name: errors[name] for name in off}
+
+    def _alone(
+        self,
+        ways: dict[str, tuple[Way, ...]],
+        names: list[str],
+        by_rule: tuple[frozenset[str], frozenset[str]],
+    ) -> _Plain | None:
+        """The gradients of each sample alone; None where the model takes no batch of one."""
+        if not self.traced.alone:
+            return None
+        found: dict[str, list[Known]] = {name: [] for name in names}
+        apart = 0.0
+        for sample, (alone, some) in enumerate(zip(self.traced.alone, by_rule, strict=True)):
+            tape = self._tape_alone(alone, {n: ways[n] for n in names if n in some})
+            rest = [name for name in names if name not in tape.uses]
+            asked: list[Any] = [*tape.edges, *(alone.leaves[name] for name in rest)]
+            gradients: list[Tensor | None] = list(
+                torch.autograd.grad(
+                    alone.logits,
+                    asked,
+                    grad_outputs=self.weights[None],
+                    retain_graph=True,
+                    allow_unused=True,
+                )
+            )
+            deltas, plain = gradients[: len(tape.edges)], gradients[len(tape.edges) :]
+            for name, gradient in zip(rest, plain, strict=True):
+                found[name].append(self._known(name, gradient))
+            for name in tape.uses:
+                at_hand = known_by_rule(tape.term(name, deltas), self.wanted[name])
+                found[name].append(at_hand or self._known_alone(alone, name))
+            distance = (alone.logits[0] - self.logits[sample]).detach().abs().max()
+            apart = max(apart, float(distance))
+        return _Plain(found, apart)
+
+    def _tape_alone(self, alone: Alone, ways: dict[str, tuple[Way, ...]]) -> Tape:
+        """Without those that a sample alone reaches on another path."""
+        try:
+            return self._tape(alone.logits, ways, alone.leaves, 1)
+        except RuntimeError as error:
+            logger.info("a sample alone takes another path: %s", error)
+            return self._tape(alone.logits, {}, alone.leaves, 1)
+
+    def _known_alone(self, alone: Alone, name: str) -> Known:
+        (gradient,) = torch.autograd.grad(
+            alone.logits,
+            [alone.leaves[name]],
+            grad_outputs=self.weights[None],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        return self._known(name, gradient)
+
+    def _known(self, name: str, gradient: Tensor | None) -> Known:
+        p = self.wanted[name]
+        return known(torch.zeros_like(p) if gradient is None else gradient.to_dense(), self.dtype)
 
     def _changed_by_the_other(
         self, tape: Tape, names: list[str], deltas: list[Tensor | None]
@@ -209,8 +263,8 @@ class Trial:
         for name in names:
             try:
                 term = tape.term(name, deltas)
-                known = plain.gradients[name]
-                rows = [None if term is None else term.masked(one.index) for one in known]
+                right = plain.gradients[name]
+                rows = [None if term is None else term.masked(one.index) for one in right]
             except (
                 RuntimeError,
                 NotImplementedError,
@@ -220,7 +274,7 @@ class Trial:
                 continue
             found[name] = max(
                 one.error(None if each is None else each[sample])
-                for sample, (one, each) in enumerate(zip(known, rows, strict=True))
+                for sample, (one, each) in enumerate(zip(right, rows, strict=True))
             )
         return found
 
@@ -238,7 +292,7 @@ class Trial:
         Returns:
             None where the model takes no such batch.
         """
-        found: dict[str, list[_Known]] = {name: [] for name in names}
+        found: dict[str, list[Known]] = {name: [] for name in names}
         apart = 0.0
         for sample, batch in enumerate(batches):
             try:
@@ -258,20 +312,20 @@ class Trial:
 
     def _of_batch(self, names: list[str]) -> _Plain:
         """The same from the batch of both samples."""
-        found: dict[str, list[_Known]] = {name: [] for name in names}
+        found: dict[str, list[Known]] = {name: [] for name in names}
         for sample in range(2):
             cotangent = torch.zeros_like(self.logits)
             cotangent[sample] = self.weights
             self._note(found, self.logits, cotangent)
         return _Plain(found, 0.0)
 
-    def _note(self, found: dict[str, list[_Known]], logits: Tensor, cotangent: Tensor) -> None:
+    def _note(self, found: dict[str, list[Known]], logits: Tensor, cotangent: Tensor) -> None:
         chosen = [self.wanted[name] for name in found]
         gradients = torch.autograd.grad(
             logits, chosen, grad_outputs=cotangent, retain_graph=True, allow_unused=True
         )
-        for known, p, g in zip(found.values(), chosen, gradients, strict=True):
-            known.append(_known(torch.zeros_like(p) if g is None else g.to_dense(), self.dtype))
+        for name, gradient in zip(found, gradients, strict=True):
+            found[name].append(self._known(name, gradient))
 
     def _coarsest(self) -> torch.dtype:
         """The least exact dtype that numbers of the network have."""
