@@ -110,7 +110,7 @@ def stand_ins(
     spared = set()
     for name in sorted(ways, key=lambda name: wanted[name].numel()):
         p = wanted[name]
-        if len(ways[name]) != 1 or not linear(uses[name]) or p._backward_hooks:
+        if len(ways[name]) != 1 or not linear(uses[name]):
             continue
         ((way,), (use,)) = ways[name], uses[name]
         kind = (use.kind, use.argument, way, _settings(use), type(p), p.dtype, p.ndim)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fishermask_fast.gradients.capture import Plan
 from fishermask_fast.gradients.kept import trace_past_kept_tensors
 from fishermask_fast.gradients.planning import make_plan, plan_from
+from fishermask_fast.gradients.tracing import Traced
 from fishermask_fast.network import (
     Inputs,
     Pool,
@@ -46,10 +47,11 @@ def batches(
     device = device_of(net)
     trial = pool.first(3)
     trial = to_model(trial, device, input_dtype(net, trial))
-    plan = plan_from(trace_past_kept_tensors(net, trial, names), net, names)
+    traced = trace_past_kept_tensors(net, trial, names)
+    plan = plan_from(traced, net, names)
     size = batch_size or pool.batch_size or _fitting_size(plan, device)
     held = plan.bytes_per_sample * min(size, len(pool))
-    channels_last = not plan.others and _channels_last_pays(net, trial, held)
+    channels_last = not plan.others and _channels_last_pays(net, traced, held)
     with progress_bar(len(pool), "gradients", "samples", progress, start) as done:
         for inputs in pool.batches(size, start):
             inputs = to_model(inputs, device, input_dtype(net, inputs))
@@ -80,23 +82,24 @@ def _fitting_size(plan: Plan, device: torch.device) -> int:
     return max(1, min(most, memory // max(plan.bytes_per_sample, 1)))
 
 
-def _channels_last_pays(net: nn.Module, trial: Inputs, held: int) -> bool:
+def _channels_last_pays(net: nn.Module, traced: Traced, held: int) -> bool:
     """Whether to give the model its images channels last.
 
     Args:
         net: the model.
-        trial: a few samples.
+        traced: a few samples on their way through it.
         held: bytes of a whole batch's activations and gradients.
     """
-    if not isinstance(trial, Tensor) or trial.ndim != 4 or trial.device.type != "cpu":
+    images = traced.inputs
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.device.type != "cpu":
         return False
     weights = [m.weight for m in net.modules() if isinstance(m, nn.Conv2d)]
     if not weights or held < _CHANNELS_LAST * sum(weight.nbytes for weight in weights):
         return False
+    expected = traced.logits.detach()
     with torch.no_grad():
-        expected = call(net, trial)
         try:
-            found = call(net, trial.contiguous(memory_format=torch.channels_last))
+            found = call(net, images.contiguous(memory_format=torch.channels_last))
         except RuntimeError:  # of a view that only the usual strides allow
             return False
     # A model that reads strides would be far off.

@@ -114,6 +114,11 @@ class Product:
     def shape(self) -> tuple[int, ...]:
         return self.left.shape[2], self.right.shape[2]
 
+    @property
+    def single(self) -> bool:
+        """Whether there is nothing to sum."""
+        return self.left.shape[1] == 1
+
     def turned(self) -> Product:
         return Product(self.right, self.left)
 
@@ -337,6 +342,26 @@ class Total:
 
     def squared(self) -> Tensor:
         return _squared_of_dense(self)
+
+
+def add_squares(total: Tensor, rows: Sequence[Term]) -> None:
+    """Adds the squares of all rows' gradients, summed over the samples.
+
+    Args:
+        total: of as many numbers as the terms' shape.
+        rows: one term for each row of cotangents; none or more.
+    """
+    together = [row for row in rows if isinstance(row, Product) and row.single]
+    if together:
+        # (l r)^2 = l^2 r^2: one product over the samples of all rows, with no array beside total.
+        left, right = (
+            torch.cat([getattr(row, side)[:, 0] for row in together]).square_()
+            for side in ("left", "right")
+        )
+        total.view(together[0].shape).addmm_(left.T, right)
+    for row in rows:
+        if not (isinstance(row, Product) and row.single):
+            total += row.squared().view(total.shape)
 
 
 def add_up(terms: Sequence[Term]) -> Term:

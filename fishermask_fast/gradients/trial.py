@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 # What rounding may do to the gradients of a sample alone (measured: up to 0.02 of the largest in
 # deep networks of random weights). Whatever counts the samples changes them by more.
 _ROUNDED = 0.2
+# Numbers of a parameter below which its whole gradient costs nothing.
+_SMALL = 4096
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Trial:
         self.held = 0
         # Unequal weights, since a constant one may vanish behind a softmax.
         weights = torch.linspace(0.5, 1.5, self.logits.shape[1], dtype=torch.float64)
-        self.weights = weights.to(self.logits)
+        # And others for the other sample, lest rows in each other's places look right.
+        self.weights = torch.stack([weights, 1.5 * weights.flip(0)]).to(self.logits)
         self._eps = torch.finfo(self._coarsest()).eps
 
     def ways(self) -> dict[str, tuple[Way, ...]]:
@@ -102,7 +105,7 @@ class Trial:
             return found
         for sample in range(2):
             cotangent = torch.zeros_like(self.logits)
-            cotangent[sample] = self.weights
+            cotangent[sample] = self.weights[sample]
             deltas = torch.autograd.grad(
                 self.logits,
                 [GradientEdge(node, 0) for node in nodes],
@@ -137,7 +140,11 @@ class Trial:
             return ways
         tape = self._tape(self.logits, ways, self.wanted, 2)
         both = [_sum(deltas[edge.node]) for edge in tape.edges]
-        factors = frozenset(name for name in reached if linear(self.found.uses[name]))
+        factors = frozenset(
+            name
+            for name in reached
+            if self.wanted[name].numel() >= _SMALL and linear(self.found.uses[name])
+        )
         spared = frozenset(stand_ins(ways, self.found.uses, self.wanted))
         off = self._off(tape, both, ways, (factors, spared))
         if off and factors:
@@ -199,7 +206,7 @@ class Trial:
                 torch.autograd.grad(
                     alone.logits,
                     asked,
-                    grad_outputs=self.weights[None],
+                    grad_outputs=self.weights[sample, None],
                     retain_graph=True,
                     allow_unused=True,
                 )
@@ -209,7 +216,7 @@ class Trial:
                 found[name].append(self._known(name, gradient))
             for name in tape.uses:
                 at_hand = known_by_rule(tape.term(name, deltas), self.wanted[name])
-                found[name].append(at_hand or self._known_alone(alone, name))
+                found[name].append(at_hand or self._known_alone(sample, name))
             distance = (alone.logits[0] - self.logits[sample]).detach().abs().max()
             apart = max(apart, float(distance))
         return _Plain(found, apart)
@@ -222,11 +229,12 @@ class Trial:
             logger.info("a sample alone takes another path: %s", error)
             return self._tape(alone.logits, {}, alone.leaves, 1)
 
-    def _known_alone(self, alone: Alone, name: str) -> Known:
+    def _known_alone(self, sample: int, name: str) -> Known:
+        alone = self.traced.alone[sample]
         (gradient,) = torch.autograd.grad(
             alone.logits,
             [alone.leaves[name]],
-            grad_outputs=self.weights[None],
+            grad_outputs=self.weights[sample, None],
             retain_graph=True,
             allow_unused=True,
         )
@@ -264,7 +272,8 @@ class Trial:
             try:
                 term = tape.term(name, deltas)
                 right = plain.gradients[name]
-                rows = [None if term is None else term.masked(one.index) for one in right]
+                index = torch.cat([one.index for one in right])
+                rows = None if term is None else term.masked(index)
             except (
                 RuntimeError,
                 NotImplementedError,
@@ -272,10 +281,9 @@ class Trial:
                 logger.info("no rule for %s: %s", name, error)
                 found[name] = float("inf")
                 continue
-            found[name] = max(
-                one.error(None if each is None else each[sample])
-                for sample, (one, each) in enumerate(zip(right, rows, strict=True))
-            )
+            first = len(right[0].index)
+            parts = (None, None) if rows is None else (rows[0, :first], rows[1, first:])
+            found[name] = max(one.error(part) for one, part in zip(right, parts, strict=True))
         return found
 
     def _bound(self, name: str, plain: _Plain, relative: float | None = None) -> float:
@@ -302,7 +310,7 @@ class Trial:
                 return None
             place = (1 - sample) % len(batch)
             cotangent = torch.zeros_like(logits)
-            cotangent[place] = self.weights
+            cotangent[place] = self.weights[sample]
             self._note(found, logits, cotangent)
             apart = max(apart, float((logits[place] - self.logits[sample]).detach().abs().max()))
         return _Plain(found, apart)
@@ -315,7 +323,7 @@ class Trial:
         found: dict[str, list[Known]] = {name: [] for name in names}
         for sample in range(2):
             cotangent = torch.zeros_like(self.logits)
-            cotangent[sample] = self.weights
+            cotangent[sample] = self.weights[sample]
             self._note(found, self.logits, cotangent)
         return _Plain(found, 0.0)
 

@@ -27,6 +27,13 @@ _CHUNK_NUMBERS = 2**24
 # A product reaches this many times the multiply-adds per second of gathered dot products.
 _PRODUCT_GAIN = 16
 
+# Positions in a row from which on dot products along it are faster than tiles of channels, of
+# which a depthwise convolution has one.
+_WIDE_ROW = 8
+# Positions from which on whole gradients of a convolution without a window go by products: there
+# are few numbers in them beside what is summed.
+_MANY_POSITIONS = 256
+
 Conv2dProblem = tuple[Tensor, Tensor, list[int], list[int], list[int]]
 
 
@@ -152,12 +159,33 @@ def conv_masked_by_product(conv: Convolution, a: Tensor, delta: Tensor, index: T
 def conv_squared(conv: Convolution, a: Tensor, delta: Tensor) -> Tensor:
     """Squared gradients, summed over the samples, of the weight's shape."""
     problem = _as_conv2d(conv, a, delta)
-    if problem is not None:
+    if delta.device.type == "cpu" and conv.groups == conv.shape[0] and conv.shape[1] == 1:
+        channels_last = a.stride(1) == 1 and a.shape[1] > 1
+        if channels_last:
+            return _depthwise_squared(conv, a, delta)
+        if problem is not None and delta.shape[-1] >= _WIDE_ROW:
+            index = torch.arange(math.prod(conv.shape))
+            found = weight_ops.masked_grad_conv2d(
+                problem[0], problem[1], index, *problem[2:], conv.groups
+            )
+            return found.square_().sum(0).view(conv.shape)
+    positions = math.prod(delta.shape[2:])
+    if problem is not None and (conv.taps > 1 or conv.groups > 1 or positions < _MANY_POSITIONS):
         return weight_ops.fisher_diag_conv2d(*problem, conv.groups).view(conv.shape)
     total = delta.new_zeros(conv.shape)
     for part in chunks(delta.shape[0], math.prod(conv.shape)):
         total += conv_dense(conv, a[part], delta[part]).square_().sum(0)
     return total
+
+
+def _depthwise_squared(conv: Convolution, a: Tensor, delta: Tensor) -> Tensor:
+    """The same where each channel is its own group, tap by tap."""
+    spatial = list(range(2, delta.ndim))
+    taps = [
+        (_window(conv, a, delta, tap) * delta).sum(spatial).square_().sum(0)
+        for tap in range(conv.taps)
+    ]
+    return torch.stack(taps, 1).view(conv.shape)
 
 
 def linear_dense(a: Tensor, delta: Tensor) -> Tensor:

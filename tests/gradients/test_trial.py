@@ -121,3 +121,82 @@ def test_plain_networks_are_tried_no_further(monkeypatch: pytest.MonkeyPatch) ->
     with evaluating(model) as net:
         make_plan(net, torch.randn(3, WIDTH), ["layers.0.weight", "head.weight"])
     assert calls == 4  # two samples, three, and each of the two alone
+
+
+class Wide(nn.Module):
+    """Three linear layers, the middle one so large that the head may stand in for it."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor] = lambda h: h) -> None:
+        super().__init__()
+        self.first = nn.Linear(1100, 90)
+        self.large = nn.Linear(90, 12_000, bias=False)
+        self.other = nn.Linear(12_000, 100, bias=False)
+        self.head = nn.Linear(100, 4, bias=False)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.between(self.first(x).tanh())
+        logits: Tensor = self.head(self.other(self.large(hidden).tanh()).tanh())
+        return logits
+
+
+def wide(between: Callable[[Tensor], Tensor] = lambda h: h) -> tuple[Wide, Tensor]:
+    torch.manual_seed(6)
+    return Wide(between), torch.randn(3, 1100)
+
+
+WEIGHTS = {"first.weight", "large.weight", "other.weight", "head.weight"}
+
+
+def test_large_weights_go_by_rule() -> None:
+    assert slow_parameters(*wide()) == ()
+    model, inputs = wide()
+    one_hot = torch.zeros_like(inputs).index_fill_(1, torch.tensor([7]), 1.0)
+    one_hot[1] = one_hot[1].roll(3)
+    assert slow_parameters(model, one_hot) == ()
+
+
+def with_changed_delta(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[reading.Reading, Tensor], Tensor]
+) -> None:
+    right = rules._RULES["MmBackward0"]
+
+    def wrong(r: reading.Reading) -> reading.Maker | None:
+        make = right(r)
+        return None if make is None else lambda delta: make(change(r, delta))
+
+    monkeypatch.setitem(rules._RULES, "MmBackward0", wrong)
+
+
+@pytest.mark.parametrize("by", [1.001, 0.9, -1.0])
+def test_a_wrong_product_is_found_out(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
+    with_changed_delta(monkeypatch, lambda r, delta: by * delta)
+    assert set(slow_parameters(*wide())) == WEIGHTS - {"first.weight"}
+
+
+@pytest.mark.parametrize("sample", [0, 1])
+def test_one_sample_s_wrong_row_is_found_out(monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
+    def change(r: reading.Reading, delta: Tensor) -> Tensor:
+        factor = torch.ones(len(delta), 1)
+        if len(delta) > 1:
+            factor[sample] = 1.001
+        return factor * delta
+
+    with_changed_delta(monkeypatch, change)
+    assert set(slow_parameters(*wide())) == WEIGHTS - {"first.weight"}
+
+
+def test_rows_of_samples_in_each_other_s_places_are_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with_changed_delta(monkeypatch, lambda r, delta: delta.flip(0))
+    assert set(slow_parameters(*wide())) == WEIGHTS - {"first.weight"}
+
+
+@pytest.mark.parametrize("between", [by_place, mean_of_all, from_the_first, by_number])
+def test_samples_that_meet_before_a_large_weight_are_found_out(
+    between: Callable[[Tensor], Tensor],
+) -> None:
+    slow = set(slow_parameters(*wide(between)))
+    changed = {"first.weight", "first.bias"}  # by_number changes nothing above it
+    assert slow >= changed if between is by_number else slow >= changed | {"large.weight"}
