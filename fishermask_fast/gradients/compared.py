@@ -53,12 +53,12 @@ def known(gradient: Tensor, dtype: torch.dtype) -> Known:
     """Of a whole gradient."""
     flat = gradient.reshape(-1)
     index = _spread(flat.numel(), flat.device)
-    largest = 0.0
-    if flat.numel():
-        largest = max(float(end.abs()) for end in torch.aminmax(flat))
-        if not float(flat[index].abs().max()) >= largest / 2:
-            # Most are small, as in a table of which few rows were looked up.
-            index = torch.cat([index, _place_of_largest(flat)[None]]).unique()
+    if flat.numel() <= _COMPARED:
+        return Known(index, flat.to(dtype), float(flat.abs().max()) if flat.numel() else 0.0)
+    largest = max(float(end.abs()) for end in torch.aminmax(flat))
+    if not float(flat[index].abs().max()) >= largest / 2:
+        # Most are small, as in a table of which few rows were looked up.
+        index = torch.cat([index, _place_of_largest(flat)[None]])
     return Known(index, flat[index].to(dtype), largest)
 
 

@@ -81,7 +81,8 @@ def _computed_in_training(
     passed_by: set[str] = set()
     for path, own in owned.items():
         owner = model.get_submodule(path)
-        if owner.training:
+        # Layers of torch use their parameters at every forward, whatever the flag says.
+        if owner.training or type(owner).__module__.startswith("torch.nn.modules."):
             continue
         before.restore()
         owner.training = True
