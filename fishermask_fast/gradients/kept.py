@@ -19,8 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.gradients.fallback import call_with
-from fishermask_fast.gradients.tracing import Traced, trace
-from fishermask_fast.network import Inputs, KeptTensors, call, drop_kept_tensors
+from fishermask_fast.gradients.tracing import Traced, replaced, trace
+from fishermask_fast.network import (
+    Inputs,
+    KeptTensors,
+    call,
+    drop_kept_tensors,
+    read_graph,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +54,9 @@ def trace_past_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[
     if not traced.lost:
         return traced
     two = traced.inputs
-    passed_by = _computed_in_training(model, two, traced.lost, before)
-    lost = [name for name in traced.lost if name not in passed_by]
+    if _computed_in_training(model, two, traced.lost, before):
+        traced = trace(model, inputs, names)
+    lost = list(traced.lost)
     # A graph that leads to a parameter and not to its replacement was made before.
     kept = sorted(traced.found & set(lost)) or _kept_from(model, two, lost, before)
     if kept:
@@ -59,9 +66,9 @@ def trace_past_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[
             "that computes such tensors from the parameters. Change it so, or leave these "
             "parameters out by requires_grad_(False)"
         )
-    if lost:
+    if lost and not traced.graph.opaque:  # which may use parameters unseen
         logger.warning("no way leads from the logits to %s: zeros for gradients", _listed(lost))
-    return trace(model, inputs, names) if passed_by else traced
+    return traced
 
 
 def _computed_in_training(
@@ -69,31 +76,46 @@ def _computed_in_training(
     inputs: Inputs,
     names: Collection[str],
     before: KeptTensors,
-) -> set[str]:
-    """Those of the parameters whose module uses them where its own `training` is set.
+) -> bool:
+    """Whether some module uses some of the parameters where its own `training` is set.
 
     The flag stays set where the logits are the same with it, and is taken back otherwise.
     """
     expected = _logits(model, inputs)
-    owned: dict[str, list[str]] = {}
-    for name in names:
-        owned.setdefault(name.rpartition(".")[0], []).append(name)
-    passed_by: set[str] = set()
-    for path, own in owned.items():
-        owner = model.get_submodule(path)
-        # Layers of torch use their parameters at every forward, whatever the flag says.
-        if owner.training or type(owner).__module__.startswith("torch.nn.modules."):
-            continue
+    left = set(names)
+    for owner in _owners(model, names):
         before.restore()
         owner.training = True
+        read = set()
         if torch.equal(_logits(model, inputs), expected):
-            lost = trace(model, inputs, own).lost
-            if len(lost) < len(own):
-                passed_by |= set(own) - set(lost)
-                continue
-        owner.training = False
+            read = _read(model, inputs, left)
+        left -= read
+        owner.training = bool(read)
     before.restore()
-    return passed_by
+    return len(left) < len(names)
+
+
+def _owners(model: nn.Module, names: Collection[str]) -> list[nn.Module]:
+    """The modules that parameters lie in, near or far, the nearest first."""
+    paths: dict[str, None] = {}
+    for name in names:
+        path = name
+        while path:
+            path = path.rpartition(".")[0]
+            paths[path] = None
+    owners = [model.get_submodule(path) for path in sorted(paths, key=lambda path: -len(path))]
+    # Layers of torch use their parameters at every forward, whatever the flag says.
+    own = [owner for owner in owners if not type(owner).__module__.startswith("torch.nn.modules.")]
+    return [owner for owner in own if not owner.training]
+
+
+def _read(model: nn.Module, inputs: Inputs, names: Collection[str]) -> set[str]:
+    """The named parameters that a second forward reads, when the first has kept what it keeps."""
+    second = replaced(model, inputs, names)
+    if second is None:
+        return set()
+    leaves = read_graph(second.logits).leaves
+    return {name for name in names if id(second.leaves[name]) in leaves}
 
 
 def _listed(names: list[str]) -> str:

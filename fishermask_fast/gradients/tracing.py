@@ -113,19 +113,17 @@ def trace(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Traced:
         alone = _alone(model, two, parameters)
         # The one alone, or else the two, since what is kept may be of a size of batch.
         again = take(two, torch.tensor([1])) if alone is not None else two
-        replaced = _replaced(model, again, names)
-        second = replaced
-        if alone is None or replaced is None:
+        other = replaced(model, again, names)
+        second = other
+        if alone is None or other is None:
             second = (
                 None if alone is None else _alone(model, take(two, torch.tensor([1])), parameters)
             )
     found = frozenset(name for name in names if id(parameters[name]) in graph.leaves)
     lost = [name for name in names if name not in found]
-    if replaced is not None:
-        leaves = read_graph(replaced.logits).leaves
-        lost = [
-            name for name in names if not (name in found and id(replaced.leaves[name]) in leaves)
-        ]
+    if other is not None:
+        leaves = read_graph(other.logits).leaves
+        lost = [name for name in names if not (name in found and id(other.leaves[name]) in leaves)]
     both = () if alone is None or second is None else (alone, second)
     return Traced(two, logits, graph, larger, both, found, tuple(lost), saved.total() // 3)
 
@@ -139,7 +137,7 @@ def _alone(model: nn.Module, inputs: Inputs, leaves: Mapping[str, Tensor]) -> Al
         return None
 
 
-def _replaced(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Alone | None:
+def replaced(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Alone | None:
     """The samples with other tensors of the same values in all parameters' places."""
     values = {name: p.detach() for name, p in model.named_parameters()}
     for name in names:
