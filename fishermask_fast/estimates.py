@@ -200,7 +200,7 @@ def _counting(sizes: dict[int, int], known: set[int]) -> Iterator[None]:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in known:
                 sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # with its graph, a saved result would hold itself for ever
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
         yield

@@ -84,7 +84,7 @@ class _SavedBytes(saved_tensors_hooks):
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self.known:
                 self.sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # with its graph, a saved result would hold itself for ever
 
     def total(self) -> int:
         return sum(self.sizes.values())

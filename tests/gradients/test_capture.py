@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +14,7 @@ from networks import Recurrent, Scaled, expected_columns, some_of_each
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fishermask_fast import reference
+from fishermask_fast import FisherMaskSelector, reference
 from fishermask_fast.gradients import passes as walk
 from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.diagonal import fisher_diagonal
@@ -333,3 +335,16 @@ def test_weight_used_under_autocast_twice() -> None:
         assert plan.others == () and len(plan.ways["body.weight"]) == 2
         tape = forward(net, plan, inputs, torch.float32)
     assert len(tape.uses["body.weight"]) == 2
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_nothing_of_a_model_stays_in_memory(estimated: bool) -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    if estimated:
+        FisherMaskSelector(model).estimate(torch.randn(4, 5), 2)
+    else:
+        masked_gradients(model, torch.randn(4, 5), some_of_each(model))
+    held = [weakref.ref(p) for p in model.parameters()]
+    del model
+    gc.collect()
+    assert not any(p() is not None for p in held)
