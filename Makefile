@@ -16,7 +16,7 @@ PYTHON_CODE := fishermask_fast tests setup.py build_backend.py $(wildcard benchm
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: run test lint format docs check-docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
-    check-faults check-models model-costs wheel wheels check-torch check-sanitizers \
+    check-faults check-models check-common model-costs wheel wheels check-torch check-sanitizers \
     release-check clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
@@ -84,6 +84,10 @@ check-digits: $(VENV)/.dev
 check-models: $(VENV)/.dev
 	$(INSTALL) timm peft
 	$(BIN)/python tests/check_models.py $(ARGS)
+
+# The eleven networks that most people bring, three of them under limits of memory too.
+check-common: $(VENV)/.dev
+	$(BIN)/python tests/check_common.py $(ARGS)
 
 model-costs: $(VENV)/.dev
 	$(INSTALL) timm

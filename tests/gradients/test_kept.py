@@ -275,3 +275,47 @@ def test_levit_of_transformers() -> None:
         torch.randn(6, 3, 32, 32), 2, progress=False
     )
     assert len(set(selection.indices.tolist())) == 2
+
+
+class OfALayer(Net):
+    """A table that a small network makes, as Swin's of relative positions, kept in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.bias
+        self.maker = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 6))
+        self.kept: Tensor | None = None
+
+    def train(self, mode: bool = True) -> OfALayer:
+        super().train(mode)
+        self.kept = None
+        return self
+
+    def made(self) -> Tensor:
+        table: Tensor = self.maker(torch.tensor([[0.5, -1.0]], dtype=self.first.weight.dtype))[0]
+        return table
+
+    def table(self) -> Tensor:
+        if self.training:
+            return self.made()
+        if self.kept is None:
+            self.kept = self.made()
+        return self.kept
+
+
+def test_a_table_that_a_layer_inside_makes_is_found() -> None:
+    torch.manual_seed(0)
+    model, x = OfALayer().double(), torch.randn(5, 4, dtype=torch.float64)
+    found = fisher_diagonal(model, x)
+    parameters = {name: p.detach() for name, p in model.train().named_parameters()}
+
+    def log_p(some: dict[str, Tensor], one: Tensor) -> Tensor:
+        return functional_call(model, some, (one[None],)).log_softmax(1)[0]
+
+    rows = vmap(jacrev(log_p), (None, 0))(parameters, x)
+    p = model(x).softmax(1).detach()
+    for name, values in found.items():
+        weights = p.reshape(*p.shape, *[1] * values.ndim)
+        expected = (rows[name].square() * weights).sum(1).mean(0)
+        torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-14)
+    assert found["maker.0.weight"].sum() > 0
