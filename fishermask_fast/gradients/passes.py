@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fishermask_fast.gradients.capture import Plan
 from fishermask_fast.gradients.kept import trace_past_kept_tensors
-from fishermask_fast.gradients.planning import make_plan, plan_from
+from fishermask_fast.gradients.planning import plan_from
 from fishermask_fast.gradients.tracing import Traced
 from fishermask_fast.network import (
     Inputs,
@@ -73,7 +73,7 @@ def slow_parameters(model: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     names = list(trainable(unwrap(model)))
     with evaluating(model) as net:
         inputs = to_model(inputs, device_of(net), input_dtype(net, inputs))
-        return make_plan(net, inputs, names).others
+        return plan_from(trace_past_kept_tensors(net, inputs, names), net, names).others
 
 
 def _fitting_size(plan: Plan, device: torch.device) -> int:

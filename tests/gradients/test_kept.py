@@ -14,6 +14,7 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn.utils import parametrizations, parametrize
 
 from fishermask_fast import FisherMask, FisherMaskSelector, fisher_diagonal
+from fishermask_fast.gradients import slow_parameters
 from fishermask_fast.gradients.masked import masked_gradients
 
 
@@ -319,3 +320,4 @@ def test_a_table_that_a_layer_inside_makes_is_found() -> None:
         expected = (rows[name].square() * weights).sum(1).mean(0)
         torch.testing.assert_close(values, expected, rtol=1e-10, atol=1e-14)
     assert found["maker.0.weight"].sum() > 0
+    assert slow_parameters(model, x) == ()
