@@ -84,6 +84,8 @@ def _computed_in_training(
     expected = _logits(model, inputs)
     left = set(names)
     for owner in _owners(model, names):
+        if not left:
+            break
         before.restore()
         owner.training = True
         read = set()
