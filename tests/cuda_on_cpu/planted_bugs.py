@@ -57,9 +57,17 @@ BUGS = [
         "const bool own = ",
     ),
     Bug(
-        "update_by_group: too little memory", SCORE, "32 * warps, warps * bytes", "32 * warps, bytes"
+        "update_by_group: too little memory",
+        SCORE,
+        "32 * warps, warps * bytes",
+        "32 * warps, bytes",
     ),
-    Bug("tiles: staged while read", TILES, "    __syncwarp();\n  }\n\n  // A -=", "  }\n\n  // A -="),
+    Bug(
+        "tiles: staged while read",
+        TILES,
+        "    __syncwarp();\n  }\n\n  // A -=",
+        "  }\n\n  // A -=",
+    ),
     Bug(
         "tiles: columns are read too early",
         TILES,
@@ -70,7 +78,12 @@ BUGS = [
     Bug("tiles: R before P", TILES, ": q) + of_w) * kRows", ": q) + !of_w) * kRows"),
     Bug("tiles: the coupling of other rows", TILES, "coupling[i * c + at /", "coupling[at /"),
     Bug("tiles: a part of the coupling", TILES, "first += kAtOnce, inner", "first += 6, inner"),
-    Bug("tiles: half a lane's tiles", TILES, "const int e = lane + n * kGroup", "const int e = lane"),
+    Bug(
+        "tiles: half a lane's tiles",
+        TILES,
+        "const int e = lane + n * kGroup",
+        "const int e = lane",
+    ),
     Bug(
         "update_by_block: blocks share memory",
         SCORE,
