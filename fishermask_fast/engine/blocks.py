@@ -289,10 +289,9 @@ class Engine:
                 break
             picks.append(pick)
             running.append(score)
-            self._directions.add(pick)
+            self._directions.add(pick.alone())
             left = self._without(left, at, leaders, [one.index for one in picks])
-            updates = Updates(pick.u, pick.w, [pick.u.shape[0]])
-            self._advance(leaders, left, updates, pick.u.new_zeros(1))
+            self._advance(leaders, left, pick.alone(), pick.u.new_zeros(1))
         return picks, running
 
     def _without(self, left: Tensor, at: int, leaders: Leaders, picks: list[int]) -> Tensor:

@@ -98,14 +98,13 @@ class BlockEngine(Engine):
                 indices, scores, rows[found.slots[:clear]], u, w, strict=False
             )
         ]
-        for pick in picks:
-            self._directions.add(pick)
+        updates = Updates(u.flatten(0, 1), w.flatten(0, 1), [rows.shape[1]] * clear)
+        self._directions.add(updates)
         others = len(leaders) - clear
         if others:
             picked = torch.zeros_like(leaders.index).index_fill(0, found.slots[:clear], 1)
             # The others first, in their order, without asking how many they are.
             order = picked.argsort(stable=True)[:others]
-            updates = Updates(u.flatten(0, 1), w.flatten(0, 1), [rows.shape[1]] * clear)
             self._advance(leaders, order, updates, found.scores[:clear])
         return picks, running[:clear]
 

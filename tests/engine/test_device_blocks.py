@@ -156,7 +156,7 @@ def test_updates_are_those_of_one_pick_at_a_time(sign: int, generator: torch.Gen
     for t, slot in enumerate(found.slots.tolist()):
         (update,) = directions.updates(factors, torch.tensor([slot]), [slot])
         assert abs(update.score - float(found.scores[t])) < 1e-12 * abs(update.score)
-        directions.add(update)
+        directions.add(update.alone())
 
     def changes(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         u, w = u.reshape(-1, k), w.reshape(-1, k)
