@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.checks import caller_level
-from fishermask_fast.engine.choosing import Ambiguous, Choice, loss_of_traces
+from fishermask_fast.engine.choosing import Ambiguous, Choice, largest_near_top, losses
 from fishermask_fast.engine.directions import Directions, Update
 from fishermask_fast.engine.log_det import LogDetDirections, LogDetProblem
 from fishermask_fast.engine.precision import (
@@ -256,8 +256,9 @@ class Engine:
                     break
                 if not self._policy.fresh:
                     raise _Stale(Remedy.SETUP, abs(self.changes[-1]))
-            loss = loss_of_traces(leaders.state, left, scores)
-            pick, at, remedy = self._choice.winner(leaders, left, scores, loss)
+            fallen = losses(leaders.state, left)
+            pick, at, remedy = self._choice.winner(leaders, left, scores, fallen)
+            loss = largest_near_top(fallen, scores)
             score = float(scores[at])
             first = abs(picks[0].score) if picks else None
             error = self._policy.error(leaders.state.traces[left])
@@ -279,7 +280,10 @@ class Engine:
 
     def _without(self, left: Tensor, at: int, leaders: Leaders, picks: list[int]) -> Tensor:
         """The leaders that are left when that `at` is picked, the last of the block's `picks`."""
-        left = torch.cat([left[:at], left[at + 1 :]])
+        if leaders.inherit(int(left[at])):
+            left = left[leaders.index[left].argsort()]
+        else:
+            left = torch.cat([left[:at], left[at + 1 :]])
         cluster = self._limits.closing(picks)[-1]
         if cluster is None or self._limits.clusters is None:
             return left

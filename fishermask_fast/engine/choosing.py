@@ -19,7 +19,7 @@ from fishermask_fast.engine.problem import Problem
 from fishermask_fast.engine.state import Leaders, State
 from fishermask_fast.factors import first_of_equal
 
-_MAX_CONTENDERS = 16
+_MAX_CONTENDERS = 64
 # So few are scored anew for about the price of telling who need not be.
 _FEW = 4
 # Which of many contenders are kept, relative to the best score: more than any doubt there is.
@@ -33,11 +33,15 @@ class Ambiguous(Exception):
     """More candidates within float32's margin of the winner than are scored one by one."""
 
 
-def loss_of_traces(state: State, left: Tensor, scores: Tensor) -> float:
-    """How many times tr(B_x) has fallen since the set-up, at most, among the best leaders."""
+def losses(state: State, left: Tensor) -> Tensor:
+    """How many times tr(B_x) of some leaders has fallen since the set-up, (m,)."""
+    return (state.traces / state.trace_b().clamp_(min=1e-300))[left]
+
+
+def largest_near_top(losses: Tensor, scores: Tensor) -> float:
+    """The largest loss among the best leaders."""
     top = scores.max()
-    loss = (state.traces / state.trace_b().clamp_(min=1e-300))[left]
-    return float(loss.masked_fill_(scores < top - _NEAR_TOP * top.abs(), 0.0).max())
+    return float(losses.masked_fill(scores < top - _NEAR_TOP * top.abs(), 0.0).max())
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Choice:
     sign: int
 
     def winner(
-        self, leaders: Leaders, left: Tensor, scores: Tensor, loss: float
+        self, leaders: Leaders, left: Tensor, scores: Tensor, losses: Tensor
     ) -> tuple[Update, int, Remedy | None]:
         """The winner among the leaders left, its place there, and what is due to tell for sure.
 
@@ -68,7 +72,7 @@ class Choice:
             leaders: of the block.
             left: (m,) int64, ascending, which of them are not picked.
             scores: (m,) their running scores.
-            loss: see loss_of_traces.
+            losses: (m,) of these.
 
         Raises:
             Ambiguous: float32's margin holds too many for that.
@@ -88,10 +92,10 @@ class Choice:
             gains = leaders.state.gains
             beside = None if gains is None else gains[left[near]]
             near = near[first_of_equal(leaders.factors[left[near]], beside)]
+        doubt = self.policy.doubt(float(losses[near].max()))
+        near = self._may_win(leaders, left, near, doubt)
         if near.numel() > _MAX_CONTENDERS and not self.policy.float64:
             raise Ambiguous
-        doubt = self.policy.doubt(loss)
-        near = self._may_win(leaders, left, near, doubt)
         contenders = self._contenders(leaders, left[near])
         best = contenders[max(contenders, key=lambda at: contenders[at].score)]
         behind = {
