@@ -19,7 +19,7 @@ from fishermask_fast.engine.problem import Problem
 from fishermask_fast.engine.state import Leaders, State
 from fishermask_fast.factors import first_of_equal
 
-_MAX_CONTENDERS = 64
+_MAX_CONTENDERS = 16
 # So few are scored anew for about the price of telling who need not be.
 _FEW = 4
 # Which of many contenders are kept, relative to the best score: more than any doubt there is.
@@ -93,9 +93,11 @@ class Choice:
             beside = None if gains is None else gains[left[near]]
             near = near[first_of_equal(leaders.factors[left[near]], beside)]
         doubt = self.policy.doubt(float(losses[near].max()))
-        near = self._may_win(leaders, left, near, doubt)
-        if near.numel() > _MAX_CONTENDERS and not self.policy.float64:
+        able = self._may_win(leaders, left, near, doubt)
+        # Where none is left out they are no near copies, and float64's margin tells more apart.
+        if len(able) == len(near) > _MAX_CONTENDERS and not self.policy.float64:
             raise Ambiguous
+        near = able
         contenders = self._contenders(leaders, left[near])
         best = contenders[max(contenders, key=lambda at: contenders[at].score)]
         behind = {
