@@ -61,7 +61,7 @@ def _numbers(factors: GradientFactors, beside: Tensor | None) -> Tensor:
     """All numbers of each sample, (n, width) float64."""
     parts = (factors.middle, factors.coupling, factors.hidden, beside)
     flat = torch.cat(
-        [part.reshape(len(part), -1).double() for part in parts if part is not None], dim=1
+        [part[:, None].flatten(1).double() for part in parts if part is not None], dim=1
     )
     return flat.add_(0.0)  # -0 is 0
 

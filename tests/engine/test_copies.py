@@ -123,3 +123,17 @@ def test_next_of_equal(collide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         assert next_of_equal(GradientFactors(v), torch.arange(7), beside).tolist()[2] == 7
         some = torch.tensor([0, 3, 4, 5])
         assert next_of_equal(GradientFactors(v), some, 0 * beside).tolist() == [4, 5, 7, 7]
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_none_may_be_equal(n: int) -> None:
+    v = torch.arange(1.0, 6.0).reshape(5, 1, 1)
+    found = next_of_equal(GradientFactors(v), torch.arange(n), torch.zeros(5, 1))
+    assert found.tolist() == n * [5]
+
+
+def test_nearly_equal_samples_may_all_differ(generator: torch.Generator) -> None:
+    """Their sizes are the same to twelve digits, their numbers are not."""
+    v = torch.randn(1, 2, 5, generator=generator, dtype=torch.float64).repeat(40, 1, 1)
+    v *= 1 + 1e-14 * torch.arange(40).reshape(40, 1, 1)
+    assert picks(select_batch(v, 4)) == [0, 1, 2, 3]
