@@ -81,7 +81,10 @@ class DistinctCandidates(LocalCandidates):
                 index[index == pick] = heir if heir < len(self) else pick
             for saved in self._saved:
                 saved.index_copy_(0, index, saved[self._leaders])
-            leaders = replace(leaders, index=index)
+            # Such a pick has its score of before; that in its place is of after it.
+            before, after = self._state.scores[self._leaders], leaders.state.scores
+            scores = torch.where(leaders.index == index, after, before)
+            leaders = replace(leaders, index=index, state=replace(leaders.state, scores=scores))
             self._call_heirs(taken)
         return super().cut(leaders, updates, taken, float64=float64, closed=closed)
 

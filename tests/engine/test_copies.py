@@ -137,3 +137,16 @@ def test_nearly_equal_samples_may_all_differ(generator: torch.Generator) -> None
     v = torch.randn(1, 2, 5, generator=generator, dtype=torch.float64).repeat(40, 1, 1)
     v *= 1 + 1e-14 * torch.arange(40).reshape(40, 1, 1)
     assert picks(select_batch(v, 4)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_a_pick_that_does_not_stand_leads_again(seed: int) -> None:
+    """Copies among so many near-ties that the first blocks bring no pick."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(800, 3, 40, generator=generator, dtype=torch.float64)
+    v = base[torch.randint(800, (2500,), generator=generator)]
+    fisher = torch.eye(40, dtype=torch.float64)
+    expected = one_by_one(GradientFactors(v), 3, fisher, lamb=1e-4)
+    for block_size in (None, 5):
+        found = select_batch(v, 3, fisher, lamb=1e-4, block_size=block_size)
+        assert picks(found) == picks(expected)
