@@ -172,9 +172,14 @@ class LocalCandidates:
         if traces:
             start = 0 if self._state.log_det else r
             self.kinds = kinds(self._state.a @ self.diagonal - start, self._state.traces)
-            self._copies = has_copies(self.kinds)
-            self._n_leaders = how_many(self.kinds, self.max_leaders) if self._copies else 0
+            self._survey()
         return Fresh(largest, resolved)
+
+    def _survey(self) -> None:
+        """Note whether candidates have copies."""
+        kinds = self.kinds[self._free]
+        self._copies = has_copies(kinds)
+        self._n_leaders = how_many(kinds, self.max_leaders) if self._copies else 0
 
     def _forms(
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None

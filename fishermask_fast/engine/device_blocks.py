@@ -68,7 +68,7 @@ class BlockEngine(Engine):
         return min(wanted, self._most_leaders)
 
     def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
-        if self._careful or len(leaders) > self._most_leaders:
+        if self._careful or leaders.heirs is not None or len(leaders) > self._most_leaders:
             return super()._pick_among(leaders, size)
         rows = leaders.factors.to(dtype=torch.float64).dense() * self._problem.scale  # (m, r, k)
         flat = rows.flatten(0, 1)

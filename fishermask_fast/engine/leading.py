@@ -22,7 +22,7 @@ _GRADES = (0.02, 1e-5, 1e-12)
 # Of one kind so many lead before others come in: as many as a block may pick of it.
 _COPIES = 16
 # Leaders where samples have near copies: so many at least, or so large a share of all.
-_LEADERS, _LEADERS_SHARE = 512, 16
+_LEADERS, _LEADERS_SHARE = 512, 8
 _STEPS = 2.0**29
 _MULTIPLIER = 1_000_003
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fishermask_fast import Selection, reference, select_batch
 from fishermask_fast.engine.blocks import Engine
+from fishermask_fast.engine.candidates import LocalCandidates
 from fishermask_fast.engine.device_blocks import BlockEngine
 from fishermask_fast.engine.directions import Directions
 from fishermask_fast.engine.problem import SetUp
@@ -38,6 +39,8 @@ def by_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return clear[-1]
 
     monkeypatch.setattr("fishermask_fast.engine.greedy.Engine", BlockEngine)
+    # What it is given on a GPU.
+    monkeypatch.setattr("fishermask_fast.engine.inputs.DistinctCandidates", LocalCandidates)
     monkeypatch.setattr(BlockEngine, "_clear", counted)
     return clear
 
