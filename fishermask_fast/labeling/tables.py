@@ -17,6 +17,7 @@ from torch import Tensor
 from fishermask_fast.datasets import SKIPPED, Note, Rows, as_number, feature_places, read_rows
 
 TEXT, PATH = "text", "path"
+USUAL_LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,15 @@ def kind_of_table(file: Path, label: str) -> str:
     """``"images"`` of a table with paths, ``"texts"``, or ``"table"``; by its header.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or has no column of the name that was given for labels.
     """
     table = _read(file, label)
     names = table.names
+    # A table of which nothing is labeled yet may lack the usual one.
+    if label not in names and label != USUAL_LABEL:
+        raise ValueError(
+            f"label_column must be a column of {file}, which has {', '.join(names)}; got {label!r}"
+        )
     if PATH not in names and TEXT not in names:
         others = [place for place, name in enumerate(names) if name != label]
         if not any(_is_number(row[place]) for row in table.cells for place in others):
