@@ -261,12 +261,12 @@ class StoredFactors:
                 if number + 1 < len(starts):
                     reading = read(number + 1)
                 yield start, chunk
-        self._check_unchanged()
 
     def _read_chunk(self, buffer: dict[str, Tensor], start: int, stop: int) -> GradientFactors:
         n = min(len(buffer["middle"]), stop - start)
         rows = {name: part[:n] for name, part in buffer.items()}
         self._read(start, rows)
+        self._check_unchanged()
         if self._layout.outgrows_memory:
             drop_pages(self._descriptor, self._layout, start, n)
         return self._factors(rows)

@@ -227,4 +227,4 @@ def test_a_file_that_is_rewritten_while_it_is_read(
         return
     with pytest.raises((ValueError, OSError), match=r"pool\.safetensors.*(changed|ends|short)"):
         select_batch(**given | {"gradients": pool})
-    assert calls <= at + 5  # at the end of the pass
+    assert calls <= at + 1  # the next chunk is read ahead

@@ -174,9 +174,9 @@ def test_errors_of_reading_reach_the_caller(saved: tuple[GradientFactors, Stored
     _, stored = saved
     with stored.path.open("r+b") as file:
         file.truncate(stored.path.stat().st_size - 8)
-    with pytest.raises(ValueError, match="factors.safetensors was cut short"):
+    with pytest.raises(ValueError, match="factors.safetensors was (cut short|changed)"):
         list(stored.chunks(3))
-    with pytest.raises(ValueError, match="factors.safetensors was cut short"):
+    with pytest.raises(ValueError, match="factors.safetensors was (cut short|changed)"):
         stored[torch.tensor([40, 0])]
     assert not readers()
 
