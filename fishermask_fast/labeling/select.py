@@ -38,6 +38,7 @@ from fishermask_fast.labeling.output import (
     sorted_notes,
 )
 from fishermask_fast.labeling.pools import OwnPool, find_in_table, pool_of
+from fishermask_fast.labeling.shown import COPIES
 from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
 from fishermask_fast.models import find_device
@@ -74,6 +75,10 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     progress = ranks.number == 0
     name = cast(str, options.model)
     found = _find(options)
+    if isinstance(found, OwnImages):
+        label_studio.places(found.root, found.unlabeled, options.document_root)
+    elif options.document_root is not None:
+        raise ValueError("--document-root is where Label Studio finds images; it needs some")
     look = Look.of(name, options.image_size, options.mean, options.std)
     kind: Kind = "images" if isinstance(found, OwnImages) else "texts" if found.text else "table"
     shape: tuple[int, ...] = (3, look.size, look.size)
@@ -81,7 +86,7 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         shape = () if found.text else (len(found.columns()),)
     trained = load_trained(name, options.checkpoint, kind, shape)
     query = _query(options, trained, progress, ranks)
-    names = list(options.classes or trained.classes or found.classes)
+    names = list(options.classes or trained.classes or _label_names(found.classes, query))
     if trained.prepare is None:
         names = _checked(options, names, trained, query, torch.zeros(1, *shape))
     device = find_device(_device(options, ranks))
@@ -135,9 +140,10 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
             several,
             options.strategy,
             name,
+            options.document_root,
         )
         files.write(options.out)
-        _tell(options.out, pool)
+        _tell(options.out, pool, files)
 
 
 @contextmanager
@@ -182,6 +188,13 @@ def _find(options: SelectOptions) -> OwnImages | OwnTable:
     if options.unlabeled is not None:
         return from_folders(options.unlabeled, options.labeled)
     return find_in_table(cast(Path, options.csv), options.label_column)
+
+
+def _label_names(classes: Sequence[str], query: QueryOptions) -> list[str]:
+    """Names of labels, of which a sample may have several."""
+    if query.likelihood != "bernoulli":
+        return list(classes)
+    return sorted({name for each in classes for name in each.split(label_studio.BETWEEN)})
 
 
 def _query(options: SelectOptions, trained: Trained, progress: bool, ranks: Ranks) -> QueryOptions:
@@ -279,12 +292,12 @@ def _counts(pool: OwnPool) -> str:
     return f"{len(pool):,} unlabeled {what} and {known:,} labeled ones"
 
 
-def _tell(out: Path, pool: OwnPool) -> None:
+def _tell(out: Path, pool: OwnPool, files: Files) -> None:
     print(_counts(pool))
     print(f"picks         {out / PICKS_FILE}")
     tasks = f"{out / TASKS_FILE}, labelling configuration {out / LABELS_FILE}"
-    if isinstance(pool.found, OwnImages):
-        server = label_studio.places(pool.found.root, pool.found.unlabeled)
+    server = files.places(out)
+    if server is not None:
         storages = ", ".join(map(str, server.storages))
         print(
             printable(
@@ -295,9 +308,17 @@ def _tell(out: Path, pool: OwnPool) -> None:
                 f"              shows them once the project has a Local Files storage of {storages}"
             )
         )
+        if files.copies:
+            _tell_copies(out / COPIES, len(files.copies), server)
     else:
         print(f"label studio  {tasks}")
     _tell_notes(out, pool.notes)
+
+
+def _tell_copies(folder: Path, n: int, server: label_studio.Places) -> None:
+    print(f"              {n:,} of formats that no browser shows have PNG copies in {folder}")
+    if Path(os.path.abspath(folder)) not in server.storages:
+        print("              which lies outside the document root: it cannot show these")
 
 
 def _tell_notes(out: Path, notes: Sequence[Note]) -> None:
