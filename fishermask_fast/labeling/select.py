@@ -6,6 +6,7 @@ first writes.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,8 @@ from fishermask_fast.network import (
 from fishermask_fast.options import QueryOptions, SelectOptions
 from fishermask_fast.strategies import STRATEGIES, Picks, announce, check, estimated, predict
 
+logger = logging.getLogger(__name__)
+
 
 def select_samples(options: SelectOptions) -> None:
     """Pick what the options ask for, and write it.
@@ -84,7 +87,9 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     shape: tuple[int, ...] = (3, look.size, look.size)
     if isinstance(found, OwnTable):
         shape = () if found.text else (len(found.columns()),)
+    logger.info("found %d to pick from, %d labeled", len(found.unlabeled), len(found.labeled))
     trained = load_trained(name, options.checkpoint, kind, shape)
+    logger.info("model %s: %d parameters", name, sum(p.numel() for p in trained.model.parameters()))
     query = _query(options, trained, progress, ranks)
     names = list(options.classes or trained.classes or _label_names(found.classes, query))
     if trained.prepare is None:
@@ -97,6 +102,7 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     def part(n: int) -> slice:
         return slice(rank * n // size, (rank + 1) * n // size)
 
+    logger.info("reading")
     pool = pool_of(found, look, trained.prepare, progress=progress, ranks=ranks, part=part)
     _check_enough(options.n, len(pool), kind)
     if rank == 0:
@@ -124,10 +130,13 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         if options.dry_run:
             _tell_of_a_query(options, pool, trained, need)
             return
-        announce(need, options.strategy, query)
+        announce(need, query)
+    logger.info("query: %d picks of %d by %s", options.n, len(pool), options.strategy)
     picks = STRATEGIES[options.strategy](
         trained.model, pool.unlabeled, labeled, options.n, options.seed, query
     )
+    for step, seconds in picks.info.get("seconds", {}).items():
+        logger.info("%s took %.2f s", step, seconds)
     p = _probabilities(trained.model, pool, picks, query, ranks)
     if rank == 0:
         several = query.likelihood == "bernoulli"
@@ -142,6 +151,7 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
             name,
             options.document_root,
         )
+        logger.info("writing %s", options.out)
         files.write(options.out)
         _tell(options.out, pool, files)
 

@@ -154,6 +154,20 @@ class SelectOptions:
                 raise ValueError(f"{name} must be {expected}; got {' '.join(map(str, values))}")
 
 
+@Parameter(name="*", negative=())
+@dataclass(frozen=True)
+class Telling:
+    """What is told beside the results.
+
+    Attributes:
+        verbose: Say each step, and trace errors.
+        traceback: Trace an error to where it was raised.
+    """
+
+    verbose: bool = False
+    traceback: bool = False
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ImportOptions:
