@@ -5,7 +5,7 @@ A wing is imported when its command runs, so that ``--help`` needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,14 @@ def _app(file: OptionsFile) -> App:
             consume_multiple=(1, None), negative_iterable=(), allow_repeating=True
         ),
     )
-    named = {"run": run, "select": select, "plot": plot}
-    for name, command in (named | {"import-labels": _import_labels, "info": _info}).items():
+    commands: dict[str, Callable[..., None]] = {
+        "run": run,
+        "select": select,
+        "plot": plot,
+        "import-labels": _import_labels,
+        "info": _info,
+    }
+    for name, command in commands.items():
         app.command(command, name=name, help_epilogue=epilogue(name))
     return app
 
