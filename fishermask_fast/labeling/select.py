@@ -129,6 +129,7 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         )
         if options.dry_run:
             _tell_of_a_query(options, pool, trained, need)
+            announce(need, query)
             return
         announce(need, query)
     logger.info("query: %d picks of %d by %s", options.n, len(pool), options.strategy)

@@ -17,6 +17,7 @@ from torch import Tensor
 from fishermask_fast.datasets import SKIPPED, Note, Rows, as_number, feature_places, read_rows
 
 TEXT, PATH = "text", "path"
+LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def kind_of_table(file: Path, label: str) -> str:
     return "images" if PATH in names else "texts" if TEXT in names else "table"
 
 
-def read_own_table(file: Path, label: str = "label") -> OwnTable:
+def read_own_table(file: Path, label: str = LABEL) -> OwnTable:
     """Rows of a table, labeled where its column of labels is not empty.
 
     Raises:
@@ -136,10 +137,13 @@ def read_own_table(file: Path, label: str = "label") -> OwnTable:
 
 
 def _read(file: Path, label: str) -> Rows:
-    """The table, whatever its columns; a label's name one letter off is refused."""
+    """The table, whatever its columns; a label's name that is off, or not the usual, is refused."""
     table = read_rows(
         file, (label,), None, f"a column path (and {label}) or others", errors="surrogateescape"
     )
+    # A table without labels is one to pick from; one whose labels are asked for by name is not.
+    if label != LABEL and label not in table.names:
+        raise ValueError(f"{file} has no column {label}; it has {', '.join(table.names)}")
     plain = [name.strip().casefold() for name in table.names]
     names = [
         each if each in (TEXT, PATH) and label != each else name
