@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
-HOTTEST = "update_by_warp|leaders_by_warp|sum_squares"
+HOTTEST = "update_by_group|choose_one|sum_squares"
 SECONDS = 530.0
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cuda")
 

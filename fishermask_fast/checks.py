@@ -29,8 +29,13 @@ def caller_level() -> int:
     """The stacklevel of a warning that is to point at the first caller outside this package."""
     package = __name__.partition(".")[0]
     level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
+    while frame.f_back:
+        name = frame.f_globals.get("__name__", "")
+        # What lies between an import and the module imported; warnings count no frozen frames.
+        frozen = name.startswith("importlib._bootstrap")
+        if not frozen and name.partition(".")[0] not in (package, "importlib"):
+            break
+        level, frame = level + (not frozen), frame.f_back
     return level
 
 

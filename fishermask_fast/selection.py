@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fishermask_fast.arithmetic import full_float32
 from fishermask_fast.arrays import Array, like
 from fishermask_fast.checks import LAMB, check_flag
 from fishermask_fast.distributed import Exchange, Given, select_from_shards
@@ -206,7 +207,7 @@ def select_batch(
         )
 
     check_flag("progress", progress)
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         if group is not None:
             exchange = Exchange(group)
             given = Given(

@@ -95,7 +95,7 @@ void check_picks(int m, int r, int size) {
                           products.data(),
                           k.data(),
                           taken.data()};
-    std::vector<double> work(std::max(follow_work(r), choose_work(m, r)));
+    std::vector<double> work(std::max(follow_work(r), choose_work(m, r, 8)));
     for (int leader = 0; leader < m; ++leader) {
       with_lanes([&](const auto& lanes) { begin_leader(lanes, block, leader, work.data()); });
     }

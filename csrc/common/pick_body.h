@@ -42,8 +42,8 @@ struct PickBlock {
 FISHERMASK_BOTH constexpr int64_t follow_work(int r) {
   return 4 * static_cast<int64_t>(r) * r + 2 * packed_size(r);
 }
-FISHERMASK_BOTH constexpr int64_t choose_work(int m, int r) {
-  return 2 * static_cast<int64_t>(m) + static_cast<int64_t>(r) * r + 2 * packed_size(r);
+FISHERMASK_BOTH constexpr int64_t choose_work(int m, int r, int lanes) {
+  return static_cast<int64_t>(m) + 4 * lanes + static_cast<int64_t>(r) * r + 2 * packed_size(r);
 }
 
 FISHERMASK_LANES double* block_of(double* products, const PickBlock& block, int t, int leader) {
@@ -72,43 +72,69 @@ FISHERMASK_LANES void begin_leader(const Lanes& lanes, const PickBlock& block, i
   if (lanes.rank() == 0) block.leader_scores[leader] = block.before[leader] = score;
 }
 
+// The best of some leaders, the lowest slot among equals, and the best score beside it.
+struct Best {
+  double score = -INFINITY, second = -INFINITY;
+  int slot = -1;
+
+  FISHERMASK_BOTH void see(double other, double behind, int from) {
+    if (from < 0) return;
+    if (slot < 0 || other > score || (other == score && from < slot)) {
+      second = slot < 0 || behind > score ? behind : score;
+      score = other;
+      slot = from;
+    } else if (other > second) {
+      second = other;
+    }
+  }
+};
+
 // The winner of pick t among the leaders not taken: its slot, written by lane 0 with what is told
-// of it. A score that is no number makes the pick's none.
+// of it. A score that is no number makes the pick's none. `work`: m numbers, and four a lane.
 template <typename Lanes>
-FISHERMASK_LANES void find_winner(const Lanes& lanes, const PickBlock& block, int t, double* scores,
-                                  double* losses) {
+FISHERMASK_LANES void find_winner(const Lanes& lanes, const PickBlock& block, int t, double* work) {
+  double* losses = work;
+  double* scores = losses + block.m;
+  double* seconds = scores + lanes.size();
+  double* slots = seconds + lanes.size();
+  double* largest = slots + lanes.size();  // of the losses; at first whether all are numbers
+  Best own;
+  bool numbers = true;
   for (int leader = lanes.rank(); leader < block.m; leader += lanes.size()) {
+    if (block.taken[leader] != 0) continue;
     const double* b = block.b + static_cast<int64_t>(leader) * packed_size(block.r);
     double trace = 0.0;
     for (int i = 0; i < block.r; ++i) trace += b[packed_at(i, i)];
     losses[leader] = block.setup_traces[leader] / fmax(fabs(trace), 1e-300);
-    scores[leader] = block.leader_scores[leader];
+    const double score = block.leader_scores[leader];
+    numbers = numbers && score == score;
+    own.see(score, -INFINITY, leader);
+  }
+  scores[lanes.rank()] = own.score;
+  seconds[lanes.rank()] = own.second;
+  slots[lanes.rank()] = own.slot;
+  largest[lanes.rank()] = numbers ? 1.0 : 0.0;
+  lanes.sync();
+  Best best;
+  for (int lane = 0; lane < lanes.size(); ++lane) {
+    best.see(scores[lane], seconds[lane], static_cast<int>(slots[lane]));
+    numbers = numbers && largest[lane] != 0.0;
   }
   lanes.sync();
-  if (lanes.rank() != 0) return;
-  double best = -INFINITY, second = -INFINITY, loss = 0.0;
-  int slot = -1;
-  bool all_numbers = true;
-  for (int leader = 0; leader < block.m; ++leader) {
+  double loss = 0.0;
+  for (int leader = lanes.rank(); leader < block.m; leader += lanes.size()) {
     if (block.taken[leader] != 0) continue;
-    const double score = scores[leader];
-    all_numbers = all_numbers && score == score;
-    if (slot < 0 || score > best) {
-      second = best;
-      best = score;
-      slot = leader;
-    } else if (score > second) {
-      second = score;
-    }
+    const double score = block.leader_scores[leader];
+    if (score >= best.score - block.reach * fabs(best.score)) loss = fmax(loss, losses[leader]);
   }
-  for (int leader = 0; leader < block.m; ++leader) {
-    const bool near = scores[leader] >= best - block.reach * fabs(best);
-    if (near && block.taken[leader] == 0) loss = fmax(loss, losses[leader]);
-  }
-  block.slots[t] = slot;
-  block.taken[slot] = 1;
-  block.scores[t] = all_numbers ? best : NAN;
-  block.runners_up[t] = second;
+  largest[lanes.rank()] = loss;
+  lanes.sync();
+  if (lanes.rank() != 0) return;
+  for (int lane = 0; lane < lanes.size(); ++lane) loss = fmax(loss, largest[lane]);
+  block.slots[t] = best.slot;
+  block.taken[best.slot] = 1;
+  block.scores[t] = numbers ? best.score : NAN;
+  block.runners_up[t] = best.second;
   block.losses[t] = loss;
 }
 
@@ -117,10 +143,10 @@ FISHERMASK_LANES void find_winner(const Lanes& lanes, const PickBlock& block, in
 template <typename Lanes>
 FISHERMASK_LANES void choose(const Lanes& lanes, const PickBlock& block, int t, double* work) {
   const int r = block.r, size = packed_size(r);
-  find_winner(lanes, block, t, work, work + block.m);
+  find_winner(lanes, block, t, work);
   lanes.sync();
   const int s = static_cast<int>(block.slots[t]);
-  double* lower = work + 2 * block.m;
+  double* lower = work + block.m + 4 * lanes.size();
   double* factor = lower + size;
   double* product = factor + size;
   const double* a = block.a + static_cast<int64_t>(s) * size;

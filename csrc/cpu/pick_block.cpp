@@ -26,7 +26,7 @@ PickResult pick_block_cpu(torch::stable::Tensor e, torch::stable::Tensor h,
     });
   };
   each_leader([&](int leader, double* work) { begin_leader(lane, block, leader, work); });
-  std::vector<double> work(static_cast<size_t>(choose_work(block.m, block.r)));
+  std::vector<double> work(static_cast<size_t>(choose_work(block.m, block.r, lane.size())));
   for (int t = 0; t < block.size; ++t) {
     choose(lane, block, t, work.data());
     if (t + 1 == block.size) break;

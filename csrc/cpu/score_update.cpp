@@ -31,30 +31,40 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The columns [U_t W_t] of each update side by side, scaled, in the type of the products.
+// Updates of few columns are taken together until there are about so many, enough for all
+// registers, as long as the products of all classes with them stay in the second-level cache.
+constexpr int64_t kTogether = 24, kInnerNumbers = 2048;
+
+// The columns [U_t W_t] of the updates of each group side by side, scaled, in the type of the
+// products.
 template <typename T>
 class PackedUpdates {
  public:
   PackedUpdates(const Tensor& u, const Tensor& w, const std::vector<int64_t>& ranks,
-                const double* thresholds, double scale, int64_t m, int64_t n_head) {
-    int64_t columns = 0;
-    updates_.max_rank = 0;
-    for (const int64_t rank : ranks) {
-      columns += rank;
-      updates_.ranks.push_back(static_cast<int>(rank));
-      updates_.max_rank = std::max(updates_.max_rank, static_cast<int>(rank));
-    }
+                const double* thresholds, double scale, int64_t m, int64_t n_head, int64_t c) {
+    updates_.ranks.assign(ranks.begin(), ranks.end());
     updates_.thresholds = thresholds;
-    memory_.resize(static_cast<size_t>((m + n_head) * 2 * columns));
+    updates_.most_columns = 0;
+    const int64_t rows = m + n_head, n_updates = static_cast<int64_t>(ranks.size());
+    const int64_t most = c == 0 ? kTogether : std::min(kTogether, kInnerNumbers / c);
+    memory_.resize(static_cast<size_t>(rows * 2 * u.size(0)));
     T* to = memory_.data();
     int64_t first = 0;
-    for (const int64_t rank : ranks) {
-      const int64_t width = 2 * rank;
-      updates_.middle.push_back(to);
-      updates_.head.push_back(to + m * width);
-      pack(u, w, first, rank, scale, m + n_head, to);
-      to += (m + n_head) * width;
-      first += rank;
+    for (int64_t begin = 0, end = 0; begin < n_updates; begin = end) {
+      int64_t columns = 0;
+      while (end < n_updates && (end == begin || columns + 2 * ranks[end] <= most)) {
+        columns += 2 * ranks[end++];
+      }
+      updates_.groups.push_back({static_cast<int>(begin), static_cast<int>(end),
+                                 static_cast<int>(columns), to, to + m * columns});
+      updates_.most_columns = std::max(updates_.most_columns, static_cast<int>(columns));
+      int64_t offset = 0;
+      for (int64_t t = begin; t < end; ++t) {
+        pack(u, w, first, ranks[t], scale, rows, columns, to + offset);
+        first += ranks[t];
+        offset += 2 * ranks[t];
+      }
+      to += rows * columns;
     }
   }
 
@@ -62,7 +72,7 @@ class PackedUpdates {
 
  private:
   static void pack(const Tensor& u, const Tensor& w, int64_t first, int64_t rank, double scale,
-                   int64_t rows, T* to) {
+                   int64_t rows, int64_t columns, T* to) {
     const Tensor* parts[2] = {&u, &w};
     for (int part = 0; part < 2; ++part) {
       const double* from = static_cast<const double*>(parts[part]->const_data_ptr());
@@ -70,7 +80,7 @@ class PackedUpdates {
       torch::stable::parallel_for(0, rows, 256, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
           const double* source = from + first * down + row * across;
-          T* target = to + row * 2 * rank + part * rank;
+          T* target = to + row * columns + part * rank;
           for (int64_t q = 0; q < rank; ++q) {
             target[q] = static_cast<T>(scale * source[q * down]);
           }
@@ -112,7 +122,8 @@ std::tuple<Tensor, Tensor, Tensor> score_update_cpu(
   const auto with = [&](auto stored, auto compute) {
     using Stored = decltype(stored);
     using Compute = decltype(compute);
-    const PackedUpdates<Compute> packed(u, w, ranks, limits, scale, middle.size(2), head.size());
+    const PackedUpdates<Compute> packed(u, w, ranks, limits, scale, middle.size(2), head.size(),
+                                        coupling.has_value() ? coupling->size(2) : 0);
     run(candidates_of<Stored>(middle, coupling, hidden, head), packed, index, state, none, beaten);
   };
   if (middle.scalar_type() == ScalarType::Double) {

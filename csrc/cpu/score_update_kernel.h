@@ -9,14 +9,22 @@
 
 namespace fishermask {
 
-// T updates; that of pick t has columns [U_t W_t], 2 ranks[t] of them.
+// Consecutive updates whose products with V are taken together: columns [U_t W_t] of each in turn.
+template <typename Compute>
+struct UpdateGroup {
+  int begin, end;         // of T
+  int columns;            // 2 ranks[t] of each
+  const Compute* middle;  // (m, columns)
+  const Compute* head;    // (masked entries of the head, columns)
+};
+
+// T updates.
 template <typename Compute>
 struct Updates {
   std::vector<int> ranks;
-  std::vector<const Compute*> middle;  // T times (m, 2 rank)
-  std::vector<const Compute*> head;    // T times (masked entries of the head, 2 rank)
-  const double* thresholds;            // (T,)
-  int max_rank;
+  std::vector<UpdateGroup<Compute>> groups;
+  const double* thresholds;  // (T,)
+  int most_columns;          // of a group
 };
 
 // The state of all candidates, changed in place; A and B as packed lower triangles.

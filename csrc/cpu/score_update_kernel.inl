@@ -89,9 +89,9 @@ class Tile {
   static constexpr int bundle_size = lanes / kLanes<double>;
   using Doubles = Bundle<bundle_size>;
 
-  Tile(const Candidates<Stored>& candidates, int max_rank)
+  Tile(const Candidates<Stored>& candidates, int64_t columns)
       : v_(candidates), entries_(packed_size(candidates.r)) {
-    const int64_t r = v_.r, columns = 2 * static_cast<int64_t>(max_rank);
+    const int64_t r = v_.r;
     middle_ = allocate<T>(r * v_.m * lanes);
     coupling_ = allocate<T>(r * v_.c * lanes);
     hidden_ = allocate<T>(static_cast<int64_t>(v_.d) * lanes);
@@ -148,33 +148,35 @@ class Tile {
     }
   }
 
-  // products[i] = row i of [P R] = V_x [U W].
-  void multiply(const T* middle, const T* head, int rank) {
-    const int columns = 2 * rank;
+  // products[i] = row i of V_x [U W] for all U and W of a group.
+  void multiply(const UpdateGroup<T>& group) {
+    const int columns = group.columns;
     if (v_.coupling != nullptr) {
       for (int c = 0; c < v_.c; ++c) {
         const int64_t start = v_.starts[c];
         const T* inputs = v_.inputs == nullptr ? hidden_.get() : masked_.get() + start * lanes;
-        product(inputs, head + start * columns, static_cast<int>(v_.starts[c + 1] - start), columns,
-                false, inner_.get() + static_cast<int64_t>(c) * columns * lanes);
+        product(inputs, group.head + start * columns, static_cast<int>(v_.starts[c + 1] - start),
+                columns, false, inner_.get() + static_cast<int64_t>(c) * columns * lanes);
       }
       for (int i = 0; i < v_.r; i += 2) couple(i, columns);
     }
     for (int i = 0; i < v_.r; ++i) {
-      product(middle_.get() + static_cast<int64_t>(i) * v_.m * lanes, middle, v_.m, columns,
+      product(middle_.get() + static_cast<int64_t>(i) * v_.m * lanes, group.middle, v_.m, columns,
               v_.coupling != nullptr, row_of_products(i, columns));
     }
   }
 
-  // A -= P P^T, B -= P R^T + R P^T, two rows by two columns at a time.
-  void update(int rank) {
-    const int columns = 2 * rank;
+  // A -= P P^T, B -= P R^T + R P^T, two rows by two columns at a time; [P R] stands `offset`
+  // columns into the products, of which there are `columns`.
+  void update(int rank, int offset, int columns) {
     for (int i = 0; i < v_.r; i += 2) {
       const int last_row = std::min(i + 1, v_.r - 1);
-      const T* left[2] = {row_of_products(i, columns), row_of_products(last_row, columns)};
+      const T* left[2] = {row_of_products(i, columns) + offset * lanes,
+                          row_of_products(last_row, columns) + offset * lanes};
       for (int j = 0; j <= i; j += 2) {
         const int last_column = std::min(j + 1, v_.r - 1);
-        const T* right[2] = {row_of_products(j, columns), row_of_products(last_column, columns)};
+        const T* right[2] = {row_of_products(j, columns) + offset * lanes,
+                             row_of_products(last_column, columns) + offset * lanes};
         for (int half = 0; half < 2; ++half) {
           const int lane = half * kLanes<T>;
           Vector<T> a[2][2], b[2][2];
@@ -285,16 +287,20 @@ class Tile {
 template <typename Stored, typename T>
 static void run(const Candidates<Stored>& candidates, const Updates<T>& updates,
                 const int64_t* index, int64_t n, const ScoreState& state, Beaten& beaten) {
-  Tile<Stored, T> tile(candidates, updates.max_rank);
+  Tile<Stored, T> tile(candidates, updates.most_columns);
   const int count = static_cast<int>(updates.ranks.size());
   for (int64_t start = 0; start < n; start += kTile<T>) {
     const int in_tile = static_cast<int>(std::min<int64_t>(kTile<T>, n - start));
     tile.load_tile(index + start, in_tile, state, count > 0);
-    for (int t = 0; t < count; ++t) {
-      tile.compare(t, updates.thresholds[t], beaten);
-      tile.multiply(updates.middle[t], updates.head[t], updates.ranks[t]);
-      tile.update(updates.ranks[t]);
-      tile.score();
+    for (const UpdateGroup<T>& group : updates.groups) {
+      tile.multiply(group);
+      int offset = 0;
+      for (int t = group.begin; t < group.end; ++t) {
+        tile.compare(t, updates.thresholds[t], beaten);
+        tile.update(updates.ranks[t], offset, group.columns);
+        tile.score();
+        offset += 2 * updates.ranks[t];
+      }
     }
     if (count == 0) tile.score();
     tile.store_tile(state);

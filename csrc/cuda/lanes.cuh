@@ -3,12 +3,6 @@
 
 namespace fishermask {
 
-struct WarpLanes {
-  __device__ int rank() const { return static_cast<int>(threadIdx.x % 32); }
-  __device__ int size() const { return 32; }
-  __device__ void sync() const { __syncwarp(); }
-};
-
 struct BlockLanes {
   __device__ int rank() const { return static_cast<int>(threadIdx.x); }
   __device__ int size() const { return static_cast<int>(blockDim.x); }

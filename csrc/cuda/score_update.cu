@@ -1,6 +1,6 @@
 // score_update on a GPU: the wide products V [U W] by cuBLAS for as many candidates at a time as
-// leave them in the second-level cache, or as keep all processors busy where those are more; one
-// warp a candidate then takes them up for all T updates.
+// leave them in the second-level cache, or as keep all processors busy where those are more; a few
+// lanes a candidate then take them up for all T updates.
 //
 // Products with the coupling, A, B, the elimination and the trace never see device memory: what is
 // read is V, once, and what is written are A, B and T + 1 scores a candidate. Copies of rows of V,
@@ -18,6 +18,7 @@
 
 #include "common/score_body.h"
 #include "lanes.cuh"
+#include "tiled_update.cuh"
 #include "utils.cuh"
 
 namespace fishermask {
@@ -50,43 +51,48 @@ struct Chosen {
   __device__ bool has(int64_t x) const { return wanted == nullptr || wanted[id(x)] != 0; }
 };
 
-template <typename T>
-__host__ __device__ constexpr int64_t bytes_of_one(int r, int max_rank, bool with_state) {
-  return (work_doubles(r) + (with_state ? 2 * packed_size(r) : 0)) *
-             static_cast<int64_t>(sizeof(double)) +
-         (work_products(r, max_rank) * static_cast<int64_t>(sizeof(T)) + 7) / 8 * 8;
+// One group of lanes a candidate; see tiled_update.cuh. `each`: doubles of shared memory of one.
+template <int kGroup, int kRows, typename Stored, typename T>
+__global__ void __launch_bounds__(kThreads, kRows <= 10 ? 3 : 2)  // blocks of a processor
+    update_by_group(Products<Stored, T> products, UpdateColumns columns, Chosen chosen, State state,
+                    int64_t each, bool fetch_coupling) {
+  extern __shared__ double shared[];
+  const int groups = static_cast<int>(blockDim.x) / kGroup;
+  const int group = static_cast<int>(threadIdx.x) / kGroup;
+  const int lane = static_cast<int>(threadIdx.x) % kGroup;
+  const int r = products.r, size = packed_size(r);
+  TiledCandidate<kGroup, kRows, Stored, T> candidate(lane, r, columns.max_rank,
+                                                     shared + group * each);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * groups;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * groups; first < chosen.count;
+       first += step) {
+    // A group without a candidate works on another's, and keeps nothing of it.
+    const int64_t x = first + group < chosen.count ? first + group : chosen.count - 1;
+    const bool own = first + group < chosen.count && chosen.has(x);
+    const int64_t id = chosen.id(x);
+    if (fetch_coupling)
+      candidate.fetch_coupling(products.coupling + x * r * products.c, products.c);
+    candidate.load(state.a + id * size, state.b + id * size);
+    __syncwarp();
+    double score = state.scores[id];
+    for (int t = 0; t < columns.count; ++t) {
+      if (own && lane == 0) state.history[t * state.n + id] = score;
+      candidate.stage(products, columns, t, x, fetch_coupling);
+      candidate.subtract(columns.rank[t]);
+      score = candidate.trace();
+    }
+    if (columns.count == 0) score = candidate.trace();
+    // Whoever shares a candidate has read it.
+    __syncwarp();
+    if (!own) continue;
+    candidate.store(state.a + id * size, state.b + id * size);
+    if (lane == 0) state.scores[id] = score;
+  }
 }
 
-// One warp a candidate, everything of it in shared memory.
-template <typename Stored, typename T>
-__global__ void __launch_bounds__(kThreads)
-    update_by_warp(Products<Stored, T> products, UpdateColumns columns, Chosen chosen,
-                   State state) {
-  extern __shared__ double shared[];
-  const WarpLanes lanes;
-  const int r = products.r, size = packed_size(r);
-  const int warps = static_cast<int>(blockDim.x) / 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int64_t own = bytes_of_one<T>(r, columns.max_rank, true) / sizeof(double);
-  double* a = shared + warp * own;
-  double* b = a + size;
-  double* work = b + size;
-  T* staged = reinterpret_cast<T*>(work + work_doubles(r));
-  const int64_t step = static_cast<int64_t>(gridDim.x) * warps;
-  for (int64_t x = static_cast<int64_t>(blockIdx.x) * warps + warp; x < chosen.count; x += step) {
-    if (!chosen.has(x)) continue;
-    const int64_t id = chosen.id(x);
-    for (int e = lanes.rank(); e < size; e += lanes.size()) {
-      a[e] = state.a[id * size + e];
-      b[e] = state.b[id * size + e];
-    }
-    const double score = update_candidate(lanes, products, columns, x, a, b, state.scores[id],
-                                          state.history + id, state.n, work, staged);
-    for (int e = lanes.rank(); e < size; e += lanes.size()) {
-      state.a[id * size + e] = a[e];
-      state.b[id * size + e] = b[e];
-    }
-    if (lanes.rank() == 0) state.scores[id] = score;
-  }
+template <typename T>
+__host__ __device__ constexpr int64_t doubles_of_block(int r, int max_rank) {
+  return work_doubles(r) + (work_products(r, max_rank) * static_cast<int64_t>(sizeof(T)) + 7) / 8;
 }
 
 // One thread block a candidate, in device memory: for matrices too large for the other.
@@ -96,8 +102,7 @@ __global__ void __launch_bounds__(kThreads)
                     double* memory) {
   const BlockLanes lanes;
   const int r = products.r, size = packed_size(r);
-  double* work =
-      memory + blockIdx.x * (bytes_of_one<T>(r, columns.max_rank, false) / sizeof(double));
+  double* work = memory + blockIdx.x * doubles_of_block<T>(r, columns.max_rank);
   T* staged = reinterpret_cast<T*>(work + work_doubles(r));
   for (int64_t x = blockIdx.x; x < chosen.count; x += gridDim.x) {
     if (!chosen.has(x)) continue;
@@ -230,19 +235,41 @@ Packed<T> pack(const Pool& pool, const Tensor& u, const Tensor& w,
   return packed;
 }
 
+// Whether groups of this shape took it: all of a warp must fit into shared memory.
+template <int kGroup, int kRows, typename Stored, typename T>
+bool launch_groups(const Products<Stored, T>& products, const UpdateColumns& columns,
+                   const Chosen& chosen, const State& state, cudaStream_t stream) {
+  if (products.r > kRows) return false;
+  constexpr int kOfWarp = 32 / kGroup;
+  const auto of_warp = [&](int64_t c) {
+    return kOfWarp * tiled_doubles<kGroup, kRows, T>(columns.max_rank, c) *
+           static_cast<int64_t>(sizeof(double));
+  };
+  const int64_t c = products.inner == nullptr ? 0 : products.c;
+  const bool fetch = c > 0 && of_warp(c) <= kSharedBytes;
+  const int64_t bytes = of_warp(fetch ? c : 0);
+  if (bytes > kSharedBytes) return false;
+  const int64_t warps = std::min<int64_t>(kThreads / 32, kSharedBytes / bytes);
+  update_by_group<kGroup, kRows, Stored, T>
+      <<<grid_of(chosen.count, warps * kOfWarp), 32 * warps, warps * bytes, stream>>>(
+          products, columns, chosen, state,
+          tiled_doubles<kGroup, kRows, T>(columns.max_rank, fetch ? c : 0), fetch);
+  return true;
+}
+
 template <typename Stored, typename T>
 void launch_update(const Products<Stored, T>& products, const UpdateColumns& columns,
                    const Chosen& chosen, const State& state, const Tensor& like,
                    cudaStream_t stream) {
-  const int64_t bytes = bytes_of_one<T>(products.r, columns.max_rank, true);
-  if (bytes <= kSharedBytes) {
-    const int64_t warps = std::min<int64_t>(kThreads / 32, kSharedBytes / bytes);
-    update_by_warp<<<grid_of(chosen.count, warps), 32 * warps, warps * bytes, stream>>>(
-        products, columns, chosen, state);
-  } else {
+  const bool by_group = launch_groups<2, 2>(products, columns, chosen, state, stream) ||
+                        launch_groups<8, 6>(products, columns, chosen, state, stream) ||
+                        launch_groups<8, 10>(products, columns, chosen, state, stream) ||
+                        launch_groups<32, 20>(products, columns, chosen, state, stream) ||
+                        launch_groups<32, 24>(products, columns, chosen, state, stream);
+  if (!by_group) {
     const int64_t blocks =
         std::min<int64_t>(chosen.count, 2 * device_attribute(cudaDevAttrMultiProcessorCount));
-    const int64_t each = bytes_of_one<T>(products.r, columns.max_rank, false) / sizeof(double);
+    const int64_t each = doubles_of_block<T>(products.r, columns.max_rank);
     const Tensor memory = torch::stable::new_empty(like, {blocks * each}, ScalarType::Double);
     update_by_block<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
         products, columns, chosen, state, static_cast<double*>(memory.mutable_data_ptr()));

@@ -20,13 +20,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fishermask_fast.checks import caller_level
-from fishermask_fast.engine.alike import may_win
+from fishermask_fast.engine.choosing import Ambiguous, Choice, largest_near_top, losses
 from fishermask_fast.engine.directions import Directions, Update
 from fishermask_fast.engine.log_det import LogDetDirections, LogDetProblem
 from fishermask_fast.engine.precision import (
@@ -37,8 +36,8 @@ from fishermask_fast.engine.precision import (
 )
 from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem
 from fishermask_fast.engine.rules import Limits
-from fishermask_fast.engine.state import Candidates, Fresh, Leaders, Report, State, Updates
-from fishermask_fast.factors import GradientFactors, first_of_equal
+from fishermask_fast.engine.state import Candidates, Fresh, Leaders, Report, Updates
+from fishermask_fast.factors import GradientFactors
 
 _logger = logging.getLogger(__name__)
 
@@ -47,11 +46,6 @@ _FIRST_BLOCK = 4
 # a thirtieth of the pass over all; and never more than the pool says.
 _LEADERS_PER_PICK = 8
 _LEADERS_SHARE = 32
-_MAX_CONTENDERS = 16
-# So few are scored anew for about the price of telling who need not be.
-_FEW = 4
-# Which of many contenders are kept, relative to the best score: more than any doubt there is.
-_MATCH = 1e-7
 # Blocks in a row that float32 cuts for candidates too close to tell.
 _MAX_DOUBTS = 3
 # Of all candidates, so many times more lead after each block that brought nothing.
@@ -59,17 +53,10 @@ _GROWTH = 4
 # Attempts without a pick, remedies included, after which candidates are not what they were: four
 # times more leaders each time are all candidates long before.
 _MAX_IDLE = 64
-# The score of a sample whose removal would leave an M that float64 takes for singular.
-_NEVER = 1e300
 # Scores below this have lost digits to underflow, which no set-up brings back.
 _TINY = 1e-290
 # The share of the objective that a pick may raise it by, or a removal lower it, through rounding.
 _ROUNDING = 1e-9
-_NEAR_TOP = 0.9
-
-
-class _Ambiguous(Exception):
-    """More candidates within float32's margin of the winner than are scored one by one."""
 
 
 class _Stale(Exception):
@@ -170,6 +157,7 @@ class Engine:
             self._fixed_block or self._pool.max_block,
             self._problem.fisher if self._careful else None,
         )
+        self._choice = Choice(self._problem, self._directions, self._policy, self._sign)
         return start.objective
 
     def _renew(
@@ -179,15 +167,9 @@ class Engine:
         try:
             fresh = self._pool.set_up(*matrices, lamb=lamb, traces=traces)
         except OverflowError:
-            raise self._overflow() from None
+            raise self._problem.overflow() from None
         self.setups += 1
         return fresh
-
-    def _overflow(self) -> ValueError:
-        return ValueError(
-            "scores overflow float64: the gradients or fisher are too large against "
-            f"{self._problem.prior}; scale them down or raise {self._problem.prior.split()[0]}"
-        )
 
     def run(self, n_take: int, on_progress: Callable[[int], object] | None = None) -> None:
         """Go on until `n_take` are taken; `on_progress` hears how many each block took."""
@@ -206,7 +188,7 @@ class Engine:
                     self._set_up()
                 elif stale.remedy is Remedy.RENEWAL:
                     self._renew(self._directions.matrices())
-            except _Ambiguous:
+            except Ambiguous:
                 _logger.info("near-ties within float32's margin: going on in float64 alone")
                 self._policy.always_float64 = True
                 self._policy.remedied(abs(self.changes[-1]))
@@ -251,7 +233,7 @@ class Engine:
             grown = 2 * size if kept == size else max(size // 2, kept, 1)
             self._block = min(grown, self._pool.max_block)
         if not float64 and self._doubts > _MAX_DOUBTS:
-            raise _Ambiguous
+            raise Ambiguous
 
     def _leader_count(self, n_left: int) -> int:
         share = min(len(self._pool) // _LEADERS_SHARE, self._pool.max_leaders)
@@ -274,8 +256,9 @@ class Engine:
                     break
                 if not self._policy.fresh:
                     raise _Stale(Remedy.SETUP, abs(self.changes[-1]))
-            loss = self._loss(leaders.state, left, scores)
-            pick, at, remedy = self._choose(leaders, left, scores, loss)
+            fallen = losses(leaders.state, left)
+            pick, at, remedy = self._choice.winner(leaders, left, scores, fallen)
+            loss = largest_near_top(fallen, scores)
             score = float(scores[at])
             first = abs(picks[0].score) if picks else None
             error = self._policy.error(leaders.state.traces[left])
@@ -289,15 +272,17 @@ class Engine:
                 break
             picks.append(pick)
             running.append(score)
-            self._directions.add(pick)
+            self._directions.add(pick.alone())
             left = self._without(left, at, leaders, [one.index for one in picks])
-            updates = Updates(pick.u, pick.w, [pick.u.shape[0]])
-            self._advance(leaders, left, updates, pick.u.new_zeros(1))
+            self._advance(leaders, left, pick.alone(), pick.u.new_zeros(1))
         return picks, running
 
     def _without(self, left: Tensor, at: int, leaders: Leaders, picks: list[int]) -> Tensor:
         """The leaders that are left when that `at` is picked, the last of the block's `picks`."""
-        left = torch.cat([left[:at], left[at + 1 :]])
+        if leaders.inherit(int(left[at])):
+            left = left[leaders.index[left].argsort()]
+        else:
+            left = torch.cat([left[:at], left[at + 1 :]])
         cluster = self._limits.closing(picks)[-1]
         if cluster is None or self._limits.clusters is None:
             return left
@@ -328,84 +313,6 @@ class Engine:
             PrecisionWarning,
             stacklevel=caller_level(),
         )
-
-    def _loss(self, state: State, left: Tensor, scores: Tensor) -> float:
-        """How many times tr(B_x) has fallen since the set-up, at most, among the best leaders."""
-        top = scores.max()
-        loss = (state.traces / state.trace_b().clamp_(min=1e-300))[left]
-        return float(loss.masked_fill_(scores < top - _NEAR_TOP * top.abs(), 0.0).max())
-
-    def _choose(
-        self, leaders: Leaders, left: Tensor, scores: Tensor, loss: float
-    ) -> tuple[Update, int, Remedy | None]:
-        """The winner among the leaders left, its place there, and what is due to tell for sure.
-
-        The candidates within the margin of the top are compared by scores taken anew; a tie goes to
-        the lowest index. Where they are too many for that, they are taken for equal samples.
-        """
-        if self._sign < 0:
-            scores = scores.nan_to_num(nan=-_NEVER, neginf=-_NEVER)
-        top = scores.max()
-        if not bool(top.isfinite()):
-            raise self._overflow()
-        margin = self._policy.margin * top.abs()
-        error = self._policy.errors(leaders.state.traces[left]).clamp_(min=float(margin) / 2)
-        near = (scores + error >= top - error[scores.argmax()]).nonzero().squeeze(1)
-        if self._policy.nothing_left(abs(float(top))):
-            near = near[:1]
-        if near.numel() > 1:
-            gains = leaders.state.gains
-            beside = None if gains is None else gains[left[near]]
-            near = near[first_of_equal(leaders.factors[left[near]], beside)]
-        if near.numel() > _MAX_CONTENDERS and not self._policy.float64:
-            raise _Ambiguous
-        doubt = self._policy.doubt(loss)
-        near = self._may_win(leaders, left, near, doubt)
-        contenders = self._contenders(leaders, left[near])
-        best = contenders[max(contenders, key=lambda at: contenders[at].score)]
-        behind = {
-            at: 0.0
-            if update.gain == best.gain and torch.equal(update.rows, best.rows)
-            else (best.score - update.score) / max(abs(best.score), 1e-300)
-            for at, update in contenders.items()
-        }
-        at = next(at for at, gap in behind.items() if gap <= TIE)
-        due = Remedy.SETUP if any(TIE < gap <= doubt for gap in behind.values()) else None
-        return contenders[at], int(near[at]), due
-
-    def _may_win(self, leaders: Leaders, left: Tensor, near: Tensor, doubt: float) -> Tensor:
-        """Those of many contenders that may win, told from one of them where they are alike."""
-        # The slope is that of tr(A^-1 B), unweighted.
-        if near.numel() < _FEW or self._log_det or leaders.state.gains is not None:
-            return near
-        base = self._directions.base(leaders.factors, left[near[:1]], self._problem.lamb)
-        if base is None:
-            return near
-        scores = base.scores(leaders.factors[left[near]], self._problem.scale)
-        return near[may_win(*scores, doubt)]
-
-    def _contenders(self, leaders: Leaders, slots: Tensor) -> dict[int, Update]:
-        """The updates of the best of some leaders, by their places in `slots`, ascending.
-
-        Of many, those are left out that are no match for another.
-        """
-        found: dict[int, Update] = {}
-        for start in range(0, slots.numel(), _MAX_CONTENDERS):
-            batch = slots[start : start + _MAX_CONTENDERS]
-            updates = self._directions.updates(
-                leaders.factors, batch, leaders.index[batch].tolist()
-            )
-            if leaders.state.gains is not None:
-                gains = leaders.state.gains[batch].tolist()
-                updates = [
-                    replace(one, gain=gain) for one, gain in zip(updates, gains, strict=True)
-                ]
-            found |= {start + at: update for at, update in enumerate(updates)}
-            if slots.numel() > _MAX_CONTENDERS:
-                best = max(update.score for update in found.values())
-                least = best - _MATCH * abs(best)
-                found = {at: update for at, update in found.items() if update.score >= least}
-        return found
 
     def _advance(
         self, leaders: Leaders, index: Tensor, updates: Updates, thresholds: Tensor

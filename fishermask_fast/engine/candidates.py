@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,12 @@ from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
 
 _MAX_BLOCK = 16
 _MAX_LEADERS = 4096
+# A GPU works out what every leader is to every other, which should cost no more than a pass over
+# all; and it takes as long to be asked for a short pass as to make it. Who leads is then told on
+# the host, among so many times more.
+_MAX_DEVICE_BLOCK = 32
+_DEVICE_LEADERS = (256, 2048)
+_AMONG = 8
 # Where a pass has to fetch the gradients first, it should serve more picks.
 _MAX_FAR_BLOCK = 32
 _MAX_FAR_LEADERS = 16384
@@ -50,9 +57,13 @@ class LocalCandidates:
     ) -> None:
         self.scale = scale
         self.sign = sign
-        near = isinstance(factors, GradientFactors)
-        self.max_block = _MAX_BLOCK if near else _MAX_FAR_BLOCK
-        self.max_leaders = _MAX_LEADERS if near else _MAX_FAR_LEADERS
+        self.max_block, self.max_leaders = _MAX_BLOCK, _MAX_LEADERS
+        if not isinstance(factors, GradientFactors):
+            self.max_block, self.max_leaders = _MAX_FAR_BLOCK, _MAX_FAR_LEADERS
+        elif factors.device.type != "cpu":
+            least, most = _DEVICE_LEADERS
+            self.max_block = _MAX_DEVICE_BLOCK
+            self.max_leaders = min(max(least, 2 * math.isqrt(len(factors))), most)
         self._factors = factors
         self._chunk_size = chunk_size
         self._clusters = clusters
@@ -161,9 +172,14 @@ class LocalCandidates:
         if traces:
             start = 0 if self._state.log_det else r
             self.kinds = kinds(self._state.a @ self.diagonal - start, self._state.traces)
-            self._copies = has_copies(self.kinds)
-            self._n_leaders = how_many(self.kinds, self.max_leaders) if self._copies else 0
+            self._survey()
         return Fresh(largest, resolved)
+
+    def _survey(self) -> None:
+        """Note whether candidates have copies."""
+        kinds = self.kinds[self._free]
+        self._copies = has_copies(kinds)
+        self._n_leaders = how_many(kinds, self.max_leaders) if self._copies else 0
 
     def _forms(
         self, chunk: GradientFactors, inverse: Tensor, double: Tensor, lamb: float | None
@@ -206,7 +222,8 @@ class LocalCandidates:
         if self._copies:
             known = self.kinds
             size = max(size, min(self._n_leaders, int(self._free.sum())))
-        return self.lead(best(self.free_scores(forced), known, size))
+        among = None if self._free.device.type == "cpu" else _AMONG * size
+        return self.lead(best(self.free_scores(forced), known, size, among))
 
     def free_scores(self, forced: Collection[int]) -> Tensor:
         """(N,) scores; infinite for the forced ones, and minus infinite for those taken."""

@@ -68,7 +68,7 @@ class BlockEngine(Engine):
         return min(wanted, self._most_leaders)
 
     def _pick_among(self, leaders: Leaders, size: int) -> tuple[list[Update], list[float]]:
-        if self._careful or len(leaders) > self._most_leaders:
+        if self._careful or leaders.heirs is not None or len(leaders) > self._most_leaders:
             return super()._pick_among(leaders, size)
         rows = leaders.factors.to(dtype=torch.float64).dense() * self._problem.scale  # (m, r, k)
         flat = rows.flatten(0, 1)
@@ -98,14 +98,13 @@ class BlockEngine(Engine):
                 indices, scores, rows[found.slots[:clear]], u, w, strict=False
             )
         ]
-        for pick in picks:
-            self._directions.add(pick)
+        updates = Updates(u.flatten(0, 1), w.flatten(0, 1), [rows.shape[1]] * clear)
+        self._directions.add(updates)
         others = len(leaders) - clear
         if others:
             picked = torch.zeros_like(leaders.index).index_fill(0, found.slots[:clear], 1)
             # The others first, in their order, without asking how many they are.
             order = picked.argsort(stable=True)[:others]
-            updates = Updates(u.flatten(0, 1), w.flatten(0, 1), [rows.shape[1]] * clear)
             self._advance(leaders, order, updates, found.scores[:clear])
         return picks, running[:clear]
 

@@ -51,6 +51,10 @@ class Update:
         """What the sample is compared by."""
         return self.gain * self.change
 
+    def alone(self) -> Updates:
+        """For whoever takes many."""
+        return Updates(self.u, self.w, [len(self.u)])
+
 
 class Directions:
     """Updates of samples during a selection.
@@ -207,12 +211,12 @@ class Directions:
         weighted: Tensor = basis * shares.rsqrt()
         return weighted
 
-    def add(self, update: Update) -> None:
-        """Count a pick: the samples after it see its update."""
-        at, q = sum(self._ranks), update.u.shape[0]
-        self._u[at : at + q] = update.u
-        self._w[at : at + q] = update.w
-        self._ranks.append(q)
+    def add(self, updates: Updates) -> None:
+        """Count picks: the samples after them see their updates."""
+        at, q = sum(self._ranks), len(updates.u)
+        self._u[at : at + q] = updates.u
+        self._w[at : at + q] = updates.w
+        self._ranks.extend(updates.ranks)
 
     def keep(self, n_picks: int) -> None:
         """Forget all but the block's first picks."""

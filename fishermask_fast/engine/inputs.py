@@ -17,6 +17,7 @@ from fishermask_fast.checks import (
     check_matrix,
 )
 from fishermask_fast.engine.candidates import LocalCandidates
+from fishermask_fast.engine.copies import DistinctCandidates
 from fishermask_fast.engine.log_det import LogDetProblem
 from fishermask_fast.engine.option_checks import (
     auto_prior,
@@ -192,7 +193,10 @@ class Options:
         if places is not None:
             barred = barred[places] if len(barred) else barred
             clusters = None if clusters is None else clusters[places]
-        return LocalCandidates(
+        # On a GPU asking costs more than the updates of copies.
+        alone = places is None and isinstance(factors, GradientFactors) and device.type == "cpu"
+        kind = DistinctCandidates if alone else LocalCandidates
+        return kind(
             factors,
             problem.scale,
             1,

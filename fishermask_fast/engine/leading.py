@@ -22,7 +22,7 @@ _GRADES = (0.02, 1e-5, 1e-12)
 # Of one kind so many lead before others come in: as many as a block may pick of it.
 _COPIES = 16
 # Leaders where samples have near copies: so many at least, or so large a share of all.
-_LEADERS, _LEADERS_SHARE = 512, 16
+_LEADERS, _LEADERS_SHARE = 512, 8
 _STEPS = 2.0**29
 _MULTIPLIER = 1_000_003
 
@@ -56,7 +56,7 @@ def how_many(kinds: Tensor, most: int) -> int:
     return min(max(_LEADERS, len(kinds) // _LEADERS_SHARE), most, len(kinds))
 
 
-def best(scores: Tensor, kinds: Tensor | None, size: int) -> Tensor:
+def best(scores: Tensor, kinds: Tensor | None, size: int, among: int | None = None) -> Tensor:
     """Indices of `size` candidates that lead, in ascending order.
 
     The largest scores lead, ties by lowest index, save that near copies lead together, and that
@@ -66,9 +66,14 @@ def best(scores: Tensor, kinds: Tensor | None, size: int) -> Tensor:
         scores: (N,), minus infinite for those that come last.
         kinds: (N, 3) int64; None where no kind has more than `_COPIES`.
         size: 0..N.
+        among: look at so many of the largest scores alone, on the host: a GPU is asked for each of
+            many small sorts. None for all, where they are.
     """
     if size == 0:
         return torch.empty(0, dtype=torch.int64, device=scores.device)
+    if kinds is not None and among is not None:
+        top = _largest(scores, min(max(among, size), len(scores)))
+        return top[best(scores[top].cpu(), kinds[top].cpu(), size).to(top.device)]
     chosen = _largest(scores, size)
     if kinds is None or size == len(scores) or not has_copies(kinds[chosen]):
         return chosen

@@ -59,6 +59,9 @@ class LogDetDirections(Directions):
             found.append(Update(index, changes[at], rows[at], u, u[:, :0]))
         return found
 
+    def base(self, factors: GradientFactors, slot: Tensor, lamb: float) -> None:
+        """None: what tells near copies apart is known of tr(A^-1 B) alone."""
+
     def _fold(self) -> None:
         waiting = sum(self._ranks)
         u = self._u[:waiting]

@@ -130,6 +130,13 @@ class Problem:
             )
         return factor
 
+    def overflow(self) -> ValueError:
+        """The error of scores that overflow."""
+        return ValueError(
+            "scores overflow float64: the gradients or fisher are too large against "
+            f"{self.prior}; scale them down or raise {self.prior.split()[0]}"
+        )
+
     @property
     def _m_in_words(self) -> str:
         if self.in_sums:

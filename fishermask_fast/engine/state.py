@@ -161,9 +161,21 @@ class Leaders:
     index: Tensor  # (m,) int64, ascending: their places in the pool
     factors: GradientFactors  # in memory
     state: State
+    # (N,) int64, the equal sample that comes in for each when that is picked, N for none.
+    heirs: Tensor | None = None
 
     def __len__(self) -> int:
         return self.index.numel()
+
+    def inherit(self, slot: int) -> bool:
+        """Put an equal sample in the place of the one picked at `slot`; whether there is one."""
+        if self.heirs is None:
+            return False
+        heir = int(self.heirs[self.index[slot]])
+        if heir == len(self.heirs):
+            return False
+        self.index[slot] = heir
+        return True
 
 
 class Candidates(Protocol):

@@ -14,7 +14,7 @@ from fishermask_fast.factors import inverse_products  # noqa: F401  registers a 
 from fishermask_fast.factors.checks import check_finite
 from fishermask_fast.factors.embedding_files import EmbeddingFactors
 from fishermask_fast.factors.embeddings import factors_from_embeddings
-from fishermask_fast.factors.equal import first_of_equal
+from fishermask_fast.factors.equal import first_of_equal, next_of_equal
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
 from fishermask_fast.factors.grams import check_weights
 from fishermask_fast.factors.quadratic_forms import columns_at_once
@@ -44,6 +44,7 @@ __all__ = [
     "drop_pages",
     "factors_from_embeddings",
     "first_of_equal",
+    "next_of_equal",
     "save_factors",
     "plan_file",
     "read_bytes",

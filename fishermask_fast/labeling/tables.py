@@ -17,7 +17,7 @@ from torch import Tensor
 from fishermask_fast.datasets import SKIPPED, Note, Rows, as_number, feature_places, read_rows
 
 TEXT, PATH = "text", "path"
-LABEL = "label"
+USUAL_LABEL = "label"
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,15 @@ def kind_of_table(file: Path, label: str) -> str:
     """``"images"`` of a table with paths, ``"texts"``, or ``"table"``; by its header.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or has no column of the name that was given for labels.
     """
     table = _read(file, label)
     names = table.names
+    # A table of which nothing is labeled yet may lack the usual one.
+    if label not in names and label != USUAL_LABEL:
+        raise ValueError(
+            f"label_column must be a column of {file}, which has {', '.join(names)}; got {label!r}"
+        )
     if PATH not in names and TEXT not in names:
         others = [place for place, name in enumerate(names) if name != label]
         if not any(_is_number(row[place]) for row in table.cells for place in others):
@@ -106,7 +111,7 @@ def kind_of_table(file: Path, label: str) -> str:
     return "images" if PATH in names else "texts" if TEXT in names else "table"
 
 
-def read_own_table(file: Path, label: str = LABEL) -> OwnTable:
+def read_own_table(file: Path, label: str = "label") -> OwnTable:
     """Rows of a table, labeled where its column of labels is not empty.
 
     Raises:
@@ -137,13 +142,10 @@ def read_own_table(file: Path, label: str = LABEL) -> OwnTable:
 
 
 def _read(file: Path, label: str) -> Rows:
-    """The table, whatever its columns; a label's name that is off, or not the usual, is refused."""
+    """The table, whatever its columns; a label's name one letter off is refused."""
     table = read_rows(
         file, (label,), None, f"a column path (and {label}) or others", errors="surrogateescape"
     )
-    # A table without labels is one to pick from; one whose labels are asked for by name is not.
-    if label != LABEL and label not in table.names:
-        raise ValueError(f"{file} has no column {label}; it has {', '.join(table.names)}")
     plain = [name.strip().casefold() for name in table.names]
     names = [
         each if each in (TEXT, PATH) and label != each else name

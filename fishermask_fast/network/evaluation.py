@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.arithmetic import full_float32
 from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.collating import Inputs, count_samples
 from fishermask_fast.network.threads import check_not_read_elsewhere, read_by_this_thread
@@ -119,6 +120,8 @@ def input_dtype(model: nn.Module, inputs: Inputs) -> torch.dtype | None:
 def evaluating(model: nn.Module, device: torch.device | str | None = None) -> Iterator[nn.Module]:
     """The unwrapped model in eval mode on `device`, with every trace of it undone afterwards.
 
+    float32 is taken for what it is, whatever TF32 or bfloat16 the process allows.
+
     Modes, requires_grad, hooks (the caller's affair), random state and device are restored.
 
     Raises:
@@ -139,6 +142,7 @@ def evaluating(model: nn.Module, device: torch.device | str | None = None) -> It
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(full_float32())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:

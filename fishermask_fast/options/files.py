@@ -124,7 +124,7 @@ def _meaning(flag: Argument, key: str, value: Any) -> Any:
     """A value as Python has it: a negative flag turned round, 2 a float where one is wanted."""
     if isinstance(value, bool):
         return value != (f"--{key}" in flag.negatives)
-    if _plain(flag.hint) is float:
+    if plain_type(flag.hint) is float:
         return float(value)
     return value
 
@@ -139,7 +139,7 @@ def _give(flag: Argument, key: str, value: Any, path: str) -> None:
 
 
 def _check(where: str, value: Any, hint: Any) -> None:
-    wanted = _plain(hint)
+    wanted = plain_type(hint)
     if get_origin(wanted) is tuple:
         if not isinstance(value, list) or not value:
             raise ValueError(f"{where} must be a list; got {value!r}")
@@ -162,10 +162,10 @@ def _check(where: str, value: Any, hint: Any) -> None:
             raise ValueError(f"{where} must be of type {kind.__name__}; got {value!r}")
 
 
-def _plain(hint: Any) -> Any:
+def plain_type(hint: Any) -> Any:
     """The type of a hint such as ``Annotated[int | None, ...]``: int."""
     if get_origin(hint) is Annotated:
-        return _plain(get_args(hint)[0])
+        return plain_type(get_args(hint)[0])
     if get_origin(hint) in (Union, UnionType):
-        return _plain(next(each for each in get_args(hint) if each is not NoneType))
+        return plain_type(next(each for each in get_args(hint) if each is not NoneType))
     return hint

@@ -29,10 +29,12 @@ class Bug:
 
 
 SCORE, PICK, WEIGHT = "cuda/score_update.cu", "cuda/pick_block.cu", "cuda/weight_gradient.cu"
+TILES = "cuda/tiled_update.cuh"
 # The tests that a bug in a file can fail, so that not all run each time.
 ALL = "not classes and not ties"
 RELEVANT = {
     SCORE: "score_update or any_number",
+    TILES: "score_update or any_number",
     PICK: "pick_block or classes",
     WEIGHT: "definitions and (grad or diag)",
     "common/weight_geometry.h": "definitions and (grad or diag)",
@@ -41,16 +43,52 @@ RELEVANT = {
 }
 PLAIN = ("-p", "no:cacheprovider")
 BUGS = [
-    Bug("update_by_warp: warps share memory", SCORE, "shared + warp * own", "shared"),
-    Bug("update_by_warp: no candidate is passed over", SCORE, "if (!chosen.has(x)) continue;", ""),
+    Bug("update_by_group: groups share memory", SCORE, "shared + group * each", "shared"),
     Bug(
-        "update_by_warp: too little memory", SCORE, "32 * warps, warps * bytes", "32 * warps, bytes"
+        "update_by_group: no candidate is passed over",
+        SCORE,
+        "first + group < chosen.count && chosen.has(x)",
+        "first + group < chosen.count",
+    ),
+    Bug(
+        "update_by_group: the last of a warp keep another's",
+        SCORE,
+        "const bool own = first + group < chosen.count && ",
+        "const bool own = ",
+    ),
+    Bug(
+        "update_by_group: too little memory",
+        SCORE,
+        "32 * warps, warps * bytes",
+        "32 * warps, bytes",
+    ),
+    Bug(
+        "tiles: staged while read",
+        TILES,
+        "    __syncwarp();\n  }\n\n  // A -=",
+        "  }\n\n  // A -=",
+    ),
+    Bug(
+        "tiles: columns are read too early",
+        TILES,
+        "        __syncwarp();\n        const double recip",
+        "        const double recip",
+    ),
+    Bug("tiles: one column for all", TILES, "columns_ + 2 * x * kRows", "columns_"),
+    Bug("tiles: R before P", TILES, ": q) + of_w) * kRows", ": q) + !of_w) * kRows"),
+    Bug("tiles: the coupling of other rows", TILES, "coupling[i * c + at /", "coupling[at /"),
+    Bug("tiles: a part of the coupling", TILES, "first += kAtOnce, inner", "first += 6, inner"),
+    Bug(
+        "tiles: half a lane's tiles",
+        TILES,
+        "const int e = lane + n * kGroup",
+        "const int e = lane",
     ),
     Bug(
         "update_by_block: blocks share memory",
         SCORE,
-        "memory + blockIdx.x * (bytes_of_one",
-        "memory + 0 * (bytes_of_one",
+        "memory + blockIdx.x * doubles_of_block",
+        "memory + 0 * doubles_of_block",
     ),
     Bug(
         "update_by_block: a candidate by many blocks",
@@ -92,16 +130,9 @@ BUGS = [
         "0, count,\n        ids",
     ),
     Bug(
-        "leaders_by_warp: warps share memory",
+        "each_leader: blocks share memory",
         PICK,
-        "shared + warp * follow_work(block.r)",
-        "shared",
-    ),
-    Bug("leaders_by_warp: beyond the last leader", PICK, "if (leader >= block.m) return;", ""),
-    Bug(
-        "leaders_by_block: blocks share memory",
-        PICK,
-        "work + static_cast<int64_t>(blockIdx.x) * follow_work(block.r)",
+        "work + leader * follow_work(block.r)",
         "work",
     ),
     Bug("choose_one: follows its own work's memory", PICK, "choosing + numbers", "choosing"),
@@ -111,7 +142,6 @@ BUGS = [
         "if (t + 1 < block.size)",
         "if (t + 2 < block.size)",
     ),
-    Bug("lanes: a warp does not wait", "cuda/lanes.cuh", "__syncwarp();", ""),
     Bug("lanes: a block does not wait", "cuda/lanes.cuh", "__syncthreads();", ""),
     Bug(
         "gather_entries: lanes part",

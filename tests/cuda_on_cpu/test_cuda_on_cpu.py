@@ -103,6 +103,29 @@ def test_score_update(
     on_cpu.check(on_cpu.make_problem(generator, 2, head=head, **sizes), assert_close)
 
 
+# The most rows of each shape of update_by_group, one more, and fewer; beyond the last are blocks.
+@pytest.mark.parametrize("r", [1, 2, 3, 6, 7, 9, 10, 11, 20, 21, 24, 25])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_score_update_by_groups(
+    r: int,
+    dtype: torch.dtype,
+    every_schedule: None,
+    generator: torch.Generator,
+    assert_close: Callable[..., None],
+) -> None:
+    sizes = {"n": 19, "r": r, "m": 5, "c": r, "d": 7, "head": "part"}
+    problem = on_cpu.make_problem(generator, ranks=[r, 1, r], **sizes, dtype=dtype)
+    on_cpu.check(problem, assert_close, dtype=dtype, float64_products=dtype == torch.float64)
+
+
+def test_score_update_with_a_coupling_too_large_for_shared_memory(
+    every_schedule: None, generator: torch.Generator, assert_close: Callable[..., None]
+) -> None:
+    for r, head in ((1, "whole"), (9, "part")):
+        problem = on_cpu.make_problem(generator, 2, n=11, r=r, m=3, c=300, d=1, head=head)
+        on_cpu.check(problem, assert_close)
+
+
 def test_score_update_by_many_blocks(
     every_schedule: None, generator: torch.Generator, assert_close: Callable[..., None]
 ) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fishermask_fast import Selection, reference, select_batch
 from fishermask_fast.engine.blocks import Engine
+from fishermask_fast.engine.candidates import LocalCandidates
 from fishermask_fast.engine.device_blocks import BlockEngine
 from fishermask_fast.engine.directions import Directions
 from fishermask_fast.engine.problem import SetUp
@@ -38,6 +39,8 @@ def by_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return clear[-1]
 
     monkeypatch.setattr("fishermask_fast.engine.greedy.Engine", BlockEngine)
+    # What it is given on a GPU.
+    monkeypatch.setattr("fishermask_fast.engine.inputs.DistinctCandidates", LocalCandidates)
     monkeypatch.setattr(BlockEngine, "_clear", counted)
     return clear
 
@@ -156,7 +159,7 @@ def test_updates_are_those_of_one_pick_at_a_time(sign: int, generator: torch.Gen
     for t, slot in enumerate(found.slots.tolist()):
         (update,) = directions.updates(factors, torch.tensor([slot]), [slot])
         assert abs(update.score - float(found.scores[t])) < 1e-12 * abs(update.score)
-        directions.add(update)
+        directions.add(update.alone())
 
     def changes(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         u, w = u.reshape(-1, k), w.reshape(-1, k)

@@ -82,6 +82,7 @@ def ours(
     }
     with monkeypatch.context() as patch:
         patch.setattr("fishermask_fast.engine.greedy.Engine", BlockEngine)
+        patch.setattr("fishermask_fast.engine.inputs.DistinctCandidates", LocalCandidates)
         found["by the device"] = select_batch(factors, K, **given)
     return found
 

@@ -188,3 +188,43 @@ def test_pools_that_a_gpu_has_no_room_for(
     monkeypatch.setattr(rooms, "_SHARE_OF_GPU", 0.0)
     monkeypatch.setattr("fishermask_fast.factors.streaming._CHUNK_BYTES", 50 * 300)
     assert_same(select_batch(**given | {"gradients": pool}, device="cuda"), expected)
+
+
+def spoil(file: Path, how: str) -> None:
+    if how == "removed":
+        file.unlink()
+        return
+    with file.open("r+b") as opened:
+        size = file.stat().st_size
+        if how == "truncated":
+            opened.truncate(size // 2)
+            return
+        opened.seek(size // 2)
+        value = torch.nan if how == "nan" else 3.0
+        opened.write(torch.full((size // 16,), value).numpy().tobytes())
+
+
+@pytest.mark.parametrize("at", [1, 2, 9, 40])
+@pytest.mark.parametrize("how", ["nan", "finite", "truncated", "removed"])
+def test_a_file_that_is_rewritten_while_it_is_read(
+    how: str, at: int, generator: torch.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One error that names the file, at once; what is removed can still be read."""
+    given = problem(generator, "part")
+    pool = far(given["gradients"], "stored", tmp_path, 64)
+    read, calls = StoredFactors._read, 0
+
+    def spoiling(self: StoredFactors, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            spoil(tmp_path / "pool.safetensors", how)
+        read(self, *arguments)
+
+    monkeypatch.setattr(StoredFactors, "_read", spoiling)
+    if how == "removed":
+        assert_same(select_batch(**given | {"gradients": pool}), select_batch(**given))
+        return
+    with pytest.raises((ValueError, OSError), match=r"pool\.safetensors.*(changed|ends|short)"):
+        select_batch(**given | {"gradients": pool})
+    assert calls <= at + 5  # at the end of the pass

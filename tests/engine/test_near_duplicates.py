@@ -62,6 +62,18 @@ def test_leaders_are_of_several_kinds(generator: torch.Generator) -> None:
         assert leaders[kinds[leaders] == kind].tolist() == list(range(kind, 160, 10))
 
 
+@pytest.mark.parametrize("among", [1, 60, 150, 1000])
+def test_leaders_of_the_best_alone(among: int, generator: torch.Generator) -> None:
+    """As a GPU asks for them: those of the pool's best, of several kinds among these."""
+    kinds = grades(torch.randint(5, (400,), generator=generator))
+    scores = torch.rand(400, generator=generator, dtype=torch.float64)
+    top = scores.topk(max(min(among, 400), 50)).indices.sort().values
+    found = best(scores, kinds, 50, among)
+    assert torch.equal(found, top[best(scores[top], kinds[top], 50)])
+    if among >= 400:
+        assert torch.equal(found, best(scores, kinds, 50))
+
+
 def test_leaders_of_few_kinds_are_filled_up_but_never_with_what_comes_last() -> None:
     scores = torch.arange(100, 0, -1, dtype=torch.float64)
     scores[50:] = -torch.inf

@@ -69,7 +69,7 @@ def test_a_label_column_by_any_name(here: Path, encoding: str) -> None:
     ("column", "message"),
     [
         ("lable", "did you mean"),
-        ("nothing alike", "no column nothing alike; it has a, b, label"),
+        ("nothing alike", "which has a, b, label; got 'nothing alike'"),
     ],
 )
 def test_a_missing_label_column_is_named(

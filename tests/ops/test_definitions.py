@@ -122,6 +122,14 @@ def test_an_install_without_compiled_ops_makes_the_same_picks(tmp_path: Path) ->
     assert len([message for message in told if "FISHERMASK_BUILD=0" in message]) == 1
 
 
+def test_what_says_that_ops_are_missing_points_at_the_import(tmp_path: Path) -> None:
+    install(tmp_path, pure=True)
+    (tmp_path / "theirs.py").write_text("import torch\n\nfrom fishermask_fast import fast_select\n")
+    ran = run("import theirs", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert f"{tmp_path / 'theirs.py'}:3: RuntimeWarning" in ran.stderr
+
+
 def test_a_source_folder_that_was_not_built_is_an_error(tmp_path: Path) -> None:
     install(tmp_path, pure=False)
     ran = run("from fishermask_fast import fast_select", tmp_path)

@@ -320,21 +320,25 @@ def test_order_and_threads_change_nothing(instruction_set: str, generator: torch
             torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("r", "ranks"), [(1, [1] * 30), (2, [2, 1, 2] * 5), (4, [3, 4, 0, 4, 1]), (3, [3] * 5)]
+)
 def test_updates_together_or_one_at_a_time(
-    generator: torch.Generator, assert_close: Callable[..., None]
+    r: int, ranks: list[int], head: str, generator: torch.Generator
 ) -> None:
-    problem = make_problem(generator, 5, n=60)
-    together, state = problem.run()
-    step = problem
-    for t in range(5):
-        rows = slice(3 * t, 3 * t + 3)
-        step = replace(step, u=problem.u[rows], w=problem.w[rows], ranks=[3])
-        returned, after = step.run()
-        assert_close(returned[0], together[0][t : t + 1], k=17)
-        assert torch.equal(returned[1], together[1][t : t + 1])
-        step = replace(step, a=after[0], b=after[1], scores=after[2])
-    for one, other in zip((step.a, step.b, step.scores), state, strict=True):
-        assert_close(one, other, k=17, condition=10)
+    """The same to the last bit: which updates share a look at V changes nothing."""
+    problem = make_problem(generator, ranks=ranks, n=37, r=r, m=50, c=6, d=5, head=head)
+    returned, together = problem.run()
+    step, alone = problem, []
+    for u, w in zip(problem.u.split(ranks), problem.w.split(ranks), strict=True):
+        seen, (a, b, scores) = replace(step, u=u, w=w, ranks=[len(u)]).run()
+        alone.append(seen)
+        step = replace(step, a=a, b=b, scores=scores)
+    for found, expected in zip(together, (step.a, step.b, step.scores), strict=True):
+        assert torch.equal(found, expected)
+    for found, parts in zip(returned, zip(*alone, strict=True), strict=True):
+        assert torch.equal(found, torch.cat(parts))
 
 
 BAD: dict[str, tuple[Callable[[Problem], dict[str, Any]], type[Exception], str]] = {
