@@ -16,7 +16,8 @@ PYTHON_CODE := fishermask_fast tests setup.py build_backend.py $(wildcard benchm
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: run test lint format docs check-docs bench bench-gpu cuda-on-cpu planted-bugs kernel-report check-digits \
-    check-faults check-models check-common model-costs wheel wheels check-torch check-sanitizers \
+    check-faults check-tools check-models check-common model-costs wheel wheels check-torch \
+    check-sanitizers \
     release-check clean
 
 # Threads that spin while they wait cost many times the work itself where another program wants the
@@ -115,6 +116,15 @@ check-sanitizers: $(VENV)/.dev
 check-faults: $(VENV)/.dev
 	$(BIN)/python tests/check_faults.py $(ARGS)
 
+# With the real tools, on loopback: picks into Label Studio and labels back, its pages in a browser
+# (ARGS="-k images"; PICTURES=FOLDER keeps pictures of them), and checkpoints, folders and data sets
+# as other packages write and read them. Needs a Chromium.
+check-tools: export LABEL_STUDIO := build/label-studio
+check-tools: export OMP_NUM_THREADS := 1
+check-tools: $(VENV)/.dev build/label-studio/.installed
+	$(INSTALL) timm
+	$(BIN)/python -m pytest -m tools tests/tools tests/labeling $(ARGS)
+
 # Version, changelog, citation and ARGS=TAG speak of one release.
 release-check:
 	$(PYTHON) tests/check_release.py $(ARGS)
@@ -137,6 +147,14 @@ $(VENV)/.torch: $(CONSTRAINTS)
 
 $(VENV)/.loop $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
 	TORCH_CUDA_ARCH_LIST="$(ARCHITECTURES)" $(INSTALL) --no-build-isolation --editable '.[$*]'
+	touch $@
+
+# Label Studio asks for other versions of what it shares with us: its own alone are constrained.
+build/label-studio/.installed: $(CONSTRAINTS)
+	$(PYTHON) -m venv build/label-studio
+	grep -E '^(label-studio|playwright)\b' $(CONSTRAINTS) > build/label-studio/constraints.txt || true
+	build/label-studio/bin/python -m pip --disable-pip-version-check install --quiet \
+	    --constraint build/label-studio/constraints.txt label-studio playwright
 	touch $@
 
 # The pages are made from sources and Markdown alone: neither torch nor a compiler.

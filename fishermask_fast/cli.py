@@ -1,8 +1,8 @@
 """The ``fishermask-fast`` command: ``run`` an active-learning loop, ``select``, ``plot``, ``info``.
 
-A command is a function of ``commands``, its options a dataclass of ``options``. Whatever the user
-can set right is answered with one line on stderr and exit code 2, Ctrl-C with one line and 130.
-Nothing is imported before it is needed, so that ``--version`` is instant.
+A command is a function of ``commands``, its options a dataclass of ``options``. Any error is one
+line on stderr and exit code 2, and --traceback shows where it was raised; Ctrl-C is one line and
+130. Nothing is imported before it is needed, so that ``--version`` is instant.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from traceback import print_exception
 
 from fishermask_fast.version import __version__
-
-logger = logging.getLogger(__name__)
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 LOOP_PACKAGES = "pip install 'fishermask-fast[loop]'"
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; the process's own unless given.
 
     Returns:
-        The exit code: 0, 2 for something that the user can set right, 130 when interrupted.
+        The exit code: 0, 2 for an error, 130 when interrupted.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="%(name)s: %(message)s")
@@ -50,11 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         left = str(interrupt) or "nothing half-written"
         print(f"fishermask-fast: interrupted; {left}", file=sys.stderr)
         return INTERRUPTED
-    except ModuleNotFoundError as error:
-        return _complain(f"{error}: {LOOP_PACKAGES}")
-    except (ValueError, TypeError, OSError) as error:
-        return _complain(str(error))
+    # What nobody thought of is one line as well: a batch system's log should not end in a stack.
+    except Exception as error:
+        if "--traceback" in given or verbose:
+            print_exception(error)
+        return _complain(_said(error))
     return 0
+
+
+def _said(error: Exception) -> str:
+    """An error's own words where they are for the user, else with its name and where to look."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}: {LOOP_PACKAGES}"
+    if isinstance(error, (ValueError, TypeError, OSError)) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--traceback shows where)"
 
 
 @contextmanager
@@ -99,6 +108,5 @@ def _parse_and_run(given: Sequence[str]) -> None:
 
 
 def _complain(message: str) -> int:
-    logger.debug("what led to the error", exc_info=True)
     print(f"fishermask-fast: error: {' '.join(message.split())}", file=sys.stderr)
     return USAGE_ERROR

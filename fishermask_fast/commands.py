@@ -5,7 +5,7 @@ A wing is imported when its command runs, so that ``--help`` needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,13 @@ from fishermask_fast.options import (
     PlotOptions,
     RunOptions,
     SelectOptions,
+    Telling,
     check_whole_numbers,
+    epilogue,
 )
 from fishermask_fast.version import __version__
 
-Verbose = Annotated[bool, Parameter(negative=())]
-RUN, PLOT, IMPORT = RunOptions(), PlotOptions(), ImportOptions()
+RUN, PLOT, IMPORT, TELLING = RunOptions(), PlotOptions(), ImportOptions(), Telling()
 
 
 def parse(argv: Sequence[str]) -> partial[None]:
@@ -62,10 +63,15 @@ def _app(file: OptionsFile) -> App:
             consume_multiple=(1, None), negative_iterable=(), allow_repeating=True
         ),
     )
-    for command in (run, select, plot):
-        app.command(command)
-    app.command(_import_labels, name="import-labels")
-    app.command(_info, name="info")
+    commands: dict[str, Callable[..., None]] = {
+        "run": run,
+        "select": select,
+        "plot": plot,
+        "import-labels": _import_labels,
+        "info": _info,
+    }
+    for name, command in commands.items():
+        app.command(command, name=name, help_epilogue=epilogue(name))
     return app
 
 
@@ -74,7 +80,7 @@ def run(
     /,
     *,
     options: RunOptions = RUN,
-    verbose: Verbose = False,
+    telling: Telling = TELLING,
 ) -> None:
     """Train, query, label, train again; compare strategies.
 
@@ -83,14 +89,14 @@ def run(
     Args:
         config: Keys are flags without dashes (per-round = 50); flags given override them.
         options: What to run.
-        verbose: Log, and trace errors.
+        telling: What is told beside the results.
     """
     from fishermask_fast.loop import run_experiments
 
     run_experiments(options)
 
 
-def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
+def select(*, options: SelectOptions, telling: Telling = TELLING) -> None:
     """Pick images of your own to label next.
 
     Picks the images of a folder that a trained model should learn from next; writes picks.csv, a
@@ -99,7 +105,7 @@ def select(*, options: SelectOptions, verbose: Verbose = False) -> None:
 
     Args:
         options: What to pick from.
-        verbose: Log, and trace errors.
+        telling: What is told beside the results.
     """
     from fishermask_fast.labeling import select_samples
 
@@ -111,7 +117,7 @@ def _import_labels(
     /,
     *,
     options: ImportOptions = IMPORT,
-    verbose: Verbose = False,
+    telling: Telling = TELLING,
 ) -> None:
     """Turn labels from Label Studio into the CSV of the next select.
 
@@ -121,7 +127,7 @@ def _import_labels(
     Args:
         export: The file that Label Studio exported.
         options: What to write.
-        verbose: Log, and trace errors.
+        telling: What is told beside the results.
     """
     from fishermask_fast.labeling import import_labels
 
@@ -133,7 +139,7 @@ def plot(
     /,
     *,
     options: PlotOptions = PLOT,
-    verbose: Verbose = False,
+    telling: Telling = TELLING,
 ) -> None:
     """Draw pictures and a table of runs.
 
@@ -144,18 +150,18 @@ def plot(
     Args:
         folders: Runs of one experiment, or folders of them.
         options: How to draw them.
-        verbose: Log, and trace errors.
+        telling: What is told beside the results.
     """
     from fishermask_fast.loop import plot_runs
 
     plot_runs(folders, options)
 
 
-def _info(*, verbose: Verbose = False) -> None:
+def _info(*, telling: Telling = TELLING) -> None:
     """Show versions, devices and how this copy was built.
 
     Args:
-        verbose: Log, and trace errors.
+        telling: What is told beside the results.
     """
     from fishermask_fast.installation import print_info
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,22 @@ def test_a_table_before_any_work(tmp_path: Path) -> None:
     stored = selector.estimate(pool(), 5, out=tmp_path / "v.safetensors")
     assert stored.file_bytes == 30 * sample and not list(tmp_path.iterdir())
     assert stored.parts["gradients"]["gradients of the pool"] == 0
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(500, None), (500, 3), (7, None)])
+def test_the_masks_seconds_are_those_of_a_whole_batch(
+    n: int, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+    real = query.fisher_diagonal
+
+    def counting(net: nn.Module, data: Tensor, **more: Any) -> dict[str, Tensor]:
+        timed.append(len(more["indices"]))
+        return real(net, data, **more)
+
+    monkeypatch.setattr(query, "fisher_diagonal", counting)
+    FisherMaskSelector(model(), batch_size=batch_size).estimate(pool(n), 5, pool(10))
+    assert timed == [min(n, batch_size or 16)]
 
 
 @pytest.mark.parametrize("mask", ["global", "per_layer", "relative", "random", "head"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from fishermask_fast.datasets import images, tables
 from fishermask_fast.datasets.imbalance import draw_counts, ratio_counts
 from fishermask_fast.datasets.rows import TABLE_ENDINGS
 from fishermask_fast.datasets.samples import LabeledSamples, PoolAndTest
-from fishermask_fast.options import DataOptions
+from fishermask_fast.options import DataOptions, meant
 
 NAMED = (
     "digits",
@@ -89,13 +88,8 @@ def _load(options: DataOptions) -> PoolAndTest:
         return images.load_folder(path, size, options.augment, options.seed)
     raise ValueError(
         f"data must be one of {', '.join(NAMED)} or an existing folder or file "
-        f"({', '.join(TABLE_ENDINGS)}); got {name!r}{_meant(name)}"
+        f"({', '.join(TABLE_ENDINGS)}); got {name!r}{meant(name, NAMED)}"
     )
-
-
-def _meant(name: str) -> str:
-    close = difflib.get_close_matches(name, NAMED, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _draw(samples: LabeledSamples, size: int | None, label: str, seed: int) -> LabeledSamples:

@@ -3,9 +3,9 @@
 Rooms: select (the command), pools (a folder or a table as data sets), images and tables (which of
 them are labeled, which not), prepared (samples that a function makes into batches), embeddings
 (without a network), trained (a network by name), checkpoints (its weights), weights (where a file
-holds them), output (what is written), csv_files (byte for byte), label_studio (tasks out, exports
-in), import_labels (the command). May import: strategies, models, datasets, options, inspection,
-selection, distributed, factors, network, plotting, files; not loop.
+holds them), output (what is written), shown (copies for browsers), csv_files (byte for byte),
+label_studio (tasks out, exports in), import_labels (the command). May import: strategies, models,
+datasets, options, inspection, selection, distributed, factors, network, plotting, files; not loop.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def import_labels(export: Path, options: ImportOptions) -> None:
         f"{n_labeled:,} labeled {what} and {n_free:,} unlabeled ones\n"
         f"labels        {options.out}"
     )
+    if labels.root is not None and n_free:
+        flags = ["--csv", str(options.out), "--document-root", str(labels.root)]
+        print(printable(f"next round    fishermask-fast select {shlex.join(flags)} ..."))
     if not n_free:
         print(
             f"no unlabeled {what[:-1]} is in it: add rows without a label, or name the --pool of "

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 from xml.sax.saxutils import quoteattr
 
 from fishermask_fast.datasets import SKIPPED, Note, read_rows
@@ -24,6 +24,7 @@ _SHOWN = {"images": ("Image", IMAGE), "texts": ("Text", TEXT), "table": ("Table"
 """Tag and name of what a task shows, by the kind of samples."""
 BETWEEN = "; "
 """Between the labels of a sample that has several."""
+_LOCAL = "/data/local-files/?d="
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,37 @@ class Places:
     storages: tuple[Path, ...]
 
 
-def places(folder: Path, files: Sequence[Path]) -> Places:
-    """Where a server finds files that all lie below a folder."""
-    if folder != folder.parent:
-        return Places(folder.parent, (folder,))
-    tops = {Path(*Path(os.path.abspath(file)).parts[:2]) for file in files}
-    return Places(folder, tuple(sorted(tops)))
+def places(
+    folder: Path, files: Sequence[Path], root: Path | None = None, copies: Path | None = None
+) -> Places:
+    """Where a server finds images.
+
+    Args:
+        folder: That all of them lie below.
+        files: The images.
+        root: LOCAL_FILES_DOCUMENT_ROOT of a server that is set up; None is the narrowest.
+        copies: A folder of more images.
+
+    Raises:
+        ValueError: The root does not lie above the folder of each image.
+    """
+    known = root is not None
+    above = Path(os.path.abspath(root)) if root else folder.parent
+    if copies is not None and not known:
+        above = Path(os.path.commonpath([above, copies.parent]))
+    storages = {folder}
+    if above not in folder.parents:
+        inside = [Path(os.path.abspath(file)) for file in files]
+        storages = {Path(*each.parts[: len(above.parts) + 1]) for each in inside}
+        for each in inside if known else ():
+            if above not in each.parent.parents:
+                raise ValueError(
+                    f"document_root must lie above the folders of all images, as Label Studio "
+                    f"shows none that lie in it itself; {each} is not in a folder of {above}"
+                )
+    if copies is not None and above in copies.parents:
+        storages.add(copies)
+    return Places(above, tuple(sorted(storages)))
 
 
 @dataclass(frozen=True)
@@ -62,11 +88,11 @@ class Guess:
     model: str
 
 
-def image_data(file: Path, root: Path) -> dict[str, Any]:
-    """Of a task that shows an image, below LOCAL_FILES_DOCUMENT_ROOT."""
+def image_data(file: Path, root: Path, copy: Path | None = None) -> dict[str, Any]:
+    """Of a task that shows an image, or a copy of it, below LOCAL_FILES_DOCUMENT_ROOT."""
     full = os.path.abspath(file)
-    url = f"/data/local-files/?d={quote(os.fsencode(os.path.relpath(full, root)))}"
-    return {IMAGE: url, "file": full}
+    shown = os.path.relpath(full if copy is None else copy, root)
+    return {IMAGE: f"{_LOCAL}{quote(os.fsencode(shown))}", "file": full}
 
 
 def row_data(cells: Mapping[str, str], text: bool) -> dict[str, Any]:
@@ -122,11 +148,13 @@ class Labels:
         by_sample: Label of each image's file, or of each row of a table, by its number from 1;
             several labels joined by ``"; "``.
         pools: Tables of the pools that the tasks were picked from.
+        root: The server's document root, where the tasks tell.
         notes: Tasks without a label, and why.
     """
 
     by_sample: dict[Path | int, str]
     pools: tuple[Path, ...]
+    root: Path | None
     notes: tuple[Note, ...]
 
 
@@ -138,7 +166,9 @@ def read_export(export: Path) -> Labels:
     """
     said: dict[Path | int, list[list[str] | None]] = {}
     pools: dict[Path, None] = {}
+    roots: set[Path] = set()
     for number, (data, labels) in enumerate(_answers(export), 1):
+        roots |= _roots(data)
         said.setdefault(_sample(export, number, data), []).extend(labels)
         if data.get("pool"):
             pools[Path(str(data["pool"]))] = None
@@ -160,7 +190,17 @@ def read_export(export: Path) -> Labels:
             notes.append(
                 Note(file, SKIPPED, "not labeled" if not answers else "cancelled or empty")
             )
-    return Labels(by_sample, tuple(pools), tuple(notes))
+    root = roots.pop() if len(roots) == 1 else None
+    return Labels(by_sample, tuple(pools), root, tuple(notes))
+
+
+def _roots(data: Mapping[str, Any]) -> set[Path]:
+    """The document root of a task that shows its file itself, below it."""
+    url, file = str(data.get(IMAGE, "")), str(data.get("file", ""))
+    inside = "/" + os.fsdecode(unquote_to_bytes(url.removeprefix(_LOCAL)))
+    if not url.startswith(_LOCAL) or not file.endswith(inside):
+        return set()
+    return {Path(file.removesuffix(inside) or "/")}
 
 
 def _sample(export: Path, number: int, data: Mapping[str, Any]) -> Path | int:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fishermask_fast.labeling import label_studio
 from fishermask_fast.labeling.csv_files import path_cell, write_csv
 from fishermask_fast.labeling.images import OwnImages
 from fishermask_fast.labeling.pools import OwnPool
+from fishermask_fast.labeling.shown import COPIES, without_browsers, write_copies
 from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.plotting import MOST_SHOWN, image_grid
 from fishermask_fast.strategies import predict
@@ -67,6 +69,7 @@ def write_picks(
     likelihood: str = "categorical",
     by: str = "fishermask",
     version: str = "",
+    document_root: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write picks as the command ``select`` does.
 
@@ -80,6 +83,8 @@ def write_picks(
         likelihood: ``"categorical"``, or ``"bernoulli"`` of a model of several labels.
         by: Who picked, for the picture's title.
         version: Of the model, as Label Studio is to show it; empty is its class's name.
+        document_root: LOCAL_FILES_DOCUMENT_ROOT of a Label Studio that is set up; None is the
+            folder above that of the images.
 
     Returns:
         The folder.
@@ -111,7 +116,9 @@ def write_picks(
     else:
         names = list(classes or pool.classes)
     version = version or type(model).__name__
-    files = Files(pool, picks, values, predictions, names, likelihood == "bernoulli", by, version)
+    root = None if document_root is None else Path(document_root)
+    several = likelihood == "bernoulli"
+    files = Files(pool, picks, values, predictions, names, several, by, version, root)
     files.write(Path(out))
     return Path(out)
 
@@ -149,6 +156,7 @@ class Files:
         several: Whether a sample has several labels.
         by: Who picked.
         version: Of the model.
+        root: The label tool's document root, if it is set already.
     """
 
     pool: OwnPool
@@ -159,14 +167,17 @@ class Files:
     several: bool
     by: str
     version: str
+    root: Path | None = None
 
     def write(self, out: Path) -> None:
         """Write the folder, whole or not at all.
 
         Raises:
+            ValueError: The label tool's root is not above the images.
             OSError: It cannot be written, or is there already.
         """
         rows = self._rows()
+        self.places(out)
         with folder_written_whole(out) as draft:
             write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
             self._write_tasks(draft, rows, out)
@@ -175,8 +186,28 @@ class Files:
                 if some:
                     cells = [(path_cell(note.path), note.reason, note.what) for note in some]
                     write_csv(draft / f"{name}.csv", ["path", "reason", "what"], cells)
-            if isinstance(self.pool.found, OwnImages):
+            write_copies(self.copies, draft)
+            if self.images:
                 self._draw(draft / GRID_NAME, rows)
+
+    @cached_property
+    def images(self) -> list[Path]:
+        """Picked images, in the order picked."""
+        names = (self.pool.names[i] for i in self.picks)
+        return [name for name in names if isinstance(name, Path)]
+
+    @cached_property
+    def copies(self) -> dict[Path, Path]:
+        """Of picks that no browser shows: the name of a copy."""
+        return without_browsers(self.images)
+
+    def places(self, out: Path) -> label_studio.Places | None:
+        """What a server of the label tool is to be told; None where there are no images."""
+        found = self.pool.found
+        if not isinstance(found, OwnImages):
+            return None
+        copies = Path(os.path.abspath(out / COPIES)) if self.copies else None
+        return label_studio.places(found.root, found.unlabeled, self.root, copies)
 
     def _rows(self) -> list[dict[str, Any]]:
         table = self.pool.found if isinstance(self.pool.found, OwnTable) else None
@@ -200,7 +231,9 @@ class Files:
         return rows
 
     def _write_tasks(self, draft: Path, rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-        pool = os.path.abspath(out / POOL_FILE)
+        folder = Path(os.path.abspath(out))
+        pool = str(folder / POOL_FILE)
+        server = self.places(out)
         tasks = []
         for place, row in enumerate(rows):
             name = self.pool.names[self.picks[place]]
@@ -213,10 +246,12 @@ class Files:
                     self.version,
                 )
             if isinstance(name, Path):
-                images = self.pool.found
-                assert isinstance(images, OwnImages)
-                root = label_studio.places(images.root, images.unlabeled).root
-                shown = label_studio.image_data(name, root) | {"path": row["path"]}
+                assert server is not None
+                copy = None
+                if name in self.copies and folder / COPIES in server.storages:
+                    copy = folder / self.copies[name]
+                data = label_studio.image_data(name, server.root, copy)
+                shown = data | {"path": row["path"]}
             else:
                 assert isinstance(self.pool.found, OwnTable)
                 cells = self.pool.found.cells([name - 1])[0]
@@ -247,8 +282,7 @@ class Files:
 
     def _draw(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         size = SHOWN_SIZE if self.pool.look is None else self.pool.look.size
-        shown = [str(self.pool.names[i]) for i in self.picks[:MOST_SHOWN]]
-        images = FolderImages(shown, size)
+        images = FolderImages([str(each) for each in self.images[:MOST_SHOWN]], size)
         captions = [
             f"{row['rank']}. {row.get('predicted', '')} {row.get('probability', '')}".rstrip()
             for row in rows
@@ -256,7 +290,8 @@ class Files:
         title = f"{len(rows)} picks by {self.by}"
         if self.predictions is not None:
             title += ", with predicted classes"
-        image_grid(list(torch.stack([images[i] for i in range(len(shown))])), captions, title, path)
+        pictures = torch.stack([images[i] for i in range(len(images))])
+        image_grid(list(pictures), captions, title, path)
 
 
 def sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:

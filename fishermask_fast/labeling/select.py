@@ -6,6 +6,7 @@ first writes.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ from fishermask_fast.labeling.output import (
     sorted_notes,
 )
 from fishermask_fast.labeling.pools import OwnPool, find_in_table, pool_of
+from fishermask_fast.labeling.shown import COPIES
 from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
 from fishermask_fast.models import find_device
@@ -52,6 +54,8 @@ from fishermask_fast.network import (
 )
 from fishermask_fast.options import QueryOptions, SelectOptions
 from fishermask_fast.strategies import STRATEGIES, Picks, announce, check, estimated, predict
+
+logger = logging.getLogger(__name__)
 
 
 def select_samples(options: SelectOptions) -> None:
@@ -74,14 +78,20 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     progress = ranks.number == 0
     name = cast(str, options.model)
     found = _find(options)
+    if isinstance(found, OwnImages):
+        label_studio.places(found.root, found.unlabeled, options.document_root)
+    elif options.document_root is not None:
+        raise ValueError("--document-root is where Label Studio finds images; it needs some")
     look = Look.of(name, options.image_size, options.mean, options.std)
     kind: Kind = "images" if isinstance(found, OwnImages) else "texts" if found.text else "table"
     shape: tuple[int, ...] = (3, look.size, look.size)
     if isinstance(found, OwnTable):
         shape = () if found.text else (len(found.columns()),)
+    logger.info("found %d to pick from, %d labeled", len(found.unlabeled), len(found.labeled))
     trained = load_trained(name, options.checkpoint, kind, shape)
+    logger.info("model %s: %d parameters", name, sum(p.numel() for p in trained.model.parameters()))
     query = _query(options, trained, progress, ranks)
-    names = list(options.classes or trained.classes or found.classes)
+    names = list(options.classes or trained.classes or _label_names(found.classes, query))
     if trained.prepare is None:
         names = _checked(options, names, trained, query, torch.zeros(1, *shape))
     device = find_device(_device(options, ranks))
@@ -92,6 +102,7 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     def part(n: int) -> slice:
         return slice(rank * n // size, (rank + 1) * n // size)
 
+    logger.info("reading")
     pool = pool_of(found, look, trained.prepare, progress=progress, ranks=ranks, part=part)
     _check_enough(options.n, len(pool), kind)
     if rank == 0:
@@ -118,11 +129,15 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         )
         if options.dry_run:
             _tell_of_a_query(options, pool, trained, need)
+            announce(need, query)
             return
-        announce(need, options.strategy, query)
+        announce(need, query)
+    logger.info("query: %d picks of %d by %s", options.n, len(pool), options.strategy)
     picks = STRATEGIES[options.strategy](
         trained.model, pool.unlabeled, labeled, options.n, options.seed, query
     )
+    for step, seconds in picks.info.get("seconds", {}).items():
+        logger.info("%s took %.2f s", step, seconds)
     p = _probabilities(trained.model, pool, picks, query, ranks)
     if rank == 0:
         several = query.likelihood == "bernoulli"
@@ -135,9 +150,11 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
             several,
             options.strategy,
             name,
+            options.document_root,
         )
+        logger.info("writing %s", options.out)
         files.write(options.out)
-        _tell(options.out, pool)
+        _tell(options.out, pool, files)
 
 
 @contextmanager
@@ -182,6 +199,13 @@ def _find(options: SelectOptions) -> OwnImages | OwnTable:
     if options.unlabeled is not None:
         return from_folders(options.unlabeled, options.labeled)
     return find_in_table(cast(Path, options.csv), options.label_column)
+
+
+def _label_names(classes: Sequence[str], query: QueryOptions) -> list[str]:
+    """Names of labels, of which a sample may have several."""
+    if query.likelihood != "bernoulli":
+        return list(classes)
+    return sorted({name for each in classes for name in each.split(label_studio.BETWEEN)})
 
 
 def _query(options: SelectOptions, trained: Trained, progress: bool, ranks: Ranks) -> QueryOptions:
@@ -279,12 +303,12 @@ def _counts(pool: OwnPool) -> str:
     return f"{len(pool):,} unlabeled {what} and {known:,} labeled ones"
 
 
-def _tell(out: Path, pool: OwnPool) -> None:
+def _tell(out: Path, pool: OwnPool, files: Files) -> None:
     print(_counts(pool))
     print(f"picks         {out / PICKS_FILE}")
     tasks = f"{out / TASKS_FILE}, labelling configuration {out / LABELS_FILE}"
-    if isinstance(pool.found, OwnImages):
-        server = label_studio.places(pool.found.root, pool.found.unlabeled)
+    server = files.places(out)
+    if server is not None:
         storages = ", ".join(map(str, server.storages))
         print(
             printable(
@@ -295,9 +319,17 @@ def _tell(out: Path, pool: OwnPool) -> None:
                 f"              shows them once the project has a Local Files storage of {storages}"
             )
         )
+        if files.copies:
+            _tell_copies(out / COPIES, len(files.copies), server)
     else:
         print(f"label studio  {tasks}")
     _tell_notes(out, pool.notes)
+
+
+def _tell_copies(folder: Path, n: int, server: label_studio.Places) -> None:
+    print(f"              {n:,} of formats that no browser shows have PNG copies in {folder}")
+    if Path(os.path.abspath(folder)) not in server.storages:
+        print("              which lies outside the document root: it cannot show these")
 
 
 def _tell_notes(out: Path, notes: Sequence[Note]) -> None:

@@ -8,6 +8,7 @@ package.module:function     with the weights of --checkpoint, or as the function
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -84,7 +85,10 @@ class Look:
 
 
 def load_trained(
-    name: str, checkpoint: Path | None = None, kind: Kind = "images", shape: Sequence[int] = ()
+    name: str,
+    checkpoint: str | os.PathLike[str] | None = None,
+    kind: Kind = "images",
+    shape: Sequence[int] = (),
 ) -> Trained:
     """A trained network by name.
 
@@ -96,7 +100,8 @@ def load_trained(
         checkpoint: Its weights; not for ``hf:FOLDER``, and not needed where a function returns a
             network that has them.
         kind: Of the samples.
-        shape: Of a sample: (3, side, side), or (columns,) of a table.
+        shape: Of a sample: (3, side, side), for images 224 pixels or timm's own side unless given;
+            or (columns,) of a table.
 
     Raises:
         ValueError: There is no such network, its weights are missing or another's, or it is not
@@ -116,7 +121,11 @@ def load_trained(
         raise ValueError(
             f"model must be hf:FOLDER or package.module:function for texts; got {name!r}"
         )
-    model, prepare = load_weights(name, checkpoint, tuple(shape))
+    if not shape and not is_own(name):
+        if kind == "table":
+            raise ValueError(f"shape must be (columns,) for {name} on a table; got ()")
+        shape = (3, *2 * (Look.of(name).size,))
+    model, prepare = load_weights(name, Path(checkpoint), tuple(shape))
     return Trained(name, model, prepare)
 
 

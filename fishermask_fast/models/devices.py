@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from fishermask_fast.options import meant
+
 
 def find_device(name: str | None) -> torch.device:
     """The device of that name, or the best one there is.
@@ -15,6 +17,7 @@ def find_device(name: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     present = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     expected = f"device must be one of {', '.join(present)}; got {name!r}"
+    expected += meant(name, present)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

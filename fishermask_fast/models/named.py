@@ -7,7 +7,6 @@ package.module:function     function(n_classes), or function() where it takes no
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -18,7 +17,10 @@ from typing import Any
 
 from torch import nn
 
+from fishermask_fast.options import meant
+
 TIMM, HF = "timm:", "hf:"
+OURS = ("cnn_small", "mlp_small", "resnet18_small", "text_small", "vit_small")
 COUNTS = ("n_classes", "num_classes", "num_labels")
 """Names by which functions take the number of classes."""
 
@@ -48,7 +50,7 @@ def torchvision_model(name: str, n_classes: int, shape: Sequence[int], **more: A
         raise ValueError(
             f"model must be one of cnn_small, mlp_small, resnet18_small, vit_small, a torchvision "
             f"classification model (resnet18, vit_b_16, ...), timm:NAME or package.module:function"
-            f"; got {name!r}{meant(name, known)}"
+            f"; got {name!r}{meant(name, [*OURS, *known])}"
         )
     if channels != 3:
         raise ValueError(
@@ -191,12 +193,6 @@ def own_result(name: str, n_classes: int | None) -> tuple[nn.Module, Callable[..
             f"list of samples; got {type(found).__name__}"
         )
     return model, prepare
-
-
-def meant(name: str, known: Sequence[str]) -> str:
-    """A question for a name that is close to a known one."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 @contextmanager

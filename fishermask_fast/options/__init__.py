@@ -2,9 +2,9 @@
 
 An option is a field of a frozen dataclass here: its name is the flag and the key of a file, its
 type what they take, its default theirs, its line under "Attributes" the help. Rooms: picking, data,
-schedule, training, commands (what each command takes), files (TOML), numbers (as they were
-written), recorded (what a run was asked for). Imports neither torch nor anything of ours but files,
-so that ``--help`` is instant.
+schedule, training, commands (what each command takes), told (help beside the options), files
+(TOML), numbers (as they were written), recorded (what a run was asked for). Imports neither torch
+nor anything of ours but files, so that ``--help`` is instant.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from fishermask_fast.options.commands import (
     PlotOptions,
     RunOptions,
     SelectOptions,
+    Telling,
     Variant,
 )
 from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
@@ -22,6 +23,7 @@ from fishermask_fast.options.numbers import check_whole_numbers
 from fishermask_fast.options.picking import MASKS, STRATEGIES, LikelihoodName, QueryOptions
 from fishermask_fast.options.recorded import forget_seeds, record_seeds
 from fishermask_fast.options.schedule import DRAWS, Schedule
+from fishermask_fast.options.told import SENTENCES, epilogue, meant
 from fishermask_fast.options.training import Recipe
 
 __all__ = [
@@ -37,11 +39,15 @@ __all__ = [
     "QueryOptions",
     "Recipe",
     "RunOptions",
+    "SENTENCES",
     "STRATEGIES",
     "Schedule",
     "SelectOptions",
+    "Telling",
     "Variant",
     "check_whole_numbers",
+    "epilogue",
     "forget_seeds",
+    "meant",
     "record_seeds",
 ]

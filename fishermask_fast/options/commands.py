@@ -97,6 +97,8 @@ class SelectOptions:
         strategy: Who picks.
         seed: Of all that is drawn.
         out: Folder to write; must not exist.
+        document_root: LOCAL_FILES_DOCUMENT_ROOT of a Label Studio that is set up (default: the
+            folder above that of the images).
         dry_run: Say what a query would read and need, in memory and time, and pick nothing.
         inspect: Test the model on three samples, say what is found, and pick nothing.
         query: How to pick.
@@ -118,6 +120,7 @@ class SelectOptions:
     strategy: Annotated[StrategyName, Parameter(group="Picking")] = "fishermask"
     seed: Annotated[int, Parameter(group="Picking")] = 0
     out: Annotated[Path, Parameter(group="Picking")] = Path("picks")
+    document_root: Annotated[Path | None, Parameter(group="Picking")] = None
     dry_run: Annotated[bool, Parameter(group="Picking", negative=())] = False
     inspect: Annotated[bool, Parameter(group="Picking", negative=())] = False
     query: QueryOptions = QueryOptions()
@@ -138,6 +141,8 @@ class SelectOptions:
             raise ValueError("--labeled goes with --unlabeled; a table has its labels in a column")
         if self.embeddings is not None and (self.model or self.checkpoint or self.inspect):
             raise ValueError("--embeddings needs no network: leave --model and --checkpoint out")
+        if self.embeddings is not None and self.document_root:
+            raise ValueError("--document-root is where Label Studio finds images; it needs some")
         if self.dry_run and self.inspect:
             raise ValueError("give --dry-run or --inspect, not both")
         for name in ("mean", "std"):
@@ -147,6 +152,20 @@ class SelectOptions:
             if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
                 expected = "finite and above 0" if name == "std" else "finite"
                 raise ValueError(f"{name} must be {expected}; got {' '.join(map(str, values))}")
+
+
+@Parameter(name="*", negative=())
+@dataclass(frozen=True)
+class Telling:
+    """What is told beside the results.
+
+    Attributes:
+        verbose: Say each step, and trace errors.
+        traceback: Trace an error to where it was raised.
+    """
+
+    verbose: bool = False
+    traceback: bool = False
 
 
 @Parameter(name="*")

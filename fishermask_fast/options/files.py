@@ -6,7 +6,6 @@ picking. A value must have the type of its flag as it stands: "3" is no number h
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -19,8 +18,9 @@ from cyclopts import App, Argument, ArgumentCollection, Token
 from fishermask_fast.options.commands import Variant
 from fishermask_fast.options.picking import STRATEGIES, QueryOptions
 from fishermask_fast.options.recorded import recorded_flags
+from fishermask_fast.options.told import meant
 
-NOT_IN_FILES = ("config", "resume", "verbose")
+NOT_IN_FILES = ("config", "resume", "verbose", "traceback")
 
 
 @dataclass
@@ -66,7 +66,7 @@ class OptionsFile:
             if key not in flags:
                 raise ValueError(
                     f"{path}: {key} is no key of a file; keys are {', '.join(flags)}"
-                    f"{_meant(key, flags)}"
+                    f"{meant(key.replace('_', '-'), flags)}"
                 )
             _check(f"{path}: {key}", value, flags[key].hint)
         self.variants = {
@@ -111,7 +111,10 @@ def _variant(where: str, name: str, table: Any, flags: Mapping[str, Argument]) -
             continue
         flag = flags.get(key)
         if flag is None or flag.field_info.name not in known:
-            raise ValueError(f"{where}: {key} is no option of picking")
+            close = meant(
+                key.replace("_", "-"), (n for n in flags if flags[n].field_info.name in known)
+            )
+            raise ValueError(f"{where}: {key} is no option of picking{close}")
         _check(f"{where}: {key}", value, flag.hint)
         options[flag.field_info.name] = _meaning(flag, key, value)
     return Variant(table["strategy"], options)
@@ -148,7 +151,10 @@ def _check(where: str, value: Any, hint: Any) -> None:
     elif get_origin(wanted) is Literal:
         choices = get_args(wanted)
         if value not in choices:
-            raise ValueError(f"{where} must be one of {', '.join(choices)}; got {value!r}")
+            raise ValueError(
+                f"{where} must be one of {', '.join(choices)}; got {value!r}"
+                f"{meant(str(value), choices)}"
+            )
     else:
         kind = str if wanted is Path else wanted
         fits = isinstance(value, (int, float) if kind is float else kind)
@@ -163,8 +169,3 @@ def plain_type(hint: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
         return plain_type(next(each for each in get_args(hint) if each is not NoneType))
     return hint
-
-
-def _meant(key: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(key.replace("_", "-"), list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""

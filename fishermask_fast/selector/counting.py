@@ -84,7 +84,13 @@ def seconds_of(query: Query, head: Head | None, estimate: Estimate) -> dict[str,
     """Seconds of the steps before the selection, from one batch."""
     own, pool = query.parameters, query.pool
     n = min(len(pool), own.batch_size or _TIMED)
-    some = replace(pool, indices=pool.among(pool.places[:n]), places=pool.places[:n])
+    # A pool of n by itself: of the whole one the diagonal would draw others than these.
+    some = replace(
+        pool,
+        indices=pool.among(pool.places[:n]),
+        places=pool.places.new_tensor(range(n)),
+        n_total=n,
+    )
     n_all = len(pool) + len(query.known)
     seconds = {}
     if own.mask in METHODS:

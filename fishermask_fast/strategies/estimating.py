@@ -51,13 +51,23 @@ def estimated(
     return selector.estimate(pool, n, labeled)
 
 
-def announce(need: Estimate | None, name: str, options: QueryOptions) -> None:
-    """Say on stderr what a query will take; where that is long, what makes it shorter."""
-    if need is None:
+def announce(
+    need: Estimate | None, options: QueryOptions, what: str = "", least: float = 0.0
+) -> None:
+    """Say on stderr what a query will take; where that is long, what makes it shorter.
+
+    Args:
+        need: The estimate; None where there is none.
+        options: Of the query.
+        what: Whose time it is.
+        least: Seconds of a query that is worth a word.
+    """
+    if need is None or sum(need.seconds.values()) < least:
         return
     total = sum(need.seconds.values())
     steps = ", ".join(f"{step} {duration(s)}" for step, s in need.seconds.items())
-    print(f"about {duration(total)} ({steps}), then the selection", file=sys.stderr)
+    said = f"{what}: " if what else ""
+    print(f"{said}about {duration(total)} ({steps}), then the selection", file=sys.stderr)
     if total < LONG:
         return
     ways = []

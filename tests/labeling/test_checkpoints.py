@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.labeling import load_trained
 from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.models import build_model
 
@@ -174,3 +175,13 @@ class Runs:
 def test_networks_that_the_meta_device_cannot_make(tmp_path: Path, name: str) -> None:
     torch.save(build_model(name, 3, (3, 32, 32)).state_dict(), tmp_path / "a.pt")
     assert load_model(name, tmp_path / "a.pt", 32)(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_images_need_no_shape_from_python(tmp_path: Path) -> None:
+    model = build_model("squeezenet1_1", 3, (3, 64, 64), seed=1)
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    found = load_trained("squeezenet1_1", str(tmp_path / "net.pt"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[key], value)
+    with pytest.raises(ValueError, match=r"shape must be \(columns,\) for mlp_small"):
+        load_trained("mlp_small", tmp_path / "net.pt", "table")

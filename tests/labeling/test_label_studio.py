@@ -41,6 +41,39 @@ def test_storages_lie_strictly_below_the_root(
     assert all(found.root in storage.parents for storage in found.storages)
 
 
+@pytest.mark.parametrize(
+    ("root", "storages"),
+    [("/a", ["/a/b"]), ("/", ["/a/b"]), ("/a/b", ["/a/b/c", "/a/b/d"]), ("/a/b/c", None),
+     ("/x", None), ("/a/b/c/1.png", None)],
+)  # fmt: skip
+def test_a_server_that_is_set_up_keeps_its_root(root: str, storages: list[str] | None) -> None:
+    files = [Path("/a/b/c/1.png"), Path("/a/b/d/2.png")]
+    if storages is None:
+        with pytest.raises(ValueError, match="document_root must lie above the folders"):
+            label_studio.places(Path("/a/b"), files, Path(root))
+        return
+    found = label_studio.places(Path("/a/b"), files, Path(root))
+    assert found == label_studio.Places(Path(root), tuple(map(Path, storages)))
+
+
+@pytest.mark.parametrize(
+    ("copies", "root", "expected"),
+    [
+        ("/a/out/shown", None, ("/a", ["/a/b", "/a/out/shown"])),
+        ("/c/out/shown", None, ("/", ["/a/b", "/c/out/shown"])),
+        ("/c/out/shown", "/a", ("/a", ["/a/b"])),
+        ("/a/out/shown", "/", ("/", ["/a/b", "/a/out/shown"])),
+    ],
+)
+def test_copies_have_a_storage_below_the_root(
+    copies: str, root: str | None, expected: tuple[str, list[str]]
+) -> None:
+    files = [Path("/a/b/1.tif")]
+    known = None if root is None else Path(root)
+    found = label_studio.places(Path("/a/b"), files, known, Path(copies))
+    assert (str(found.root), list(map(str, found.storages))) == expected
+
+
 def data(folder: Path, number: int) -> dict[str, Any]:
     return {"image": "/data/local-files/?d=x", "file": str(folder / f"{number}.png"),
             "pool": str(folder / "pool.csv"), "rank": number}  # fmt: skip

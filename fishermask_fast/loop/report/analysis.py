@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from fishermask_fast.loop.records import ROUNDS_FILE, WHEREABOUTS, read_config, read_rounds
 from fishermask_fast.loop.rounds import Round
+from fishermask_fast.options import meant
 
 Array = NDArray[np.float64]
 SAME_IN_ALL = ("name", "model", "classes", "recipe", "query")
@@ -223,7 +224,10 @@ def read_runs(paths: Sequence[Path], baseline: str | None = None) -> Study:
     if baseline is None:
         baseline = "random" if "random" in strategies else strategies[-1]
     elif baseline not in strategies:
-        raise ValueError(f"baseline must be one of {', '.join(strategies)}; got {baseline!r}")
+        raise ValueError(
+            f"baseline must be one of {', '.join(strategies)}; got {baseline!r}"
+            f"{meant(baseline, strategies)}"
+        )
     return Study(configs[0], tuple(rounds), folders_of, baseline)
 
 

@@ -40,10 +40,20 @@ from fishermask_fast.loop.run.train import (
 )
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.models import TINY_MODELS, build_model
-from fishermask_fast.options import LikelihoodName, QueryOptions, Recipe, Schedule, Variant
-from fishermask_fast.strategies import STRATEGIES, Picks, check, unread
+from fishermask_fast.options import (
+    LikelihoodName,
+    QueryOptions,
+    Recipe,
+    Schedule,
+    Variant,
+    meant,
+)
+from fishermask_fast.strategies import STRATEGIES, Picks, announce, check, estimated, unread
 
 logger = logging.getLogger(__name__)
+
+WORTH_SAYING = 10.0
+"""Seconds that a query may take before anybody wants to know it beforehand."""
 
 _UNREADABLE = (
     *(AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
@@ -128,6 +138,7 @@ class Experiment:
         self.variants = dict(variants or {})
         network = self._build(0)
         self.arms = {name: self._arm(name) for name in schedule.strategies}
+        self._estimated: set[str] = set()
         self._initial = initial_set(schedule, data.pool.targets, self._seed(0, "initial"))
         for strategy, options in self.arms.values():
             check(strategy, network, len(data.classes), options)
@@ -150,8 +161,11 @@ class Experiment:
         check_name("a strategy's name", name)
         variant = self.variants.get(name, Variant(name))
         if variant.strategy not in STRATEGIES:
-            known = ", ".join([*STRATEGIES, *self.variants])
-            raise ValueError(f"strategy must be one of {known}; got {variant.strategy!r}")
+            known = [*STRATEGIES, *self.variants]
+            raise ValueError(
+                f"strategy must be one of {', '.join(known)}; got {variant.strategy!r}"
+                f"{meant(variant.strategy, known)}"
+            )
         known_options = {each.name for each in fields(QueryOptions)}
         for option in variant.options:
             if option not in known_options:
@@ -261,15 +275,17 @@ class Experiment:
         unlabeled = (~taken).nonzero().flatten()
         n_picks = self.schedule.batch(len(state.labeled))
         strategy, options = self.arms[name]
+        pool = Subset(self.data.pool, unlabeled.tolist())
+        labeled = Subset(self.data.pool, state.labeled)
+        seed = self._seed(number, "query")
+        if name not in self._estimated:
+            # Once: the queries of later rounds are as long.
+            self._estimated.add(name)
+            need = estimated(strategy, state.model, pool, labeled, n_picks, seed, options)
+            announce(need, options, f"a query by {name}", WORTH_SAYING)
+        logger.info("round %d of %s: picking %d of %d", number, name, n_picks, len(unlabeled))
         start = time.perf_counter()
-        picks: Picks = STRATEGIES[strategy](
-            state.model,
-            Subset(self.data.pool, unlabeled.tolist()),
-            Subset(self.data.pool, state.labeled),
-            n_picks,
-            self._seed(number, "query"),
-            options,
-        )
+        picks: Picks = STRATEGIES[strategy](state.model, pool, labeled, n_picks, seed, options)
         info = dict(picks.info)
         steps = {f"query/{step}": value for step, value in info.pop("seconds", {}).items()}
         info["seconds"] = {"query": time.perf_counter() - start, **steps}
@@ -300,6 +316,14 @@ class Experiment:
         evaluation = evaluate(state.model, self.data.test, len(self.data.classes), task=self.task)
         state.accuracy = evaluation.accuracy
         seconds = {"train": trained - start, "evaluate": time.perf_counter() - trained}
+        logger.info(
+            "round %d: trained on %d labels for %d epochs, %s %.4f of the test set",
+            state.round,
+            len(state.labeled),
+            training.epochs,
+            self.task.metric,
+            evaluation.accuracy,
+        )
         return training, evaluation, seconds
 
     def _record(
