@@ -90,6 +90,7 @@ def pick_block_samples() -> Iterator[Sample]:
         ("one row", 6, 1, 5, 1),
         ("all of them", 5, 2, 5, 1),
         ("no pick", 4, 3, 0, 1),
+        ("many rows", 3, 36, 2, 1),
     ]:
         yield pick_block_sample(label, m, r, size, sign)
 

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import logging
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import LAMB, check_flag, check_path
-from fishermask_fast.distributed import NOTHING, Ranks, described, is_empty
-from fishermask_fast.engine import check_gains, check_samples, runs_on
+from fishermask_fast.checks import LAMB, check_flag
+from fishermask_fast.distributed import NOTHING, Ranks, is_empty
 from fishermask_fast.estimates import Estimate
 from fishermask_fast.factors import GradientFactors, StoredFactors
 from fishermask_fast.likelihoods import LikelihoodLike
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import Head, check_count
-from fishermask_fast.selection import Selection, select_batch
-from fishermask_fast.selector.counting import check_fits, counted, seconds_of
+from fishermask_fast.selection import Selection
+from fishermask_fast.selector.counting import counted, seconds_of
+from fishermask_fast.selector.course import Asked, has_tqdm, prepare, run
 from fishermask_fast.selector.parameters import Parameters
 from fishermask_fast.selector.query import Query
 from fishermask_fast.selector.wishes import Wishes
 
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
-
-logger = logging.getLogger(__name__)
 
 Data = Dataset[Any] | DataLoader[Any] | Tensor
 
@@ -242,91 +236,11 @@ class FisherMaskSelector:
         """
         if labeled is not None and is_empty(labeled) and self.group is None:
             labeled = None
-        own = self._parameters()
-        ranks = Ranks.of(self.group, [unlabeled, labeled])
-        ranks.attempt(own.check)
-        ranks.attempt(lambda: check_count("n_select", n_select, optional=False))
-        ranks.attempt(lambda: check_flag("progress", progress))
-        # On every rank, as all take part in an attempt.
-        ranks.attempt(lambda: None if out is None else check_path("out", out))
-        ranks.check_same(
-            lambda: (
-                own.in_common()
-                | _arguments(own, n_select, labeled)
-                | {
-                    "pending": described(check_samples("pending", pending)),
-                    "exclude": described(check_samples("exclude", exclude)),
-                }
-            )
-        )
-        ranks.check_apart("out", None if out is None else _place(out))
-        own.warn_of_ignored(self._defaults())
-        given = None
-        if isinstance(eval_data, (GradientFactors, StoredFactors)):
-            given, eval_data = eval_data, None
         wishes = Wishes(gain_weights, pending, exclude, cluster_ids)
-        aims = given is not None or eval_data is not None
-        ranks.attempt(lambda: own.check_query(aims, given is not None, ranks.alone))
-        query = Query.of(own, ranks, unlabeled, labeled, progress and _has_tqdm(), eval_data)
-        pool, known = query.pool, query.known
-        if n_select > pool.n_total:
-            raise ValueError(
-                f"n_select must be at most the {pool.n_total} unlabeled samples; got {n_select}"
-            )
-        ranks.attempt(lambda: wishes.check(own, n_select, pool, alone=ranks.alone))
-        ranks.attempt(lambda: query.check_eval_weights(given))
-        query.check_samples()
-        query.warn()
+        asked = Asked(unlabeled, n_select, labeled, progress, out, eval_data, wishes, labels)
+        query = prepare(self._parameters(), asked, self._defaults())
         self.seconds_ = query.seconds
-
-        with query.timed("mask"):
-            head = query.find_head()
-            ranks.attempt(partial(check_fits, query, head, out is not None, None))
-            mask = query.make_mask(head)
-        ranks.check_same(lambda: {"the mask of the query": described(mask)})
-        ranks.attempt(partial(check_fits, query, head, out is not None, mask))
-        if given is not None and given.n_columns != len(mask):
-            raise ValueError(
-                f"eval_data must have the mask's {len(mask)} columns; got {given.n_columns}"
-            )
-        logger.info("mask: %r", mask)
-        labeled_fisher = query.labeled_fisher(mask)
-        with query.timed("gradients"):
-            factors = ranks.attempt(partial(query.gradients, pool, mask, out))
-        with query.timed("fisher"):
-            fisher = None
-            if aims or own.eval_weights is not None:
-                fisher = query.target(factors, mask, given)
-            elif own.criterion == "trace":
-                fisher = query.fisher(factors, labeled_fisher, mask)
-        gains = wishes.gain_weights
-        if own.class_weight is not None:
-            own_gains = check_gains(gains, len(pool))
-            scarcity = query.scarcity(labels)
-            gains = scarcity if own_gains is None else scarcity * own_gains
-        stored = isinstance(factors, StoredFactors)
-        with query.timed("selection"):
-            selection = select_batch(
-                factors,
-                n_select,
-                fisher,
-                labeled_fisher,
-                lamb=own.lamb,
-                prior_precision=own.prior_precision,
-                criterion=own.criterion,
-                gain_weights=gains if len(pool) else None,
-                pending=pending,
-                exclude=exclude,
-                cluster_ids=cluster_ids if len(pool) else None,
-                max_per_cluster=own.max_per_cluster,
-                n_labeled=known.n_total,
-                backward_steps=own.backward_steps,
-                progress=query.progress,
-                device=own.where if stored and runs_on(own.where) else None,
-                group=ranks.group,
-                sample_indices=None if ranks.alone else pool.places,
-            )
-        self.mask_, self.fisher_, self.labeled_fisher_ = mask, fisher, labeled_fisher
+        selection, self.mask_, self.fisher_, self.labeled_fisher_ = run(query, asked)
         return selection
 
     def estimate(
@@ -392,7 +306,7 @@ class FisherMaskSelector:
         own.check()
         ranks = Ranks(None)
         part = ranks.part(data, "data")
-        query = Query(own, ranks, part, NOTHING, progress and _has_tqdm(), name="data")
+        query = Query(own, ranks, part, NOTHING, progress and has_tqdm(), name="data")
         query.check_samples()
         return query.make_mask(query.find_head())
 
@@ -419,23 +333,3 @@ class FisherMaskSelector:
     def _defaults(self) -> dict[str, Any]:
         parameters = inspect.signature(type(self)).parameters
         return {name: parameter.default for name, parameter in parameters.items()}
-
-
-def _arguments(own: Parameters, n_select: int, labeled: Any) -> dict[str, str | None]:
-    """What all ranks of a query must have called it with, in words."""
-    known = None
-    if own.group is None:  # else a rank may have no samples of its own
-        known = "None" if labeled is None else "given"
-    return {"n_select": described(n_select), "labeled": known}
-
-
-def _place(out: str | os.PathLike[str]) -> str:
-    """A file of this machine."""
-    return f"{platform.node()}:{os.path.realpath(out)}"
-
-
-def _has_tqdm() -> bool:
-    if importlib.util.find_spec("tqdm") is None:
-        logger.warning("progress bars need tqdm: pip install tqdm, or query with progress=False")
-        return False
-    return True

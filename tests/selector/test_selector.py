@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fishermask_fast import StoredFactors, reference
 from fishermask_fast.masks.mask import FisherMask
-from fishermask_fast.selector import FisherMaskSelector, selector
+from fishermask_fast.selector import FisherMaskSelector, course
 
 N_POOL, N_LABELED, N_SELECT, FEATURES, CLASSES = 40, 15, 6, 6, 3
 FRACTION = 0.6
@@ -245,7 +245,7 @@ def test_seconds_of_each_step(pool: Tensor, labeled: Tensor) -> None:
 def test_progress_without_tqdm_goes_on_and_says_so(
     pool: Tensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(selector.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(course.importlib.util, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING):
         FisherMaskSelector(make_model(), fraction=FRACTION).query(pool, 2, progress=True)
     assert "tqdm" in caplog.text
