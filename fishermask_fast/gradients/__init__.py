@@ -1,11 +1,11 @@
 """Per-sample gradients on the mask, V_x = R_x J_x, and the Fisher diagonal f_i = E (d log p)_i^2.
 
 Rooms in reading order: masked and diagonal (what is asked for), passes (the way through a pool),
-planning and trial (which parameters go by rule), capture (one forward, r backward passes), reading
-(what an operation saved), rules, lookups and terms (rows of an operation's parameter),
-weight_products (dW = delta a^T), fallback (torch.func), kept (parameters that a kept tensor hides),
-places and order (where each sample is in a result), resumable and fingerprint (gradients in a
-file). May import: masks, network, factors and below.
+planning (which parameters go by rule), tracing and trial (which do, found by running), compared
+(rules with autograd), capture (one forward, r backward passes), reading (what an operation saved),
+rules, lookups and terms (rows of an operation's parameter), weight_products (dW = delta a^T),
+fallback (torch.func), kept (parameters that a kept tensor hides), places and order (where each
+sample is in a result), resumable and fingerprint (gradients in a file). May import: masks, network, factors and below.
 """
 
 from __future__ import annotations
