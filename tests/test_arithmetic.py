@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -84,6 +85,31 @@ def test_settings_come_back_after_an_error(careless: list[str]) -> None:
     with pytest.raises(ValueError):
         select_batch(torch.zeros(2, 1, 2), 3)
     assert settings() == careless
+
+
+def test_settings_come_back_when_the_last_thread_is_done(careless: list[str]) -> None:
+    first, second = full_float32(), full_float32()
+    with first:
+        second.__enter__()
+    assert settings() == ["ieee"] * len(KINDS)
+    second.__exit__(None, None, None)
+    assert settings() == careless
+
+
+def test_threads_leave_settings_that_torch_understands(careless: list[str]) -> None:
+    def often() -> None:
+        for _ in range(300):
+            with full_float32():
+                pass
+
+    threads = [threading.Thread(target=often) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert settings() == careless
+    with torch.backends.cudnn.flags(enabled=False):  # asks for both kinds of cuDNN at once
+        pass
 
 
 def test_selection_runs_in_full_float32(
