@@ -159,7 +159,8 @@ build/label-studio/.installed: $(CONSTRAINTS)
 
 # The pages are made from sources and Markdown alone: neither torch nor a compiler.
 $(DOCS)/.installed: $(CONSTRAINTS)
-	$(PYTHON) -m venv $(DOCS)
+	$(PYTHON) -m venv $(DOCS) || { $(PYTHON) -m venv --clear --without-pip $(DOCS) && \
+	    $(PYTHON) -m pip --python $(DOCS)/bin/python install --quiet pip; }
 	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS) \
 	    mkdocs-material 'mkdocstrings[python]' cyclopts ruff
 	touch $@
