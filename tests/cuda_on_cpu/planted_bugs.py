@@ -135,7 +135,6 @@ BUGS = [
         "work + leader * follow_work(block.r)",
         "work",
     ),
-    Bug("choose_one: follows its own work's memory", PICK, "choosing + numbers", "choosing"),
     Bug(
         "choose_one: leaders do not follow",
         PICK,
