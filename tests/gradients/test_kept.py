@@ -278,7 +278,7 @@ def test_levit_of_transformers() -> None:
     assert len(set(selection.indices.tolist())) == 2
 
 
-class OfALayer(Net):
+class OfALayer(NeverDropped):
     """A table that a small network makes, as Swin's of relative positions, kept in eval mode."""
 
     def __init__(self) -> None:
@@ -295,13 +295,6 @@ class OfALayer(Net):
     def made(self) -> Tensor:
         table: Tensor = self.maker(torch.tensor([[0.5, -1.0]], dtype=self.first.weight.dtype))[0]
         return table
-
-    def table(self) -> Tensor:
-        if self.training:
-            return self.made()
-        if self.kept is None:
-            self.kept = self.made()
-        return self.kept
 
 
 def test_a_table_that_a_layer_inside_makes_is_found() -> None:
