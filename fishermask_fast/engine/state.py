@@ -19,9 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fishermask_fast.engine import stepwise
 from fishermask_fast.factors import GradientFactors
-from fishermask_fast.ops import selection as ops
 
 # What rounding may take from an eigenvalue of A, for each row, as a share of A's largest entry.
 _ROUNDING_SHARE = 1e-15
@@ -125,33 +123,6 @@ class State:
         """|tr B| as it is now, or |tr (A - I)|, times the gains, (n,)."""
         traces = ((self.a if self.log_det else self.b) @ self.diagonal).abs_()
         return traces if self.gains is None else traces.mul_(self.gains)
-
-    def advance(
-        self,
-        factors: GradientFactors,
-        index: Tensor,
-        updates: Updates,
-        thresholds: Tensor,
-        *,
-        scale: float,
-        float64: bool,
-        until: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take updates to some candidates, in place; see ops.score_update and stepwise.advance."""
-        if self.log_det or self.gains is not None or until is not None:
-            given = (self, factors, index, updates, thresholds, until)
-            return stepwise.advance(*given, scale=scale, float64=float64)
-        return ops.score_update(
-            factors,
-            index,
-            *updates,
-            thresholds,
-            self.a,
-            self.b,
-            self.scores,
-            scale=scale,
-            float64_products=float64,
-        )
 
 
 @dataclass(frozen=True)
