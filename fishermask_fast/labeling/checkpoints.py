@@ -32,22 +32,6 @@ Build = Callable[[int], nn.Module]
 Prepare = Callable[[list[Any]], Any]
 
 
-def load_model(name: str, checkpoint: Path, size: int) -> nn.Module:
-    """A trained network for images, in eval mode.
-
-    Args:
-        name: Name for ``build_model``.
-        checkpoint: A file of ``torch.save`` or of safetensors that holds the network's state_dict,
-            itself or in dictionaries, its names with or without prefixes. Nothing but tensors and
-            plain values is read from it.
-        size: Side of an image.
-
-    Raises:
-        ValueError: The file cannot be read, is no checkpoint, or is one of another network.
-    """
-    return load_weights(name, checkpoint, (3, size, size))[0]
-
-
 def load_weights(
     name: str, checkpoint: Path, shape: tuple[int, ...]
 ) -> tuple[nn.Module, Prepare | None]:
@@ -55,11 +39,13 @@ def load_weights(
 
     Args:
         name: Name for ``build_model``.
-        checkpoint: As for ``load_model``.
+        checkpoint: A file of ``torch.save`` or of safetensors that holds the network's state_dict,
+            itself or in dictionaries, its names with or without prefixes. Nothing but tensors and
+            plain values is read from it.
         shape: Of a sample.
 
     Raises:
-        ValueError: As ``load_model``.
+        ValueError: The file cannot be read, is no checkpoint, or is one of another network.
     """
     prepare: Prepare | None = None
     error: ValueError | None = None

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from conftest import relative_error
 from networks import Recurrent, Scaled, expected_columns, some_of_each
+from rule_checks import make_plan
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,7 +20,6 @@ from fishermask_fast.gradients import passes as walk
 from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
-from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network.evaluation import evaluating, unwrap
 
 
