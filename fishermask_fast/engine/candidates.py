@@ -13,6 +13,7 @@ from fishermask_fast.engine.leading import best, has_copies, how_many, kinds
 from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 from fishermask_fast.engine.updating import take_updates
 from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
+from fishermask_fast.triangles import packed
 
 _MAX_BLOCK = 16
 _MAX_LEADERS = 4096
@@ -140,7 +141,6 @@ class LocalCandidates:
             OverflowError: A or B is not, or scores are not.
         """
         r, square = self.n_rows, self.scale**2 * self.sign
-        rows, columns = torch.tril_indices(r, r, device=first.device)
         empty = first.new_empty(0, first.shape[0])
         self._waiting = None
         largest, resolved = 0.0, True
@@ -153,8 +153,8 @@ class LocalCandidates:
             a.mul_(square)
             if b is not None:
                 a.diagonal(dim1=1, dim2=2).add_(1.0)
-                state.b.copy_(b[:, rows, columns]).mul_(square)
-            state.a.copy_(a[:, rows, columns])
+                state.b.copy_(packed(b)).mul_(square)
+            state.a.copy_(packed(a))
             free = self._free[start : start + len(chunk)].nonzero().squeeze(1)
             nothing = (Updates(empty, empty, []), empty[:, 0])
             take_updates(state, chunk, free, *nothing, scale=self.scale, float64=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from fishermask_fast.engine.state import State, Updates
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
+from fishermask_fast.triangles import packed, unpacked
 
 # Numbers of the products P at work.
 _CHUNK_NUMBERS = 2**21
@@ -123,28 +124,24 @@ def _take_one(
             e = state.a[some]
             if rank:
                 p = factors[some].times(update.u.T.contiguous()).mul_(scale)
-                e -= (p @ p.mT)[:, state.rows, state.columns]
+                e -= packed(p @ p.mT)
                 state.a[some] = e
-            state.scores[some] = _log_det(e, state.rows, state.columns)
+            state.scores[some] = _log_det(e, factors.n_rows)
     else:
         _at_once(state, factors, index, update, update.never(), scale, float64)
     if state.gains is not None:
         state.scores[index] *= state.gains[index]
 
 
-def _log_det(packed: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _log_det(triangles: Tensor, r: int) -> Tensor:
     """log det (I + E) of packed lower triangles E, (n,); NaN where I + E is not positive definite.
 
     Args:
-        packed: (n, r (r + 1) / 2) float64.
-        rows: of each entry.
-        columns: of each entry.
+        triangles: (n, r (r + 1) / 2) float64.
+        r: rows of each E.
     """
-    r = int(rows[-1]) + 1
-    e = packed.new_zeros(len(packed), r, r)
-    e[:, rows, columns] = packed
-    e[:, columns, rows] = packed
-    total = packed.new_zeros(len(packed))
+    e = unpacked(triangles, r)
+    total = triangles.new_zeros(len(triangles))
     for j in range(r):
         pivot = e[:, j, j].clone()
         total += torch.where(pivot > -1, pivot, torch.nan).log1p()

@@ -17,7 +17,6 @@ from fishermask_fast.factors.embeddings import factors_from_embeddings
 from fishermask_fast.factors.equal import first_of_equal, next_of_equal
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
 from fishermask_fast.factors.grams import check_weights
-from fishermask_fast.factors.quadratic_forms import columns_at_once
 from fishermask_fast.factors.storage import StoredFactors, save_factors
 from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
 from fishermask_fast.factors.tensor_file import (
@@ -40,7 +39,6 @@ __all__ = [
     "StreamedFactors",
     "as_factors",
     "check_finite",
-    "columns_at_once",
     "drop_pages",
     "factors_from_embeddings",
     "first_of_equal",

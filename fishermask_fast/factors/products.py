@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.factors import grams, masked_head
-from fishermask_fast.factors.quadratic_forms import WideForms, on_cpu, scatter_rows
+from fishermask_fast.factors.quadratic_forms import WideForms, scatter_rows
 from fishermask_fast.ops import FactorTensors, forms
+from fishermask_fast.triangles import on_cpu
 
 # Working memory of a set-up, and samples of it at most; a GPU needs more of both to be busy.
 _CHUNK_BYTES = 32 * 2**20
