@@ -11,7 +11,7 @@ equal (which samples are equal). May import: likelihoods, ops and below.
 from __future__ import annotations
 
 from fishermask_fast.factors import inverse_products  # noqa: F401  registers a kernel
-from fishermask_fast.factors.checks import check_finite
+from fishermask_fast.factors.checks import check_chances, check_distributions, check_finite
 from fishermask_fast.factors.embedding_files import EmbeddingFactors
 from fishermask_fast.factors.embeddings import factors_from_embeddings
 from fishermask_fast.factors.equal import first_of_equal, next_of_equal
@@ -38,6 +38,8 @@ __all__ = [
     "StoredFactors",
     "StreamedFactors",
     "as_factors",
+    "check_chances",
+    "check_distributions",
     "check_finite",
     "drop_pages",
     "factors_from_embeddings",

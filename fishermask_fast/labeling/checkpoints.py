@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fishermask_fast.checks import listed
 from fishermask_fast.labeling.weights import SHOWN, Weights, find_weights
 from fishermask_fast.models import (
     build_model,
@@ -126,7 +127,7 @@ def _check_shapes(checkpoint: Path, name: str, found: Weights, model: nn.Module)
         count = "1 tensor has" if len(differ) == 1 else f"{len(differ):,} tensors have"
         raise ValueError(
             f"{checkpoint} is no checkpoint of {name}: {count} a size mismatch: "
-            f"{', '.join(differ[:SHOWN])}{', ...' * (len(differ) > SHOWN)}"
+            f"{listed(differ, SHOWN)}"
         )
 
 
@@ -138,7 +139,7 @@ def _tell(checkpoint: Path, found: Weights) -> None:
     if found.taken_off:
         said.append(f"{found.taken_off} taken off the names")
     if found.left_out:
-        some = ", ".join(found.left_out[:SHOWN]) + ", ..." * (len(found.left_out) > SHOWN)
+        some = listed(found.left_out, SHOWN)
         said.append(f"{len(found.left_out):,} tensors left out ({some})")
     if found.also:
         said.append(f"{', '.join(found.also)} would fit as well")

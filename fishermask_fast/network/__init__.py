@@ -74,6 +74,7 @@ from fishermask_fast.network.head import (
     head_names,
     head_parameters,
     is_under,
+    last_layers,
     one_head,
 )
 from fishermask_fast.network.predictions import inputs_of, predict, require_head
@@ -132,6 +133,7 @@ __all__ = [
     "same_inputs",
     "samples_of",
     "is_under",
+    "last_layers",
     "logits_of",
     "one_head",
     "outputs_of",

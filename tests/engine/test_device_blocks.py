@@ -10,6 +10,7 @@ from pools import (
     ADVERSARIAL,
     HEADS,
     Adversarial,
+    assert_same_course,
     oracle,
     picks,
     random_factors,
@@ -51,13 +52,6 @@ def both(monkeypatch: pytest.MonkeyPatch, **problem: Any) -> tuple[Selection, Se
     with monkeypatch.context() as patch:
         patch.setattr("fishermask_fast.engine.greedy.Engine", Engine)
         return found, select_batch(**problem)
-
-
-def assert_same(found: Selection, expected: Selection) -> None:
-    assert picks(found) == picks(expected)
-    assert found.dropped.tolist() == expected.dropped.tolist()
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.objective, expected.objective, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
@@ -104,7 +98,7 @@ def test_heads_and_removals(
     fisher = random_fisher(generator, factors.n_columns)
     problem = {"gradients": factors, "n_select": 60, "fisher": fisher, "lamb": 0.02}
     found, expected = both(monkeypatch, **problem, backward_steps=backward_steps)
-    assert_same(found, expected)
+    assert_same_course(found, expected)
     assert max(by_blocks) > 4
 
 
