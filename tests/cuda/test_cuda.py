@@ -24,6 +24,7 @@ from fishermask_fast import (
     masked_gradients,
     select_batch,
 )
+from fishermask_fast.arithmetic import full_float32
 from fishermask_fast.ops import selection as ops
 
 pytestmark = pytest.mark.cuda
@@ -163,17 +164,23 @@ def test_strides(generator: torch.Generator, assert_close: Callable[..., None]) 
 
 def test_tf32_and_autocast_change_nothing(generator: torch.Generator) -> None:
     problem = moved(on_cpu.make_problem(generator, n=300, r=9, m=200, dtype=torch.float32))
-    exact = run(problem, float64_products=True)[1]
     plain = run(problem, float64_products=False)[1]
-    before = torch.backends.cuda.matmul.allow_tf32
+    pool = to_card(random_factors(generator, n=300, r=3, m=60, dtype=torch.float32))
+    expected = select_batch(pool, 40)
+    kind = torch.backends.cuda.matmul
+    before = kind.fp32_precision
     try:
-        torch.backends.cuda.matmul.allow_tf32 = True
-        found = run(problem, float64_products=False)[1]
-        assert torch.backends.cuda.matmul.allow_tf32
+        kind.fp32_precision = "tf32"
+        with full_float32():
+            found = run(problem, float64_products=False)[1]
+        selection = select_batch(pool, 40)
+        assert kind.fp32_precision == "tf32"
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    for one, other in zip(found, exact, strict=True):
+        kind.fp32_precision = before
+    for one, other in zip(found, plain, strict=True):
         assert torch.equal(one, other)
+    assert picks(selection) == picks(expected)
+    assert torch.equal(selection.scores, expected.scores)
     with torch.autocast("cuda"):
         found = run(problem, float64_products=False)[1]
     for one, other in zip(found, plain, strict=True):
