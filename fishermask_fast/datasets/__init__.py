@@ -3,7 +3,7 @@
 Rooms: folders (which files are images), pixels (an image file as uint8 RGB), rows (of a table),
 columns (of it, as numbers), samples (stored, and seen through a transform), images, tables (numbers
 and texts), imbalance (how many of each class), pools (a pool and a test set by name). May import:
-options, files.
+options, checks, files.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ updates of it, at once or one at a time), candidates (those of this process), co
 ones are taken together), leading (who leads a block), choosing (who of them wins), alike (which of
 many near copies may), directions (U and W of a pick), precision (the precision policy), rules (who
 may be picked, and what gains count), log_det (log det M for tr(M^-1 F)), scores (all scores along a
-selection). May import: factors and below; no network.
+selection). May import: factors, ops, plotting, progress, checks, arrays, memory, triangles; no
+network.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ quadratic_forms (V Q V^T), grams (sums of V^T V), masked_head (by a head's maske
 inverse_products (V M^-1 on a GPU), embeddings (a head's factors without a network), embedding_files
 (whose inputs stay in files), tensor_file (safetensors on disk), storage (factors in a file),
 streaming (FactorSource, what all of them are to the engine, and factors on their way to a GPU),
-equal (which samples are equal). May import: likelihoods, ops and below.
+equal (which samples are equal). May import: likelihoods, ops, checks, arrays, memory, triangles,
+files.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Rooms: evaluation (eval mode and what is restored after it), attributes (tensors
 batches (samples by index), collating (batches that hold what was asked for), graph (which operation
 consumes which parameter), threads (one reader at a time), head (which layer gives the logits),
 stated (what a model says of its likelihood), advice (what looks wrong in outputs and data),
-predictions (probabilities, and the head's inputs). May import: likelihoods and below.
+predictions (probabilities, and the head's inputs). May import: likelihoods, checks, arithmetic.
 """
 
 from __future__ import annotations
