@@ -71,6 +71,17 @@ def test_other_wings_are_imported_as_wings_not_room_by_room() -> None:
     assert not reached
 
 
+def test_each_wing_and_file_has_a_twin_among_the_tests_or_the_page_says_that_it_has_none() -> None:
+    tests = ROOT / "tests"
+    twins = {wing.name: tests / wing.name for wing in WINGS}
+    twins |= {p.stem: tests / f"test_{p.stem}.py" for p in PACKAGE.glob("*.py") if p.stem[0] != "_"}
+    page = (ROOT / "docs" / "inside.md").read_text()
+    said = re.search(r"No twin of their own there:([^.]*)\.", page)
+    assert said is not None
+    missing = {name for name, twin in twins.items() if not twin.exists()}
+    assert missing == set(re.findall(r"`(\w+)`", said[1]))
+
+
 def test_the_map_shows_every_wing_and_door_in_its_layer() -> None:
     page = (ROOT / "docs" / "inside.md").read_text()
     picture = re.search(r"```mermaid\n(.*?)```", page, re.DOTALL)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fishermask_fast import FisherMaskSelector, reference
-from fishermask_fast.gradients import passes as walk
+from fishermask_fast.gradients import passes
 from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
@@ -304,7 +304,7 @@ class ReadingMemory(nn.Module):
 def test_images_go_channels_last_where_that_pays(
     flatten: type[nn.Module], share: float, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_CHANNELS_LAST", share)
+    monkeypatch.setattr(passes, "_CHANNELS_LAST", share)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), flatten(), nn.Linear(36, 3)).double()
     inputs = torch.randn(5, 3, 5, 5).double()
     mask, layouts = some_of_each(model), []
