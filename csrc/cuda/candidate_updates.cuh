@@ -1,5 +1,5 @@
-// The updates of all candidates whose wide products are there: by groups of lanes where a candidate
-// is small enough for their registers, else by one thread block each; and which of them is launched.
+// The updates of candidates whose wide products are there: by groups of lanes where a candidate is
+// small enough for their registers, else by one thread block each; and which of them is launched.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -136,8 +136,8 @@ void launch_update(const Products<Stored, T>& products, const UpdateColumns& col
     const int64_t blocks =
         std::min<int64_t>(chosen.count, 2 * device_attribute(cudaDevAttrMultiProcessorCount));
     const int64_t each = doubles_of_block<T>(products.r, columns.max_rank);
-    const torch::stable::Tensor memory = torch::stable::new_empty(
-        like, {blocks * each}, torch::headeronly::ScalarType::Double);
+    const torch::stable::Tensor memory =
+        torch::stable::new_empty(like, {blocks * each}, torch::headeronly::ScalarType::Double);
     update_by_block<<<static_cast<unsigned>(blocks), kUpdateThreads, 0, stream>>>(
         products, columns, chosen, state, static_cast<double*>(memory.mutable_data_ptr()));
   }

@@ -67,8 +67,8 @@ def head_in(shapes: Shapes, head: Head | None, *, required: bool) -> tuple[str, 
                     "module or use keep_head=False"
                 )
             raise ValueError(
-                f"several layers may be the head: {last_layers(matrices)}; name it with head=..., or "
-                "give model= and inputs= so that it is found, or use keep_head=False"
+                f"several layers may be the head: {last_layers(matrices)}; name it with head=..., "
+                "or give model= and inputs= so that it is found, or use keep_head=False"
             )
         head = matrices[0]
     parts = head_names(head)

@@ -19,8 +19,7 @@ from torch.utils.data import (
 
 from fishermask_fast import progress, reference
 from fishermask_fast.factors.gradient_factors import GradientFactors
-from fishermask_fast.gradients import fallback
-from fishermask_fast.gradients import passes
+from fishermask_fast.gradients import fallback, passes
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
 from fishermask_fast.masks.mask import FisherMask
