@@ -1,9 +1,9 @@
 """Labeled samples: as they are stored, how they are read, and sets of them by name.
 
 Rooms: folders (which files are images), pixels (an image file as uint8 RGB), rows (of a table),
-columns (of it, as numbers), samples (stored, and seen through a transform), images, tables (numbers
-and texts), imbalance (how many of each class), pools (a pool and a test set by name). May import:
-options, checks, files.
+columns (of it, as numbers), samples (stored, and seen through a transform), downloads (of others'),
+images, tables (numbers and texts), imbalance (how many of each class), pools (a pool and a test set
+by name). May import: options, checks, files.
 """
 
 from __future__ import annotations
