@@ -54,6 +54,19 @@ def oracle(dtype: torch.dtype = torch.float32) -> Oracle:
     )
 
 
+def oracle_arguments(case: dict[str, Any]) -> dict[str, Any]:
+    """What a selection from the oracle's pool is asked for in one of its cases."""
+    real = oracle()
+    return {
+        "n_select": case["n_select"],
+        "fisher": real.fisher,
+        "labeled_fisher": real.labeled_fisher,
+        "lamb": case["lamb"],
+        "n_labeled": real.n_labeled,
+        "backward_steps": case["backward_steps"],
+    }
+
+
 def perturbed(factors: GradientFactors, n: int, generator: torch.Generator) -> GradientFactors:
     """n samples drawn from `factors`, every number of each changed by about a tenth."""
     drawn = factors[torch.randint(len(factors), (n,), generator=generator)]

@@ -14,7 +14,15 @@ import pytest
 import test_score_update as on_cpu
 import torch
 from op_samples import CPU_ONLY, SAMPLES, Sample, check_sample, operator
-from pools import ADVERSARIAL, HEADS, oracle, picks, random_factors, random_fisher
+from pools import (
+    ADVERSARIAL,
+    HEADS,
+    oracle,
+    oracle_arguments,
+    picks,
+    random_factors,
+    random_fisher,
+)
 from torch import Tensor, nn
 
 from fishermask_fast import (
@@ -218,17 +226,9 @@ def test_two_devices_do_not_mix(
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
 @pytest.mark.parametrize("case", range(3))
 def test_oracle(case: int, precision: str) -> None:
-    full, expected = oracle(), oracle().cases[case]
-    found = select_batch(
-        full.pool.to("cuda"),
-        expected["n_select"],
-        full.fisher.cuda(),
-        full.labeled_fisher.cuda(),
-        lamb=expected["lamb"],
-        n_labeled=full.n_labeled,
-        backward_steps=expected.get("backward_steps", 0),
-        precision=precision,
-    )
+    expected = oracle().cases[case]
+    arguments = {name: to_card(value) for name, value in oracle_arguments(expected).items()}
+    found = select_batch(to_card(oracle().pool), **arguments, precision=precision)
     assert found.indices.device.type == "cpu"
     assert picks(found) == expected["indices"]
 

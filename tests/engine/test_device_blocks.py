@@ -12,6 +12,7 @@ from pools import (
     Adversarial,
     assert_same_course,
     oracle,
+    oracle_arguments,
     picks,
     random_factors,
     random_fisher,
@@ -69,17 +70,8 @@ def test_adversarial_pools(
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
 @pytest.mark.parametrize("case", range(3))
 def test_oracle(case: int, precision: str, by_blocks: list[int]) -> None:
-    full, expected = oracle(), oracle().cases[case]
-    found = select_batch(
-        full.pool,
-        expected["n_select"],
-        full.fisher,
-        full.labeled_fisher,
-        lamb=expected["lamb"],
-        n_labeled=full.n_labeled,
-        backward_steps=expected.get("backward_steps", 0),
-        precision=precision,
-    )
+    expected = oracle().cases[case]
+    found = select_batch(oracle().pool, **oracle_arguments(expected), precision=precision)
     assert picks(found) == expected["indices"]
     # Nearly all picks are made inside blocks, not handed to the host.
     assert sum(by_blocks) > 0.9 * len(found)

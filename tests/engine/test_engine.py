@@ -16,6 +16,7 @@ from pools import (
     assert_same_course,
     greedy,
     oracle,
+    oracle_arguments,
     perturbed,
     picks,
     random_factors,
@@ -136,15 +137,8 @@ def test_instruction_sets(instruction_set: str, generator: torch.Generator) -> N
 
 
 def test_oracle_on_each_instruction_set(instruction_set: str) -> None:
-    full, expected = oracle(), oracle().cases[2]
-    found = select_batch(
-        full.pool,
-        expected["n_select"],
-        full.fisher,
-        full.labeled_fisher,
-        lamb=expected["lamb"],
-        n_labeled=full.n_labeled,
-    )
+    expected = oracle().cases[2]
+    found = select_batch(oracle().pool, **oracle_arguments(expected))
     assert picks(found) == expected["indices"]
 
 
