@@ -77,7 +77,7 @@ from fishermask_fast.network.head import (
     is_under,
     one_head,
 )
-from fishermask_fast.network.predictions import inputs_of, predict, require_head
+from fishermask_fast.network.predictions import predict
 from fishermask_fast.network.stated import (
     LIKELIHOOD_OF_PROBLEM,
     problem_type,
@@ -85,9 +85,7 @@ from fishermask_fast.network.stated import (
 )
 
 __all__ = [
-    "inputs_of",
     "predict",
-    "require_head",
     "output_warnings",
     "pool_warnings",
     "relative_difference",

@@ -8,13 +8,14 @@ in options/picking. May import: options, selector, gradients, masks, network, li
 
 from __future__ import annotations
 
-from fishermask_fast.strategies.estimating import announce, estimated
+from fishermask_fast.strategies.estimating import Forecast, announce, estimated
 from fishermask_fast.strategies.interface import Picks
 from fishermask_fast.strategies.registry import ANY_LIKELIHOOD, STRATEGIES, check, unread
 from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
     "ANY_LIKELIHOOD",
+    "Forecast",
     "Picks",
     "STRATEGIES",
     "announce",
