@@ -3,7 +3,7 @@
 Rooms: select (the command), pools (a folder or a table as data sets), images and tables (which of
 them are labeled, which not), prepared (samples that a function makes into batches), embeddings
 (without a network), trained (a network by name), checkpoints (its weights), weights (where a file
-holds them), output (what is written), shown (copies for browsers), csv_files (byte for byte),
+holds them), output (what is written), telling (what is printed), shown (copies for browsers),
 label_studio (tasks out, exports in), import_labels (the command). May import: strategies, models,
 datasets, selector, inspection, selection, distributed, masks, network, factors, options, plotting,
 progress, checks, memory, files; not loop.

@@ -36,7 +36,9 @@ if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
 
 EVAL_WEIGHTS = ("balanced", "uncovered")
-MASKS = (*METHODS, "random", "head")
+MASKS = (*METHODS, "random", "head", "middle")
+BY_DIAGONAL = (*METHODS, "middle")
+"""Those that take the Fisher diagonal."""
 
 # What all ranks must have in common, besides the model and the device's type.
 _COMPARED = (
@@ -70,6 +72,7 @@ _UNREAD = {
     "relative": ("fraction", "n_parameters"),
     "random": ("keep_head", "fisher_samples"),
     "head": ("fraction", "n_parameters", "keep_head", "fisher_samples"),
+    "middle": ("keep_head",),
     "given": ("fraction", "n_parameters", "keep_head", "fisher_samples"),
 }
 

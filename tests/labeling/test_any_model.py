@@ -361,6 +361,7 @@ def test_embeddings_that_do_not_fit(
         ("--model OWN:two", "must take the number of classes, or nothing; it needs a, b"),
         ("--model OWN:nothing", "must be a function; it is a int"),
         ("--model OWN:redy", "has no redy; did you mean ready?"),
+        ("--model script_of_ones_own:net", "cannot be imported: SystemExit: 2"),
         ("--model no_such_module:f", "no_such_module cannot be imported"),
         ("--model resnet18", "--checkpoint is needed: the trained weights of resnet18"),
         ("--model resnet81 --checkpoint x.pt", "did you mean resnet18?"),
@@ -376,6 +377,7 @@ def test_networks_that_are_none(
 ) -> None:
     if "timm" in flags:
         pytest.importorskip("timm")
+    Path("script_of_ones_own.py").write_text("import sys\nsys.exit(2)\n")
     given = flags.replace("OWN", f"own_{here.name}").split()
     assert select("--unlabeled", "new", "-n", "2", *given) == 2
     error = capsys.readouterr().err

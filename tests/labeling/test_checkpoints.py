@@ -13,10 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.labeling import load_trained
+from fishermask_fast.labeling import checkpoints, load_trained
+from fishermask_fast.labeling.weights import Weights
 from fishermask_fast.models import build_model
 
 State = dict[str, Tensor]
+
+
+def torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models(module=models))
 
 
 class Hyper(dict[str, Any]):
@@ -168,6 +175,20 @@ class Runs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return write, (self.path, b"")
+
+
+# Without RegNets, of which each is made with all its values; the smallest of them follows.
+MADE_OF_NOTHING = [name for name in torchvision_names() if not name.startswith("regnet")]
+
+
+@pytest.mark.parametrize("name", MADE_OF_NOTHING)
+def test_the_classes_of_every_torchvision_classifier_are_read_off_its_weights(name: str) -> None:
+    shape = (3, 224, 224)
+    two, three = (checkpoints._shapes(lambda n: build_model(name, n, shape), n) for n in (2, 3))
+    with torch.device("meta"):
+        saved = build_model(name, 7, shape).state_dict()
+    found = Weights(saved, "", "", (), ())
+    assert checkpoints._count(Path("net.pt"), name, found, two, three) == 7
 
 
 @pytest.mark.parametrize("name", ["regnet_y_400mf"])
