@@ -1,10 +1,11 @@
 """What can be asked for: each option declared once, for flags, TOML files and Python alike.
 
 An option is a field of a frozen dataclass here: its name is the flag and the key of a file, its
-type what they take, its default theirs, its line under "Attributes" the help. Rooms: picking, data,
-schedule, training, commands (what each command takes), told (help beside the options), files
-(TOML), numbers (as they were written), paths (that are there, or can be), recorded (what a run was
-asked for). May import: files; no torch, so that ``--help`` is instant.
+type what they take, its default theirs, its line under "Attributes" the help. Rooms: picking (how
+to pick), data, schedule and training (of run), commands (what else each command takes), told (help
+beside the options), files (TOML), numbers (as they were written), paths (that are there, or can
+be), recorded (what a run was asked for). May import: files; no torch, so that ``--help`` is
+instant.
 """
 
 from __future__ import annotations
