@@ -49,7 +49,7 @@ def test_a_table_before_any_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(500, None), (500, 3), (7, None)])
-def test_the_masks_seconds_are_those_of_a_whole_batch(
+def test_the_masks_seconds_are_those_of_a_whole_batch_and_a_quarter(
     n: int, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[int] = []
@@ -61,7 +61,20 @@ def test_the_masks_seconds_are_those_of_a_whole_batch(
 
     monkeypatch.setattr(query, "fisher_diagonal", counting)
     FisherMaskSelector(model(), batch_size=batch_size).estimate(pool(n), 5, pool(10))
-    assert timed == [min(n, batch_size or 16)]
+    most = min(n, batch_size or 16)
+    assert timed == [max(1, most // 4), most]
+
+
+def test_what_is_taken_but_once_is_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work of 0.2 s, and 2 ms a sample, over 500 samples."""
+
+    def slow(*_: Any, indices: Any = (), **__: Any) -> dict[str, Tensor]:
+        time.sleep(0.2 + 0.002 * len(indices))
+        return {}
+
+    monkeypatch.setattr(query, "fisher_diagonal", slow)
+    told = FisherMaskSelector(model(), fisher_samples=500).estimate(pool(600), 5)
+    assert told.seconds["mask"] == pytest.approx(1.2, rel=0.5)
 
 
 @pytest.mark.parametrize("mask", ["global", "per_layer", "relative", "random", "head", "middle"])
