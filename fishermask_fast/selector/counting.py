@@ -8,8 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from fishermask_fast.distributed import Part
 from fishermask_fast.estimates import Estimate, Needs, activations_of, estimate, factor_numbers
+from fishermask_fast.factors import GradientFactors
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import (
     Head,
@@ -18,6 +21,7 @@ from fishermask_fast.network import (
     device_of,
     evaluating,
     input_dtype,
+    raw_outputs,
     to_model,
     trainable,
     unwrap,
@@ -26,6 +30,7 @@ from fishermask_fast.selector.parameters import BY_DIAGONAL
 from fishermask_fast.selector.query import Query
 
 _TIMED = 16  # samples of the batch that is timed
+_MOST_ROWS, _FEW = 12, 4  # rows whose backward passes are all timed; samples where there are more
 
 
 def check_fits(query: Query, head: Head | None, stored: bool, mask: FisherMask | None) -> None:
@@ -93,24 +98,52 @@ def seconds_of(query: Query, head: Head | None, estimate: Estimate) -> dict[str,
     """
     own, pool = query.parameters, query.pool
     n_all = len(pool) + len(query.known)
+    drawn = min(own.fisher_samples, n_all) if own.mask in BY_DIAGONAL else 0
+    if estimate.n_rows > _MOST_ROWS and own.mask != "head":
+        return _of_many_rows(query, estimate, drawn, n_all)
     seconds = {}
-    if own.mask in BY_DIAGONAL:
-        drawn = min(own.fisher_samples, n_all)
-        seconds["mask"] = _scaled(query, lambda n: query.diagonal(_first(pool, n), n), drawn)
+    if drawn:
+        seconds["mask"] = _timed(query, lambda n: query.diagonal(_first(pool, n), n), _TIMED)(drawn)
     mask = own.mask if isinstance(own.mask, FisherMask) else _like(query, head, estimate.k)
     factors: list[Any] = []
 
     def gradients(n: int) -> None:
         factors[:] = [query.gradients(_first(pool, n), mask)]
 
-    seconds["gradients"] = _scaled(query, gradients, n_all)
-    seconds["fisher"] = _scaled(query, lambda n: factors[0][:n].fisher(), n_all)
+    seconds["gradients"] = _timed(query, gradients, _TIMED)(n_all)
+    seconds["fisher"] = _timed(query, lambda n: factors[0][:n].fisher(), _TIMED)(n_all)
     return seconds
 
 
-def _scaled(query: Query, work: Callable[[int], object], n_all: int) -> float:
-    """Seconds that some work on the first samples of a pool would take for n_all."""
-    n = min(len(query.pool), query.parameters.batch_size or _TIMED)
+def _of_many_rows(query: Query, estimate: Estimate, drawn: int, n_all: int) -> dict[str, float]:
+    """The same where even a batch takes long: by a forward pass, and one row of r.
+
+    t = t_forward + r (t_one_row - t_forward)
+    """
+    own, pool = query.parameters, query.pool
+
+    def forward(n: int) -> None:
+        with evaluating(own.model, own.device) as net, torch.no_grad():
+            some = Pool.of(pool.data).subset(pool.among(pool.places[:n])).first(n)
+            raw_outputs(net, to_model(some, device_of(net), input_dtype(net, some)))
+
+    once = _timed(query, forward, _FEW)
+    one = _timed(query, lambda n: query.diagonal(_first(pool, n), n, "sampled"), _FEW)
+
+    def seconds_for(count: int) -> float:
+        return once(count) + estimate.n_rows * max(one(count) - once(count), once(count))
+
+    seconds = {"mask": seconds_for(drawn)} if drawn else {}
+    factors = GradientFactors(torch.rand(1, estimate.n_rows, estimate.k, device=own.where))
+    start = time.perf_counter()
+    factors.fisher()
+    each = time.perf_counter() - start
+    return seconds | {"gradients": seconds_for(n_all), "fisher": each * n_all}
+
+
+def _timed(query: Query, work: Callable[[int], object], most: int) -> Callable[[int], float]:
+    """Seconds that some work on the first samples of a pool would take, by their number."""
+    n = min(len(query.pool), query.parameters.batch_size or most)
     few = max(1, n // 4)
     took = []
     for count in (few, n):
@@ -118,10 +151,10 @@ def _scaled(query: Query, work: Callable[[int], object], n_all: int) -> float:
         work(count)
         took.append(time.perf_counter() - start)
     if n == few:
-        return took[1] * n_all / n
+        return lambda count: took[1] * count / n
     # The first of all calls may take longer than a whole batch.
     each = (took[1] - took[0]) / (n - few) if took[1] > took[0] else took[1] / n
-    return took[1] + each * (n_all - n)
+    return lambda count: took[1] + each * (count - n)
 
 
 def _first(pool: Part, n: int) -> Part:
