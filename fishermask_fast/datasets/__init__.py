@@ -2,8 +2,9 @@
 
 Rooms: folders (which files are images), pixels (an image file as uint8 RGB), rows (of a table),
 csv_files (of paths, byte for byte), columns (of a table, as numbers), samples (stored, and seen
-through a transform), images, tables (numbers and texts), imbalance (how many of each class), pools
-(a pool and a test set by name). May import: options, progress, files.
+through a transform), downloads (of others'), images, tables (numbers and texts), imbalance (how
+many of each class), pools (a pool and a test set by name). May import: options, progress, checks,
+files.
 """
 
 from __future__ import annotations

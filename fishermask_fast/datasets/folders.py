@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from fishermask_fast.checks import listed
 from fishermask_fast.files import open_file
 
 FOLLOWED, TAKEN, SKIPPED, CONVERTED = "followed", "taken", "skipped", "converted"
@@ -100,8 +101,7 @@ def summary(notes: Iterable[Note], shown: int = 3) -> Iterator[str]:
         if len(paths) == 1:
             yield f"{what}  {paths[0]}: {reason}"
             continue
-        some = ", ".join(map(str, paths[:shown])) + (", ..." if len(paths) > shown else "")
-        yield f"{what}  {len(paths):,} files: {reason} ({some})"
+        yield f"{what}  {len(paths):,} files: {reason} ({listed(paths, shown)})"
 
 
 def sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:

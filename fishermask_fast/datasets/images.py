@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fishermask_fast.datasets.downloads import fetched
 from fishermask_fast.datasets.folders import Note, images_by_class, summary
 from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, PoolAndTest, Transform
 from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
@@ -58,15 +59,8 @@ def load_torchvision(name: str, root: str, download: bool, augment: bool) -> Poo
     parts: list[dict[str, Any]] = [{"train": True}, {"train": False}]
     if name == "svhn":
         parts = [{"split": "train"}, {"split": "test"}]
-    try:
+    with fetched(name, root, download):
         sets = [make(root=root, download=download, **part) for part in parts]
-    except (RuntimeError, OSError) as error:
-        if download:
-            raise ValueError(f"could not download {name} to {root}: {error}") from error
-        raise ValueError(
-            f"{name} is not in {root}; this downloads it: "
-            f"fishermask-fast run --data {name} --data-root {root} --download"
-        ) from error
     tensors = [_stored_images(each.data) for each in sets]
     mean, std = _channel_statistics(tensors[0])
     transform = evaluation_transform(mean, std)

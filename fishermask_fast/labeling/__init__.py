@@ -5,7 +5,8 @@ them are labeled, which not), prepared (samples that a function makes into batch
 (without a network), trained (a network by name), checkpoints (its weights), weights (where a file
 holds them), output (what is written), telling (what is printed), shown (copies for browsers),
 label_studio (tasks out, exports in), import_labels (the command). May import: strategies, models,
-datasets, options, inspection, selection, distributed, factors, network, plotting, files; not loop.
+datasets, selector, inspection, selection, distributed, masks, network, factors, options, plotting,
+progress, checks, memory, files; not loop.
 """
 
 from __future__ import annotations

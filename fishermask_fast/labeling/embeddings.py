@@ -18,7 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fishermask_fast.checks import LAMB
-from fishermask_fast.factors import factors_from_embeddings
+from fishermask_fast.factors import (
+    check_chances,
+    check_distributions,
+    factors_from_embeddings,
+)
 from fishermask_fast.files import open_file
 from fishermask_fast.masks import mask_size
 from fishermask_fast.options import QueryOptions
@@ -27,7 +31,6 @@ from fishermask_fast.selector import balanced_weights, uncovered_weights
 from fishermask_fast.strategies import ANY_LIKELIHOOD, STRATEGIES, Picks
 
 EMBEDDINGS, PROBABILITIES, LABELED, NAMES = "embeddings", "probabilities", "labeled", "names"
-_SUM_TOLERANCE = 1e-2  # what float16 leaves of a thousand classes
 _LEAST = 1e-30  # of a probability, whose logarithm must be finite
 
 
@@ -114,7 +117,8 @@ def pick_embeddings(
             f"strategy {strategy} is for one class a sample; with likelihood {likelihood} take one "
             f"of {', '.join(ANY_LIKELIHOOD)}"
         )
-    _check_probabilities(found.probabilities, likelihood)
+    check = check_distributions if likelihood == "categorical" else check_chances
+    check(found.probabilities)
     if strategy in ("fishermask", "bait"):
         return _by_factors(found, n, strategy, options)
     if strategy == "fishermask_entropy":
@@ -122,18 +126,6 @@ def pick_embeddings(
     model = _GivenHead(found.embeddings.shape[1], found.probabilities.shape[1])
     parts = [_Rows(found, rows) for rows in (found.unlabeled, found.labeled)]
     return STRATEGIES[strategy](model, parts[0], parts[1], n, seed, options)
-
-
-def _check_probabilities(p: Tensor, likelihood: str) -> None:
-    if not bool(((p >= 0) & (p <= 1)).all()):  # NaN is neither
-        raise ValueError("probabilities must lie between 0 and 1; are they logits?")
-    apart = (p.double().sum(1) - 1).abs()
-    if likelihood == "categorical" and float(apart.max()) > _SUM_TOLERANCE:
-        row = int(apart.argmax())
-        raise ValueError(
-            f"probabilities of a sample must sum to 1; row {row} sums to {float(p[row].sum()):g}. "
-            "Give --likelihood bernoulli where each label is for itself"
-        )
 
 
 def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:

@@ -3,7 +3,8 @@
 Rooms: interface (what they take and give), fisher (tr(M^-1 F): FisherMask, BAIT), uncertainty
 (entropy, margin, least confidence), diversity (k-center greedy, k-means++), registry (all by name),
 estimating (what a query will take). A new strategy is a function, a line in registry and its name
-in options/picking. May import: options, selector, gradients, masks, network, likelihoods.
+in options/picking. May import: selector, estimates, distributed, masks, network,
+options, progress, checks.
 """
 
 from __future__ import annotations

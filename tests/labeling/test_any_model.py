@@ -336,8 +336,8 @@ def test_every_strategy_picks_from_embeddings_as_with_a_head(here: Path, strateg
     [
         ({"embeddings": None}, "must hold embeddings; it holds probabilities, labeled"),
         ({"probabilities": np.zeros((3, 2), "f4")}, "40 embeddings, but 3 rows of probabilities"),
-        ({"probabilities": np.ones((40, 3), "f4")}, "row 0 sums to 3"),
-        ({"probabilities": np.full((40, 3), -1, "f4")}, "are they logits?"),
+        ({"probabilities": np.ones((40, 3), "f4")}, "index 0: smallest 1, sum 3"),
+        ({"probabilities": np.full((40, 3), -1, "f4")}, "index 0: smallest -1, sum -3"),
         ({"embeddings": np.zeros(40, "f4")}, "embeddings must be (N, ...) of floating point"),
         ({"labeled": np.arange(40)}, "labeled must be 0 or 1, no class"),
         ({"labeled": np.ones(40, bool)}, "all are"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from fishermask_fast.options import SENTENCES, STRATEGIES, QueryOptions
 from fishermask_fast.options.told import EXAMPLES
 from fishermask_fast.strategies import Forecast, announce, estimated
 
+READ = ("--unlabeled", "--labeled", "--csv", "--embeddings", "--checkpoint", "--pool")
 TINY = shlex.split(
     "run --pool-size 90 --test-size 40 --initial 10 --per-round 5 --rounds 2 --epochs 1 "
     "--min-steps 3 --fisher-samples 20 --strategy fishermask random"
@@ -56,6 +58,10 @@ def test_examples_are_commands(line: str, tmp_path: Path, monkeypatch: pytest.Mo
     Path("experiment.toml").write_text("rounds = 1\n")
     program, *given = shlex.split(line)
     assert program == "fishermask-fast"
+    for flag, value in pairwise(given):
+        if flag in READ:
+            Path(value).parent.mkdir(exist_ok=True)
+            Path(value).touch()
     if "--resume" in given:
         with pytest.raises(ValueError, match="out"):
             parse(given)
