@@ -135,5 +135,6 @@ def _complain(message: str) -> int:
         sys.stdout.flush()
     except OSError:  # nobody reads on, or the disk is full: no second error at the program's end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(f"fishermask-fast: error: {' '.join(message.split())}", file=sys.stderr)
+    # In one piece, as other processes may write to the same place.
+    sys.stderr.write(f"fishermask-fast: error: {' '.join(message.split())}\n")
     return USAGE_ERROR

@@ -226,7 +226,7 @@ class Query:
                 scores[name] = scores[name] + weighted if name in scores else weighted
         return scores
 
-    def diagonal(self, part: Part, count: int) -> dict[str, Tensor]:
+    def diagonal(self, part: Part, count: int, expectation: str = "exact") -> dict[str, Tensor]:
         """This process's share of the Fisher diagonal over `count` samples of a data set."""
         own = self.parameters
         drawn = draw(part.n_total, count, torch.Generator().manual_seed(int(own.seed)))
@@ -238,6 +238,7 @@ class Query:
             part.data,
             likelihood=own.likelihood,
             n_samples=len(mine),
+            expectation=expectation,
             seed=own.seed,
             batch_size=own.batch_size,
             device=own.device,

@@ -177,11 +177,22 @@ class Runs:
         return write, (self.path, b"")
 
 
-# Without RegNets, of which each is made with all its values; the smallest of them follows.
-MADE_OF_NOTHING = [name for name in torchvision_names() if not name.startswith("regnet")]
+# Of each family one; the others in check-tools. RegNets are made with all their values; the
+# smallest of them follows.
+QUICK = (
+    *("alexnet", "convnext_tiny", "densenet121", "googlenet", "inception_v3", "mnasnet0_5"),
+    *("mobilenet_v3_small", "resnet18", "squeezenet1_0", "swin_t", "vgg11", "vit_b_16"),
+)
 
 
-@pytest.mark.parametrize("name", MADE_OF_NOTHING)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.tools)
+        for name in torchvision_names()
+        if not name.startswith("regnet")
+    ],
+)
 def test_the_classes_of_every_torchvision_classifier_are_read_off_its_weights(name: str) -> None:
     shape = (3, 224, 224)
     two, three = (checkpoints._shapes(lambda n: build_model(name, n, shape), n) for n in (2, 3))

@@ -59,7 +59,9 @@ def test_two_processes_pick_what_one_does(
     assert done.stderr.count("about ") <= 1
 
 
-def test_more_processes_than_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_an_image_takes_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One process has the only image that can be read, with the mask that was for one process."""
     monkeypatch.chdir(tmp_path)
     for number in range(2):
@@ -69,7 +71,7 @@ def test_more_processes_than_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.save(build_model("cnn_small", 2, (3, 12, 12), seed=1).state_dict(), "net.pt")
     flags = [*FLAGS.split()[:-1], "1", "--mask", "middle", "--classes", "cat", "dog"]
     assert main([*flags, "--out", "one"]) == 0
-    done = torchrun(3, *flags, "--out", "two")
+    done = torchrun(2, *flags, "--out", "two")
     assert done.returncode == 0, done.stderr
     one, two = (rows(Path(folder, "picks.csv")) for folder in ("one", "two"))
     assert [row["path"] for row in one] == [row["path"] for row in two] == ["new/1.png"]
@@ -88,9 +90,8 @@ def test_what_one_process_cannot_read_ends_all(
     flags = "select --csv t.csv --model mlp_small --checkpoint net.pt -n 2 --fisher-samples 4"
     done = torchrun(2, *flags.split())
     assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("fishermask-fast: error")]
-    assert len(said) == 2 and len(set(said)) == 1
-    assert "t.csv, line 10: b must be a finite number" in said[0] and "'much'" in said[0]
+    said = "fishermask-fast: error: rank 1: t.csv, line 10: b must be a finite number"
+    assert done.stderr.count(said) == 2
     assert not Path("picks").exists()
 
 

@@ -21,7 +21,7 @@ from fishermask_fast.loop.records import read_rounds
 from fishermask_fast.loop.run import experiment
 from fishermask_fast.options import SENTENCES, STRATEGIES, QueryOptions
 from fishermask_fast.options.told import EXAMPLES
-from fishermask_fast.strategies import announce, estimated
+from fishermask_fast.strategies import Forecast, announce, estimated
 
 READ = ("--unlabeled", "--labeled", "--csv", "--embeddings", "--checkpoint", "--pool")
 TINY = shlex.split(
@@ -193,6 +193,26 @@ def test_each_strategy_says_what_its_query_takes(
     # So few are picked from before their time is known.
     assert estimated(name, model, few, labeled, 4, 0, QueryOptions()) is None
     assert estimated(name, model, few, labeled, 4, 0, QueryOptions(), always=True) is not None
+
+
+def test_of_a_long_query_it_is_said_what_makes_it_shorter(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, pool = nn.Linear(6, 3), TensorDataset(torch.rand(90, 6))
+    told = estimated("fishermask", model, pool, pool, 4, 0, QueryOptions())
+    assert told is not None
+    long = Forecast({"mask": 3000.0, "gradients": 600.0}, told.need)
+    announce(long, QueryOptions())
+    said = capsys.readouterr().err
+    assert said.startswith("about 60 min (mask 50 min, gradients 10 min), then the selection\n")
+    for way in ("--fisher-samples 128: about 16 min", "--mask head", "--rank 1", "--image-size"):
+        assert way in said
+    announce(Forecast({"predictions": 3600.0}), QueryOptions())
+    said = capsys.readouterr().err
+    assert said.startswith("about 60 min (predictions 60 min)\n") and "--image-size" in said
+    assert "--rank" not in said and "--mask" not in said
+    announce(Forecast({"mask": 30.0}, told.need), QueryOptions())
+    assert "shorter" not in capsys.readouterr().err
 
 
 def test_without_a_terminal_long_work_says_how_far_it_is(
