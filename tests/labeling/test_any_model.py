@@ -363,7 +363,7 @@ def test_embeddings_that_do_not_fit(
         ("--model OWN:redy", "has no redy; did you mean ready?"),
         ("--model script_of_ones_own:net", "cannot be imported: SystemExit: 2"),
         ("--model no_such_module:f", "no_such_module cannot be imported"),
-        ("--model resnet18", "--checkpoint is needed: the trained weights of resnet18"),
+        ("--model resnet18", "--checkpoint is needed, the trained weights of --model resnet18"),
         ("--model resnet81 --checkpoint x.pt", "did you mean resnet18?"),
         ("--model timm:resnet10 --checkpoint x.pt", "timm has no network 'resnet10'; did you mean"),
         ("--model hf:new", "new must be a folder of save_pretrained; it has no config.json"),
@@ -378,6 +378,8 @@ def test_networks_that_are_none(
     if "timm" in flags:
         pytest.importorskip("timm")
     Path("script_of_ones_own.py").write_text("import sys\nsys.exit(2)\n")
+    for name in ("x.pt", "x.npz"):
+        Path(name).touch()
     given = flags.replace("OWN", f"own_{here.name}").split()
     assert select("--unlabeled", "new", "-n", "2", *given) == 2
     error = capsys.readouterr().err
