@@ -51,8 +51,8 @@ class LogDetDirections(Directions):
         changes = shares.log1p().sum(1).tolist()
         found = []
         for at, index in enumerate(indices):
-            basis = self.basis_of(values[at], vectors[at])
-            u = basis.T @ inverse[at]
+            basis, first = self.basis_of(values[at], vectors[at])
+            u = basis[:, first:].T @ inverse[at]
             found.append(Update(index, changes[at], rows[at], u, u[:, :0]))
         return found
 
