@@ -58,6 +58,8 @@ _MAX_IDLE = 64
 _TINY = 1e-290
 # The share of the objective that a pick may raise it by, or a removal lower it, through rounding.
 _ROUNDING = 1e-9
+# The plain formula loses as much of M's smallest eigenvalue, and finds its picks up to here.
+_MOST_LOST = 1e-2
 # What is left of the objective when so many times the rounding of all changes is taken anew.
 _DIGITS_LEFT = 1e3
 
@@ -141,7 +143,7 @@ class Engine:
             self._safe = True
             return self._set_up()
         self._resolution = max(self._resolution, rounding(max(start.condition, largest)))
-        if not resolved or self._resolution > self._policy.margin:
+        if not resolved or self._resolution > self._policy.margin or start.lost > _MOST_LOST:
             self._warn(self._problem.too_large())
         self._safe = start.roots is not None
         self._careful = self._careful or self._safe or largest > ILL_CONDITIONED

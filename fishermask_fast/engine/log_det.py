@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.engine.directions import Directions, Update
-from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem, Roots, SetUp, condition
+from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem, Roots, SetUp
 from fishermask_fast.factors import GradientFactors
 
 
@@ -29,11 +29,10 @@ class LogDetProblem(Problem):
             return SetUp(eye / self.lamb, none, -self.k * math.log(self.lamb))
         m = self.information(included)
         if safe or float(m.diagonal().max()) > ILL_CONDITIONED * self.lamb:
-            factor = self.factor(m, included)
-            root = torch.linalg.solve_triangular(factor, eye, upper=True)
+            root = torch.linalg.solve_triangular(self.factor(m, included), eye, upper=True)
             objective = 2 * float(root.diagonal().abs().log().sum())
-            roots = Roots(root, none, none[:, 0])
-            return SetUp(root @ root.T, none, objective, roots, condition(factor, root))
+            inverse, roots = root @ root.T, Roots(root, none, none[:, 0])
+            return SetUp(inverse, none, objective, roots, *self.told(m, inverse))
         factor = self.cholesky(m)
         objective = -2 * float(factor.diagonal().log().sum())
         return SetUp(torch.cholesky_inverse(factor).contiguous(), none, objective)

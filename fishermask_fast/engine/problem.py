@@ -25,6 +25,10 @@ ILL_CONDITIONED = 1e5
 # Of the smallest scores whose digits are all there.
 _LOG_TINY = math.log(1e-290)
 
+_EPSILON = torch.finfo(torch.float64).eps
+# Products that find a largest eigenvalue, to well within a half.
+_POWERS = 8
+
 
 class Roots(NamedTuple):
     """M^-1 = X X^T and G = S diag(signs) S^T.
@@ -45,7 +49,8 @@ class SetUp(NamedTuple):
     double: Tensor  # (k, k) G = M^-1 F M^-1
     objective: float  # tr(M^-1 F)
     roots: Roots | None = None  # in the safe form
-    condition: float = 1.0  # of M, at least, in the safe form
+    condition: float = 1.0  # of M, about, in the safe form
+    lost: float = 0.0  # the share of M's smallest eigenvalue that rounding M's entries may change
 
 
 @dataclass(frozen=True)
@@ -198,8 +203,14 @@ class Problem:
         objective = float((half.square() * signs).sum())
         double_root = root @ half
         roots = Roots(root, double_root, signs)
-        double = (double_root * signs) @ double_root.T
-        return SetUp(root @ root.T, double, objective, roots, condition(factor, root))
+        inverse, double = root @ root.T, (double_root * signs) @ double_root.T
+        return SetUp(inverse, double, objective, roots, *self.told(m, inverse))
+
+    def told(self, m: Tensor, inverse: Tensor) -> tuple[float, float]:
+        """SetUp's condition of M, and what is lost of it."""
+        condition = _largest(m) * _largest(inverse)
+        # F_L comes as a matrix; without it M is made from rows, and keeps all of lamb.
+        return condition, 0.0 if self.labeled_fisher is None else _EPSILON * condition
 
 
 def rounding(condition: float) -> float:
@@ -208,9 +219,12 @@ def rounding(condition: float) -> float:
     That of R with R^T R = M, made from rows, and of its inverse grows with R's condition, the root
     of M's.
     """
-    return torch.finfo(torch.float64).eps * condition**0.5
+    return _EPSILON * condition**0.5
 
 
-def condition(factor: Tensor, root: Tensor) -> float:
-    """The condition of M = R^T R, k^2 times too large at most, from R and its inverse."""
-    return float(factor.norm() * root.norm()) ** 2
+def _largest(matrix: Tensor) -> float:
+    """About the largest eigenvalue of a positive definite matrix, and no more than that."""
+    vector = matrix[:, matrix.diagonal().argmax()]
+    for _ in range(_POWERS):
+        vector = matrix @ (vector / vector.norm())
+    return float(vector.norm())
