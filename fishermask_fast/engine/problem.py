@@ -25,7 +25,7 @@ ILL_CONDITIONED = 1e5
 # Of the smallest scores whose digits are all there.
 _LOG_TINY = math.log(1e-290)
 
-_EPSILON = torch.finfo(torch.float64).eps
+_EPSILON = 2.0**-52
 # Products that find a largest eigenvalue, to well within a half.
 _POWERS = 8
 
@@ -219,7 +219,7 @@ def rounding(condition: float) -> float:
     That of R with R^T R = M, made from rows, and of its inverse grows with R's condition, the root
     of M's.
     """
-    return _EPSILON * condition**0.5
+    return _EPSILON * math.sqrt(condition)
 
 
 def _largest(matrix: Tensor) -> float:
