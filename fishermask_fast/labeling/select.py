@@ -22,12 +22,12 @@ from torch.utils.data import Dataset, Subset
 
 from fishermask_fast.datasets import SKIPPED, Note, summary
 from fishermask_fast.distributed import Ranks
-from fishermask_fast.files import folder_written_whole
 from fishermask_fast.inspection import inspect_model
 from fishermask_fast.labeling import label_studio
-from fishermask_fast.labeling.csv_files import printable, write_csv
-from fishermask_fast.labeling.embeddings import OwnEmbeddings, pick_embeddings, read_embeddings
+from fishermask_fast.labeling.asked import Asked, label_places
+from fishermask_fast.labeling.csv_files import printable
 from fishermask_fast.labeling.images import OwnImages, from_folders
+from fishermask_fast.labeling.no_network import select_embeddings
 from fishermask_fast.labeling.output import (
     GRID_NAME,
     LABELS_FILE,
@@ -38,7 +38,7 @@ from fishermask_fast.labeling.output import (
     check_classes,
     sorted_notes,
 )
-from fishermask_fast.labeling.pools import OwnPool, find_in_table, pool_of
+from fishermask_fast.labeling.pools import OwnPool, eval_samples, find_in_table, pool_of
 from fishermask_fast.labeling.shown import COPIES
 from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
@@ -53,7 +53,16 @@ from fishermask_fast.network import (
     to_model,
 )
 from fishermask_fast.options import QueryOptions, SelectOptions
-from fishermask_fast.strategies import STRATEGIES, Picks, announce, check, estimated, predict
+from fishermask_fast.strategies import (
+    Picks,
+    announce,
+    check,
+    check_samples,
+    estimated,
+    pick,
+    predict,
+    unread,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +78,7 @@ def select_samples(options: SelectOptions) -> None:
         _check_free(options.out)
     with _processes(options) as ranks:
         if options.embeddings is not None:
-            ranks.attempt(lambda: _select_embeddings(options, ranks))
+            ranks.attempt(lambda: None if ranks.number else select_embeddings(options))
         else:
             _select(options, ranks)
 
@@ -82,6 +91,8 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         label_studio.places(found.root, found.unlabeled, options.document_root)
     elif options.document_root is not None:
         raise ValueError("--document-root is where Label Studio finds images; it needs some")
+    tell = _say if progress else _say_nothing
+    asked = Asked.of(options, found, tell)
     look = Look.of(name, options.image_size, options.mean, options.std)
     kind: Kind = "images" if isinstance(found, OwnImages) else "texts" if found.text else "table"
     shape: tuple[int, ...] = (3, look.size, look.size)
@@ -105,13 +116,28 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     logger.info("reading")
     pool = pool_of(found, look, trained.prepare, progress=progress, ranks=ranks, part=part)
     _check_enough(options.n, len(pool), kind)
+    counts = ranks.everyone(len(pool.unlabeled))  # type: ignore[arg-type]
+    mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    query = replace(query, samples=asked.places(options.n, pool.names, mine, tell))
+    notes = pool.notes
+    if options.eval_data is not None:
+        aimed, more = eval_samples(
+            options.eval_data, pool, trained.prepare, progress=progress, ranks=ranks, part=part
+        )
+        notes = (*notes, *more)
+        query = replace(query, samples=replace(query.samples, eval_data=aimed))
+    check_samples(options.strategy, query)
     if rank == 0:
-        for line in summary(pool.notes):
-            print(printable(line), file=sys.stderr)
+        for line in summary(notes):
+            _say(line)
+        _warn_of_unread(options, query)
     if trained.prepare is not None and len(pool.unlabeled):  # type: ignore[arg-type]
         some = Pool.of(pool.unlabeled, "pool").first(1)
         names = _checked(options, names, trained, query, some)
     classes = max(ranks.everyone(names), key=len)
+    if query.class_weight is not None:
+        known = ranks.attempt(lambda: label_places(pool.known, classes))
+        query = replace(query, samples=replace(query.samples, labels=known))
     labeled: Any = pool.labeled if pool.labeled is not None else Subset(pool.unlabeled, [])
     if options.inspect:
         _inspect(trained, pool, query)
@@ -133,8 +159,8 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
             return
         announce(need, query)
     logger.info("query: %d picks of %d by %s", options.n, len(pool), options.strategy)
-    picks = STRATEGIES[options.strategy](
-        trained.model, pool.unlabeled, labeled, options.n, options.seed, query
+    picks = pick(
+        options.strategy, trained.model, pool.unlabeled, labeled, options.n, options.seed, query
     )
     for step, seconds in picks.info.get("seconds", {}).items():
         logger.info("%s took %.2f s", step, seconds)
@@ -155,6 +181,19 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         logger.info("writing %s", options.out)
         files.write(options.out)
         _tell(options.out, pool, files)
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr)
+
+
+def _say_nothing(line: str) -> None:
+    """Of several processes the first speaks."""
+
+
+def _warn_of_unread(options: SelectOptions, query: QueryOptions) -> None:
+    if ignored := unread(options.strategy, query):
+        logger.warning("strategy %s does not read %s", options.strategy, ", ".join(ignored))
 
 
 @contextmanager
@@ -198,7 +237,9 @@ def _check_free(out: Path) -> None:
 def _find(options: SelectOptions) -> OwnImages | OwnTable:
     if options.unlabeled is not None:
         return from_folders(options.unlabeled, options.labeled)
-    return find_in_table(cast(Path, options.csv), options.label_column)
+    aside = [each for each in (options.cluster_column, options.cost_column) if each is not None]
+    file = cast(Path, options.csv)
+    return find_in_table(file, options.label_column, aside)
 
 
 def _label_names(classes: Sequence[str], query: QueryOptions) -> list[str]:
@@ -275,7 +316,7 @@ def _inspect(trained: Trained, pool: OwnPool, query: QueryOptions) -> None:
         some,
         likelihood=query.likelihood or "categorical",
         head=query.head,
-        lamb=query.lamb,
+        lamb=1.0 if isinstance(query.lamb, str) else query.lamb,
     )
     print(report)
 
@@ -336,43 +377,3 @@ def _tell_notes(out: Path, notes: Sequence[Note]) -> None:
     for name, some in sorted_notes(notes).items():
         if some:
             print(f"{name:<13} {len(some):,}, listed in {out / name}.csv")
-
-
-def _select_embeddings(options: SelectOptions, ranks: Ranks) -> None:
-    """Without a network, by the first process alone: a file of embeddings is read in no time."""
-    if ranks.number:
-        return
-    found = read_embeddings(cast(Path, options.embeddings))
-    _check_enough(options.n, len(found.unlabeled), "embeddings")
-    query = replace(options.query, progress=True)
-    classes = check_classes(list(options.classes or ()), found.probabilities.shape[1])
-    if options.dry_run:
-        n_classes, n_features = found.probabilities.shape[1], found.embeddings.shape[1]
-        print(
-            f"{options.n:,} picks by {options.strategy}, a head of {n_classes:,} x {n_features:,}"
-        )
-        print(_embedding_counts(found))
-        print("nothing was written")
-        return
-    picks = pick_embeddings(found, options.n, options.strategy, options.seed, query)
-    rows = found.unlabeled[picks.indices]
-    several = query.likelihood == "bernoulli"
-    predictions = Predictions.of(found.probabilities[rows], classes, several)
-    scores = picks.info.get("scores") or [None] * len(rows)
-    header = ["row", *(["name"] if found.names else [])]
-    lines = []
-    for rank, (row, score, labels, p) in enumerate(
-        zip(rows.tolist(), scores, predictions.labels, predictions.probabilities, strict=True),
-        1,
-    ):
-        named = [found.names[row]] if found.names else []
-        said = "" if score is None else f"{score:.6g}"
-        lines.append([row, *named, rank, said, "; ".join(labels), f"{p:.3f}"])
-    with folder_written_whole(options.out) as draft:
-        write_csv(draft / PICKS_FILE, [*header, "rank", "score", "predicted", "probability"], lines)
-    print(_embedding_counts(found))
-    print(f"picks         {options.out / PICKS_FILE}")
-
-
-def _embedding_counts(found: OwnEmbeddings) -> str:
-    return f"{len(found.unlabeled):,} unlabeled rows and {len(found.labeled):,} labeled ones"
