@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from ranks import joined
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -275,27 +274,16 @@ def equal_in_effect(rank: int) -> list[int]:
 
 
 def main() -> None:
-    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'meet'}",
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=60),
-    )
     found: dict[str, Any] = {}
-    for name, (call, _) in APART.items():
-        torch.manual_seed(rank)
-        try:
-            found[name] = ("picks", call(rank).indices.tolist())
-        except (TypeError, ValueError, RuntimeError) as error:
-            found[name] = (type(error).__name__, str(error))
-    found["equal in effect"] = ("picks", equal_in_effect(rank))
-    torch.save(found, folder / f"{rank}.pt")
-    dist.barrier()
-    gc.collect()
-    dist.destroy_process_group()
+    with joined() as (rank, _, folder):
+        for name, (call, _) in APART.items():
+            torch.manual_seed(rank)
+            try:
+                found[name] = ("picks", call(rank).indices.tolist())
+            except (TypeError, ValueError, RuntimeError) as error:
+                found[name] = (type(error).__name__, str(error))
+        found["equal in effect"] = ("picks", equal_in_effect(rank))
+        torch.save(found, folder / f"{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_the_masks_seconds_are_those_of_a_whole_batch(
     assert timed == [min(n, batch_size or 16)]
 
 
-@pytest.mark.parametrize("mask", ["global", "per_layer", "relative", "random", "head"])
+@pytest.mark.parametrize("mask", ["global", "per_layer", "relative", "random", "head", "middle"])
 def test_every_mask_is_counted(mask: str) -> None:
     selector = FisherMaskSelector(model(), mask=mask)
     told = selector.estimate(pool(), 5)
@@ -72,7 +72,7 @@ def test_every_mask_is_counted(mask: str) -> None:
     if mask != "relative":
         assert told.k == len(selector.mask_)
     diagonal = told.parts["mask"]["the Fisher diagonal"]
-    assert (diagonal > 0) == (mask in ("global", "per_layer", "relative"))
+    assert (diagonal > 0) == (mask in ("global", "per_layer", "relative", "middle"))
 
 
 @pytest.mark.parametrize(

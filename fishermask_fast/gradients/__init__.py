@@ -6,7 +6,7 @@ planning (which parameters go by rule), tracing and trial (which do, found by ru
 rules, lookups and terms (rows of an operation's parameter), weight_products (dW = delta a^T),
 fallback (torch.func), kept (parameters that a kept tensor hides), places and order (where each
 sample is in a result), resumable and fingerprint (gradients in a file). May import: masks, network,
-factors and below.
+factors, likelihoods, ops, progress, checks, arrays, files.
 """
 
 from __future__ import annotations

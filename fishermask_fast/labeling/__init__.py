@@ -4,9 +4,10 @@ Rooms: select (the command), pools (a folder or a table as data sets), images an
 them are labeled, which not), prepared (samples that a function makes into batches), embeddings and
 no_network (the command on a file of them), asked (lists of samples, and columns about them),
 trained (a network by name), checkpoints (its weights), weights (where a file holds them), output
-(what is written), shown (copies for browsers), csv_files (byte for byte), label_studio (tasks out,
-exports in), import_labels (the command). May import: strategies, models, datasets, options,
-inspection, selection, distributed, factors, network, plotting, files; not loop.
+(what is written), telling (what is printed), shown (copies for browsers), label_studio (tasks out,
+exports in), import_labels (the command). May import: strategies, models, datasets, selector,
+inspection, selection, distributed, masks, network, factors, options, plotting, progress, checks,
+memory, files; not loop.
 """
 
 from __future__ import annotations

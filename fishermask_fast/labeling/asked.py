@@ -12,8 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fishermask_fast.datasets import as_number, read_rows
-from fishermask_fast.labeling.csv_files import read_csv
+from fishermask_fast.datasets import as_number, read_csv, read_rows
 from fishermask_fast.labeling.images import OwnImages
 from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.options import SampleOptions, SelectOptions

@@ -19,7 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fishermask_fast.checks import LAMB
-from fishermask_fast.factors import factors_from_embeddings
+from fishermask_fast.factors import (
+    check_chances,
+    check_distributions,
+    factors_from_embeddings,
+)
 from fishermask_fast.files import open_file
 from fishermask_fast.masks import mask_size
 from fishermask_fast.options import QueryOptions
@@ -29,7 +33,6 @@ from fishermask_fast.strategies import ANY_LIKELIHOOD, Picks, pick, unread
 EMBEDDINGS, PROBABILITIES, LABELED, NAMES = "embeddings", "probabilities", "labeled", "names"
 _KNOWN = (EMBEDDINGS, PROBABILITIES, LABELED, NAMES)
 _OF_NETWORKS = ("keep_head", "head", "fisher_samples", "batch_size")
-_SUM_TOLERANCE = 1e-2  # what float16 leaves of a thousand classes
 _LEAST = 1e-30  # of a probability, whose logarithm must be finite
 
 
@@ -152,7 +155,7 @@ def pick_embeddings(
             f"strategy {strategy} is for one class a sample; with likelihood {likelihood} take one "
             f"of {', '.join(ANY_LIKELIHOOD)}"
         )
-    _check_probabilities(found.probabilities, likelihood)
+    _check(found.probabilities, likelihood)
     if strategy in ("fishermask", "bait"):
         return _by_factors(found, n, strategy, options)
     if strategy == "fishermask_entropy":
@@ -162,16 +165,9 @@ def pick_embeddings(
     return pick(strategy, model, parts[0], parts[1], n, seed, options)
 
 
-def _check_probabilities(p: Tensor, likelihood: str) -> None:
-    if not bool(((p >= 0) & (p <= 1)).all()):  # NaN is neither
-        raise ValueError("probabilities must lie between 0 and 1; are they logits?")
-    apart = (p.double().sum(1) - 1).abs()
-    if likelihood == "categorical" and float(apart.max()) > _SUM_TOLERANCE:
-        row = int(apart.argmax())
-        raise ValueError(
-            f"probabilities of a sample must sum to 1; row {row} sums to {float(p[row].sum()):g}. "
-            "Give --likelihood bernoulli where each label is for itself"
-        )
+def _check(probabilities: Tensor, likelihood: str) -> None:
+    check = check_distributions if likelihood == "categorical" else check_chances
+    check(probabilities)
 
 
 def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:
@@ -208,7 +204,7 @@ def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptio
         labeled = seen(found, found.labeled, own)
         known = Labeled(len(found.labeled), labeled.factors.fisher(), labeled.features)
     if asked.eval_data is not None:
-        _check_probabilities(asked.eval_data.probabilities, chosen["likelihood"])
+        _check(asked.eval_data.probabilities, chosen["likelihood"])
         aimed = seen(asked.eval_data, asked.eval_data.unlabeled, own)
     aim = Aim(
         **chosen,

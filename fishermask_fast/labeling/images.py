@@ -12,11 +12,11 @@ from fishermask_fast.datasets import (
     FolderImages,
     Note,
     Source,
-    conversions,
     images_below,
     images_by_class,
+    notes_of,
+    read_csv,
 )
-from fishermask_fast.labeling.csv_files import read_csv
 from fishermask_fast.progress import watched
 
 
@@ -147,7 +147,5 @@ def read_images(
     files = images.read(
         lambda reading: watched(reading, len(paths), f"reading {label}", "images", progress), keep
     )
-    notes = [Note(paths[i], SKIPPED, str(e.__cause__ or e)) for i, e in files.errors.items()]
-    notes += conversions(images.paths, files.converted)
     readable = tuple(path for i, path in enumerate(paths) if i not in files.errors)
-    return ReadImages(readable, files.source, tuple(notes))
+    return ReadImages(readable, files.source, notes_of(images.paths, files))

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from fishermask_fast.datasets import write_csv
 from fishermask_fast.files import folder_written_whole
 from fishermask_fast.labeling.asked import (
     NAME,
@@ -21,7 +22,6 @@ from fishermask_fast.labeling.asked import (
     clusters_of,
     gains_of,
 )
-from fishermask_fast.labeling.csv_files import printable, write_csv
 from fishermask_fast.labeling.embeddings import (
     OwnEmbeddings,
     pick_embeddings,
@@ -138,4 +138,4 @@ def _cells(
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr)
+    print(line, file=sys.stderr)

@@ -182,7 +182,7 @@ def pool_of(
         ValueError: Nothing can be read, or rows are no numbers.
     """
     if isinstance(found, OwnTable):
-        return _rows(found, prepare, part)
+        return ranks.attempt(lambda: _rows(found, prepare, part))
     free = ranks.attempt(
         lambda: _images(found.unlabeled, "unlabeled images", look, prepare, progress, part)
     )

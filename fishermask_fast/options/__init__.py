@@ -3,8 +3,8 @@
 An option is a field of a frozen dataclass here: its name is the flag and the key of a file, its
 type what they take, its default theirs, its line under "Attributes" the help. Rooms: picking, data,
 schedule, training, commands (what each command takes), told (help beside the options), files
-(TOML), numbers (as they were written), recorded (what a run was asked for). Imports neither torch
-nor anything of ours but files, so that ``--help`` is instant.
+(TOML), numbers (as they were written), recorded (what a run was asked for). May import: files; no
+torch, so that ``--help`` is instant.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ the batch that most reduces tr(M^-1 F), where
     F   = (1/N)   sum over all samples, labeled and unlabeled, of V_x^T V_x
     F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 
-Rooms in reading order: selector (the public class), parameters (what it was given, and checks),
-aims (those of M, F and the gains, which adapters share), wishes (what a query asks of its
-candidates), course (of a query), query (its steps on this process's samples), targets (weights of
-samples), labels (counts of classes), counting (memory and seconds beforehand), known (a query whose
-gradients are there already). May import: all below; nothing of loop, label tools or other
-frameworks.
+Rooms in reading order: selector (the public class), parameters (what it was given), aims (of M, F
+and the gains, which adapters share), wishes (a query has for its candidates), course (of a query),
+query (its steps on this process's samples), targets (weights), labels (counts of classes), counting
+(memory and seconds), known (a query whose gradients are there already). May import: estimates,
+selection, distributed, engine, gradients, masks, network, factors, likelihoods, checks, arrays.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from fishermask_fast.estimates import Estimate, Needs, activations_of, estimate, factor_numbers
-from fishermask_fast.masks import METHODS, FisherMask
+from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import (
     Head,
     Pool,
@@ -19,6 +19,7 @@ from fishermask_fast.network import (
     trainable,
     unwrap,
 )
+from fishermask_fast.selector.parameters import BY_DIAGONAL
 from fishermask_fast.selector.query import Query
 
 _TIMED = 16  # samples of the batch that is timed
@@ -58,7 +59,7 @@ def counted(
         itemsize=compute_dtype(parameters).itemsize,
         saved_bytes=saved,
         batch_size=own.batch_size or Pool.of(part.data).batch_size,
-        diagonal=mask is None and own.mask in METHODS,
+        diagonal=mask is None and own.mask in BY_DIAGONAL,
         backward=own.backward_steps > 0,
         stored=stored,
     )
@@ -93,7 +94,7 @@ def seconds_of(query: Query, head: Head | None, estimate: Estimate) -> dict[str,
     )
     n_all = len(pool) + len(query.known)
     seconds = {}
-    if own.mask in METHODS:
+    if own.mask in BY_DIAGONAL:
         start = time.perf_counter()
         query.diagonal(some, n)
         seconds["mask"] = (time.perf_counter() - start) * min(own.fisher_samples, n_all) / n

@@ -29,7 +29,9 @@ from fishermask_fast.selector.aims import Aim
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
 
-MASKS = (*METHODS, "random", "head")
+MASKS = (*METHODS, "random", "head", "middle")
+BY_DIAGONAL = (*METHODS, "middle")
+"""Those that take the Fisher diagonal."""
 
 # What all ranks must have in common, besides the model and the device's type.
 _COMPARED = (
@@ -63,6 +65,7 @@ _UNREAD = {
     "relative": ("fraction", "n_parameters"),
     "random": ("keep_head", "fisher_samples"),
     "head": ("fraction", "n_parameters", "keep_head", "fisher_samples"),
+    "middle": ("keep_head",),
     "given": ("fraction", "n_parameters", "keep_head", "fisher_samples"),
 }
 

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -198,6 +198,11 @@ class Query:
         if own.mask == "head":
             return FisherMask.head(own.model, () if head is None else head)
         if head is None or not head_parameters(own.model, head):
+            if own.mask == "middle" and head is None:
+                raise ValueError(
+                    'mask "middle" leaves the head out, and no layer was found to be it: name it '
+                    "with head="
+                )
             why = "no layer was found to be its head" if head is None else f"{head} is frozen"
             logger.warning("the model's head takes no part in the mask: %s", why)
             head = ()
@@ -205,6 +210,8 @@ class Query:
             return FisherMask.random(
                 own.model, own.fraction, n_parameters=own.n_parameters, seed=own.seed, head=head
             )
+        if own.mask == "middle":
+            return self._middle_mask(head)
         return FisherMask.from_scores(
             self._scores(),
             own.fraction,
@@ -214,6 +221,19 @@ class Query:
             head=head,
             keep_head=own.keep_head,
         )
+
+    def _middle_mask(self, head: Head) -> FisherMask:
+        """The largest of all entries outside the head."""
+        own, scores = self.parameters, self._scores()
+        size = own.mask_size(head)
+        assert size is not None
+        for name in own.trainable_head(head):
+            # Below what any Fisher diagonal has: where other layers' entries are zero too.
+            scores[name] = torch.full_like(scores[name], -1.0)
+        mask = FisherMask.from_scores(
+            scores, n_parameters=size.k, model=own.model, head=head, keep_head=False
+        )
+        return replace(mask, method="middle", reason=size.reason)
 
     def _scores(self) -> dict[str, Tensor]:
         """The Fisher diagonal over samples drawn from both sets together."""

@@ -3,12 +3,13 @@
 Rooms: interface (what they take and give), fisher (tr(M^-1 F): FisherMask, BAIT), uncertainty
 (entropy, margin, least confidence), diversity (k-center greedy, k-means++), registry (all by name),
 estimating (what a query will take). A new strategy is a function, a line in registry and its name
-in options/picking. May import: options, selector, gradients, masks, network, likelihoods.
+in options/picking. May import: selector, estimates, distributed, masks, network,
+options, progress, checks.
 """
 
 from __future__ import annotations
 
-from fishermask_fast.strategies.estimating import announce, estimated
+from fishermask_fast.strategies.estimating import Forecast, announce, estimated
 from fishermask_fast.strategies.interface import Picks
 from fishermask_fast.strategies.registry import (
     ANY_LIKELIHOOD,
@@ -22,6 +23,7 @@ from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
     "ANY_LIKELIHOOD",
+    "Forecast",
     "Picks",
     "STRATEGIES",
     "announce",

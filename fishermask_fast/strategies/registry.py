@@ -56,18 +56,17 @@ _READ = {
     "fishermask_entropy": _MASKED,
     "bait": _FISHER,
     "random": ("likelihood",),
+    "coreset": ("batch_size", "head", "likelihood"),
+    "badge": ("batch_size", "head", "likelihood"),
 }
 _NO_GIVEN_OPTION = ("progress", "group", "samples")
 
 
 def unread(name: str, options: QueryOptions) -> list[str]:
     """Options that were given (other than the default) and that a strategy does not read."""
-    read = set(_READ.get(name, ("batch_size", "head", "likelihood")))
+    read = set(_READ.get(name, ("batch_size", "likelihood")))
     if "mask" in read:
-        read -= set(unread_options("given" if options.mask == "middle" else options.mask))
-        read |= (
-            {"fraction", "n_parameters", "fisher_samples"} if options.mask == "middle" else set()
-        )
+        read -= set(unread_options(options.mask))
     return [
         field.name
         for field in fields(QueryOptions)

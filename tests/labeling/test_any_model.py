@@ -336,8 +336,8 @@ def test_every_strategy_picks_from_embeddings_as_with_a_head(here: Path, strateg
     [
         ({"embeddings": None}, "must hold embeddings; it holds probabilities, labeled"),
         ({"probabilities": np.zeros((3, 2), "f4")}, "40 embeddings, but 3 rows of probabilities"),
-        ({"probabilities": np.ones((40, 3), "f4")}, "row 0 sums to 3"),
-        ({"probabilities": np.full((40, 3), -1, "f4")}, "are they logits?"),
+        ({"probabilities": np.ones((40, 3), "f4")}, "index 0: smallest 1, sum 3"),
+        ({"probabilities": np.full((40, 3), -1, "f4")}, "index 0: smallest -1, sum -3"),
         ({"embeddings": np.zeros(40, "f4")}, "embeddings must be (N, ...) of floating point"),
         ({"labeled": np.arange(40)}, "labeled must be 0 or 1, no class"),
         ({"labeled": np.ones(40, bool)}, "all are"),
@@ -361,6 +361,7 @@ def test_embeddings_that_do_not_fit(
         ("--model OWN:two", "must take the number of classes, or nothing; it needs a, b"),
         ("--model OWN:nothing", "must be a function; it is a int"),
         ("--model OWN:redy", "has no redy; did you mean ready?"),
+        ("--model script_of_ones_own:net", "cannot be imported: SystemExit: 2"),
         ("--model no_such_module:f", "no_such_module cannot be imported"),
         ("--model resnet18", "--checkpoint is needed: the trained weights of resnet18"),
         ("--model resnet81 --checkpoint x.pt", "did you mean resnet18?"),
@@ -376,6 +377,7 @@ def test_networks_that_are_none(
 ) -> None:
     if "timm" in flags:
         pytest.importorskip("timm")
+    Path("script_of_ones_own.py").write_text("import sys\nsys.exit(2)\n")
     given = flags.replace("OWN", f"own_{here.name}").split()
     assert select("--unlabeled", "new", "-n", "2", *given) == 2
     error = capsys.readouterr().err

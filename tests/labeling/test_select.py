@@ -14,8 +14,8 @@ from PIL import Image
 from fishermask_fast import FisherMaskSelector
 from fishermask_fast.cli import main
 from fishermask_fast.datasets import samples
+from fishermask_fast.labeling import load_trained
 from fishermask_fast.labeling import output as output_room
-from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.models.networks import build_model
 from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
 
@@ -80,7 +80,7 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
         ]
         return (torch.stack(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
-    model = load_model("cnn_small", Path("net.pt"), 12)
+    model = load_trained("cnn_small", Path("net.pt"), shape=(3, 12, 12)).model
     pool, labeled = read(paths), read(sorted(Path("old").rglob("*.png")))
     selector = FisherMaskSelector(model, fisher_samples=8)
     expected = selector.query(pool, 4, labeled, progress=False)
@@ -289,7 +289,7 @@ def test_checkpoints_of_many_makers_are_read(here: Path, wrap: str) -> None:
         "lightning": {"state_dict": {f"model.{key}": value for key, value in state.items()}},
     }[wrap]
     torch.save(saved, "wrapped.pt")
-    model = load_model("cnn_small", Path("wrapped.pt"), 12)
+    model = load_trained("cnn_small", Path("wrapped.pt"), shape=(3, 12, 12)).model
     assert not model.training
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
@@ -297,12 +297,12 @@ def test_checkpoints_of_many_makers_are_read(here: Path, wrap: str) -> None:
 def test_checkpoints_that_are_none_are_named(here: Path) -> None:
     torch.save([1, 2], "list.pt")
     with pytest.raises(ValueError, match="must hold a state_dict; got list"):
-        load_model("cnn_small", Path("list.pt"), 12)
+        load_trained("cnn_small", Path("list.pt"), shape=(3, 12, 12))
     state = torch.load("net.pt")
     state["0.weight"] = state["0.weight"][:, :1]
     torch.save(state, "grey.pt")
     with pytest.raises(ValueError, match=r"is no checkpoint of cnn_small: .*\s.*size mismatch"):
-        load_model("cnn_small", Path("grey.pt"), 12)
+        load_trained("cnn_small", Path("grey.pt"), shape=(3, 12, 12))
 
 
 def test_several_labels(here: Path) -> None:
@@ -317,7 +317,7 @@ def test_several_labels(here: Path) -> None:
         images = [torch.tensor(list(Image.open(p).tobytes())).view(12, 12, 3) for p in some]
         return (torch.stack(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
-    model, pool = load_model("cnn_small", Path("net.pt"), 12), read("new")
+    model, pool = load_trained("cnn_small", Path("net.pt"), shape=(3, 12, 12)).model, read("new")
     selector = FisherMaskSelector(model, mask="head", likelihood="bernoulli", backward_steps=1)
     expected = selector.query(pool, 12, read("old"), progress=False)
     assert [row["path"] for row in found] == [paths[i] for i in expected.indices]
