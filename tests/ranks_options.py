@@ -62,7 +62,7 @@ def query(name: str, rank: int, size: int, *, by_sampler: bool) -> list[int]:
     }
     n, n_labeled, n_aimed = (len(each) for each in data.values())
     if by_sampler:
-        places = {name: torch.arange(rank, len(each), size) for name, each in data.items()}
+        places = {name: torch.arange(len(each))[rank::size] for name, each in data.items()}
         own: dict[str, Any] = {
             name: DataLoader(each, 7, sampler=DistributedSampler(each, size, rank, shuffle=False))
             for name, each in data.items()
@@ -127,14 +127,11 @@ def main() -> None:
         timeout=timedelta(seconds=60),
     )
     found: dict[str, Any] = {}
+    # Each option once: forms, block sizes and ways to split the data in turn.
     for at, name in enumerate(wishes.OPTIONS):
-        for place, kind in enumerate(KINDS):
-            # Each option in every form, and all pairs of form and block size among the options.
-            block = (1, 8, 32)[(place + at) % 3]
-            found[f"{name}, {kind}"] = select(name, kind, block, rank, size, folder)
-    for name in QUERIES:
-        for by_sampler in (False, True):
-            found[f"{name}, {by_sampler}"] = query(name, rank, size, by_sampler=by_sampler)
+        found[name] = select(name, KINDS[at % 3], (8, 32, 1)[at // 3 % 3], rank, size, folder)
+    for at, name in enumerate(QUERIES):
+        found[f"query {name}"] = query(name, rank, size, by_sampler=at % 2 == 1)
     found["weighted"] = weighted(rank, size)
     found |= {f"refused {name}": refused(name) for name in ALONE}
     torch.save(found, folder / f"{rank}.pt")

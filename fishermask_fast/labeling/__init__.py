@@ -6,8 +6,8 @@ no_network (the command on a file of them), asked (lists of samples, and columns
 trained (a network by name), checkpoints (its weights), weights (where a file holds them), output
 (what is written), telling (what is printed), shown (copies for browsers), label_studio (tasks out,
 exports in), import_labels (the command). May import: strategies, models, datasets, selector,
-inspection, selection, distributed, masks, network, factors, options, plotting, progress, checks,
-memory, files; not loop.
+inspection, distributed, masks, network, factors, options, plotting, progress, checks, memory,
+files; not loop.
 """
 
 from __future__ import annotations

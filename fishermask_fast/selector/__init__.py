@@ -6,10 +6,9 @@ the batch that most reduces tr(M^-1 F), where
     F   = (1/N)   sum over all samples, labeled and unlabeled, of V_x^T V_x
     F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 
-Rooms in reading order: selector (the public class), parameters (what it was given), aims (of M, F
-and the gains, which adapters share), wishes (a query has for its candidates), course (of a query),
-query (its steps on this process's samples), targets (weights), labels (counts of classes), counting
-(memory and seconds), known (a query whose gradients are there already). May import: estimates,
+Rooms in reading order: selector (the class), parameters (what it was given), aims (of M, F, gains),
+wishes (for candidates), course (of a query), query (its steps), targets (weights), labels (counts),
+counting (memory, seconds), known (where gradients are there already). May import: estimates,
 selection, distributed, engine, gradients, masks, network, factors, likelihoods, checks, arrays.
 """
 

@@ -42,23 +42,21 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(SIZE)]
 
 
-@pytest.mark.parametrize("kind", ranks_options.KINDS)
 @pytest.mark.parametrize("name", wishes.OPTIONS)
-def test_selections(name: str, kind: str, found: list[dict[str, Any]]) -> None:
+def test_selections(name: str, found: list[dict[str, Any]]) -> None:
     factors = wishes.pool("part")
     usual = wishes.published(factors, 1)
     expected = wishes.defined(factors, wishes.options_of(name, usual), 1)
     assert len(set(usual) - set(expected)) >= wishes.N_SELECT / 2
-    assert [rank[f"{name}, {kind}"] for rank in found] == [expected] * SIZE
+    assert [rank[name] for rank in found] == [expected] * SIZE
 
 
-@pytest.mark.parametrize("by_sampler", [False, True])
 @pytest.mark.parametrize("name", ranks_options.QUERIES)
-def test_queries(name: str, by_sampler: bool, found: list[dict[str, Any]]) -> None:
+def test_queries(name: str, found: list[dict[str, Any]]) -> None:
     setting = aims.Setting()
     expected = setting.defined(**aims.case(setting, name)[2])
     assert expected != setting.defined()
-    assert [rank[f"{name}, {by_sampler}"] for rank in found] == [expected] * SIZE
+    assert [rank[f"query {name}"] for rank in found] == [expected] * SIZE
 
 
 def test_weights_of_each_ranks_own(found: list[dict[str, Any]]) -> None:
