@@ -21,6 +21,7 @@ from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import check_count
 from fishermask_fast.selection import Selection, select_batch
 from fishermask_fast.selector.counting import check_fits
+from fishermask_fast.selector.labels import check_labels_of
 from fishermask_fast.selector.parameters import Parameters
 from fishermask_fast.selector.query import Query
 from fishermask_fast.selector.wishes import Wishes
@@ -109,7 +110,8 @@ def prepare(own: Parameters, asked: Asked, defaults: Mapping[str, Any]) -> Query
     ranks.attempt(lambda: asked.wishes.check(own.aim, n_select, len(pool), n_total))
     ranks.attempt(lambda: query.check_eval_weights(given))
     n_outputs = query.check_samples()
-    ranks.attempt(lambda: query.check_labels(asked.labels, n_outputs))
+    scarce = own.class_weight is not None
+    ranks.attempt(lambda: check_labels_of(query.known, asked.labels, n_outputs, wanted=scarce))
     query.warn()
     return query
 

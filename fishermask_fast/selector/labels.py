@@ -77,13 +77,21 @@ def class_counts(part: Part, labels: Any, n_classes: int) -> Tensor:
     return found.bincount(minlength=n_classes).double()
 
 
-def has_labels(part: Part) -> None:
-    """Raise where a data set's first item has no label.
+def check_labels_of(part: Part, labels: Any, n_outputs: int, *, wanted: bool) -> None:
+    """Raise where labels are none of the labeled samples, or are wanted and not there.
+
+    Args:
+        part: the labeled samples of this process.
+        labels: of these samples; None where nobody gave any.
+        n_outputs: of the model; 0 where this process has no samples.
+        wanted: whether classes are counted.
 
     Raises:
-        ValueError: says what to give.
+        TypeError, ValueError: see check_labels, or what to give.
     """
-    if len(part):
+    if labels is not None:
+        check_labels(labels, len(part), (n_outputs or None) if wanted else None)
+    elif wanted and len(part):
         _label_of(_samples(part), 0 if part.indices is None else part.indices[0])
 
 

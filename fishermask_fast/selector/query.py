@@ -36,7 +36,7 @@ from fishermask_fast.network import (
     to_model,
     trainable,
 )
-from fishermask_fast.selector.labels import check_labels, class_counts, has_labels
+from fishermask_fast.selector.labels import class_counts
 from fishermask_fast.selector.parameters import Parameters
 from fishermask_fast.selector.targets import (
     balanced_weights,
@@ -136,22 +136,6 @@ class Query:
         named = ((self.pool, self.name), (self.known, "labeled"), (self.aim, "eval_data"))
         found = [self.ranks.attempt(partial(self._check_sample, *each)) for each in named]
         return max(found)
-
-    def check_labels(self, labels: Any, n_outputs: int) -> None:
-        """Raise where labels are none of the labeled samples, or are asked for and not there.
-
-        Args:
-            labels: of this process's labeled samples; None where nobody gave any.
-            n_outputs: of the model; 0 where this process has no samples.
-
-        Raises:
-            TypeError, ValueError: See the room labels.
-        """
-        scarce = self.parameters.class_weight is not None
-        if labels is not None:
-            check_labels(labels, len(self.known), (n_outputs or None) if scarce else None)
-        elif scarce:
-            has_labels(self.known)
 
     def _check_sample(self, part: Part, name: str) -> int:
         if not len(part):
