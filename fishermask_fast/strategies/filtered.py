@@ -1,0 +1,32 @@
+"""Fisher filters, coverage picks: FisherMask says what teaches the model, UHerding spreads it out.
+
+    candidates   5 n by FisherMask with lamb = 0.1 tr(F) / k and each class alike in F
+    picks        n of them by UHerding, which covers the uncertain part of the whole pool
+
+lamb and the target are part of it: at the published lamb = 1 and with the pool as it is, the
+candidates depend on the units of the gradients, and on which classes are common.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fishermask_fast.options import QueryOptions
+from fishermask_fast.strategies.fisher import aimed, fishermask
+from fishermask_fast.strategies.herding import cover
+from fishermask_fast.strategies.interface import Picks, Pool, sizes
+
+CANDIDATES = 5
+"""Of each pick."""
+
+
+def fishermask_coverage(
+    model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
+) -> Picks:
+    """FisherMask's 5 n candidates, of which UHerding picks n."""
+    count = min(CANDIDATES * n, sum(sizes(pool, options)))
+    first = fishermask(model, pool, labeled, count, seed, aimed(options))
+    picks = cover(model, pool, labeled, n, options, first.indices)
+    # The course of tr(M^-1 F) is that of the candidates, not of the batch.
+    told = {key: value for key, value in first.info.items() if key not in ("scores", "objective")}
+    return Picks(picks.indices, {**told, **picks.info}, first.mask)
