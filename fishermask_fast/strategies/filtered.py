@@ -1,10 +1,12 @@
 """Fisher filters, coverage picks: FisherMask says what teaches the model, UHerding spreads it out.
 
-    candidates   5 n by FisherMask with lamb = 0.1 tr(F) / k and each class alike in F
+    candidates   5 n by FisherMask, with lamb = 0.1 tr(F) / k and each class alike in F
     picks        n of them by UHerding, which covers the uncertain part of the whole pool
 
-lamb and the target are part of it: at the published lamb = 1 and with the pool as it is, the
-candidates depend on the units of the gradients, and on which classes are common.
+The prior and the target are part of it: at the published lamb = 1 and with the pool as it is,
+candidates depend on the units of the gradients, and on which classes are common. A prior_precision,
+or other eval_weights, take their place. With a head on frozen features, whose penalty is known,
+that penalty is the prior_precision, and rows="top_class" makes the candidates cheap.
 """
 
 from __future__ import annotations

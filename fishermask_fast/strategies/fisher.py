@@ -1,7 +1,7 @@
 """FisherMask, its hybrid with entropy, and BAIT: one engine, picking by what lowers tr(M^-1 F).
 
 They differ in their masks, and BAIT removes as well as picks. What a strategy asks of M and F is
-the user's, or, of candidates for others to pick from, the strategy's own (aimed).
+the user's, or, of candidates for others to pick from, the strategy's own first (aimed).
 """
 
 from __future__ import annotations
@@ -108,12 +108,11 @@ def aim(options: QueryOptions) -> dict[str, Any]:
 
 
 def aimed(options: QueryOptions) -> QueryOptions:
-    """lamb = 0.1 tr(F) / k and each class alike in F, whatever else is asked for."""
+    """lamb = 0.1 tr(F) / k and each class alike, unless prior_precision or eval_weights say more."""
     own: dict[str, Any] = {
-        "lamb": "auto",
-        "prior_precision": None,
+        "lamb": LAMB if options.prior_precision is not None else "auto",
+        "eval_weights": options.eval_weights or "balanced",
         "criterion": "trace",
-        "eval_weights": "balanced",
         "class_weight": None,
     }
     return replace(options, **own)

@@ -60,7 +60,9 @@ _MASKED = (*_FISHER, "mask", "fraction", "n_parameters", "keep_head", "fisher_sa
 _READ = {
     "fishermask": _MASKED,
     "fishermask_entropy": _MASKED,
-    "fishermask_coverage": tuple(n for n in _MASKED if n == "rows" or n not in _AIM),
+    "fishermask_coverage": tuple(
+        name for name in _MASKED if name not in ("lamb", "criterion", "class_weight")
+    ),
     "bait": _FISHER,
     "random": ("likelihood",),
 }

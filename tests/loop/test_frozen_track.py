@@ -34,7 +34,7 @@ initial = 6
 per_round = 5
 rounds = 2
 balanced_training = true
-[strategies.fishermask_coverage]
+[strategies.recipe]
 strategy = "fishermask_coverage"
 [strategies.random]
 strategy = "random"
@@ -128,7 +128,7 @@ def test_components_are_the_pools_with_one_scale() -> None:
 def test_strategies_share_what_is_drawn_and_pick_apart(done: Path) -> None:
     for setting in ("even", "tail"):
         study = read_study([done / setting], "random")
-        assert study.strategies == ["fishermask_coverage", "random", "relative"]
+        assert study.strategies == ["recipe", "random", "relative"]
         assert len(study.rounds) == 3 * 3 * 3
         for seed in range(3):
             first = {tuple(e.picks) for e in study.rounds if e.seed == seed and e.round == 0}
@@ -164,15 +164,15 @@ def test_the_report_is_of_paired_tests(done: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("sys.argv", ["report.py", str(done)])
     report.main()
     text = (done / "report.md").read_text()
-    assert text.count("###") == 2 and "**fishermask_coverage**" in text
+    assert text.count("###") == 2 and "**recipe**" in text
     assert {path.name for path in done.glob("*.png")} == {
         "curves-even.png", "curves-tail.png", "penalties.png",
     }  # fmt: skip
     study = read_study([done / "even"], "random")
-    found = {each.baseline: each for each in report.compare(study, "fishermask_coverage")}
+    found = {each.baseline: each for each in report.compare(study, "recipe")}
     ours, theirs = (
         np.array(list(report.areas(study, name).values()))
-        for name in ("fishermask_coverage", "random")
+        for name in ("recipe", "random")
     )
     against = found["random"]
     low, high = stats.ttest_rel(ours, theirs).confidence_interval(1 - 0.05 / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -162,13 +163,31 @@ def test_fishermask_filters_and_coverage_picks() -> None:
 def test_the_filter_has_its_own_prior_and_target() -> None:
     model, pool, known = a_head(6, 4), torch.randn(60, 6), torch.randn(5, 6)
     plain = pick("fishermask_coverage", model, pool, known, 4)
-    given = QueryOptions(lamb=9.0, eval_weights="uncovered", criterion="logdet")
+    given = QueryOptions(lamb=9.0, class_weight="balanced", criterion="logdet")
     other = STRATEGIES["fishermask_coverage"](
         model, TensorDataset(pool), TensorDataset(known), 4, 0, given
     )
     assert other.indices.tolist() == plain.indices.tolist()
-    assert unread("fishermask_coverage", given) == ["lamb", "criterion", "eval_weights"]
+    assert unread("fishermask_coverage", given) == ["lamb", "criterion", "class_weight"]
     assert not unread("fishermask_coverage", QueryOptions(n_parameters=9, rows="top_class"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prior_precision": 1.0, "rows": "top_class"}, {"eval_weights": "uncovered"}],
+    ids=["prior", "target"],
+)
+def test_another_prior_or_target_takes_its_place(options: dict[str, Any]) -> None:
+    model = a_head(6, 4)
+    pool, known = TensorDataset(2 * torch.randn(90, 6)), TensorDataset(torch.randn(10, 6))
+    found = STRATEGIES["fishermask_coverage"](model, pool, known, 6, 0, QueryOptions(**options))
+    aim = {"eval_weights": "balanced", **options}
+    if "prior_precision" not in options:
+        aim["lamb"] = "auto"
+    first = FisherMaskSelector(model, **aim).query(pool, 30, known, progress=False).indices
+    expected, _ = herding_by_definition(model, pool.tensors[0], known.tensors[0], 6, first.tolist())
+    assert found.indices.tolist() == expected
+    assert not unread("fishermask_coverage", QueryOptions(**options))
 
 
 def test_a_pool_smaller_than_the_candidates_is_taken_whole() -> None:

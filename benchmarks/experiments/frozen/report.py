@@ -1,6 +1,6 @@
 """Every table and picture of the frozen track, from its records.
 
-    python benchmarks/experiments/frozen/report.py OUT --recipe fishermask_coverage
+    python benchmarks/experiments/frozen/report.py OUT
 
 writes into OUT: ``report.md``, a learning curve a setting and ``penalties``. Of each setting, with
 A_s the area under balanced accuracy of seed s and D_s the recipe's A_s less a baseline's:
@@ -187,7 +187,7 @@ def penalty_picture(found: np.ndarray, names: list[str], n_settings: int, path: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of a run")
-    parser.add_argument("--recipe", default="fishermask_coverage")
+    parser.add_argument("--recipe", default="recipe")
     arguments = parser.parse_args()
     folders = sorted(path for path in arguments.out.iterdir() if path.is_dir())
     studies = [read_study([folder], "random") for folder in folders]
