@@ -108,7 +108,7 @@ def aim(options: QueryOptions) -> dict[str, Any]:
 
 
 def aimed(options: QueryOptions) -> QueryOptions:
-    """lamb = 0.1 tr(F) / k and each class alike, unless prior_precision or eval_weights say more."""
+    """lamb = 0.1 tr(F) / k and each class alike, unless a prior and weights are given."""
     own: dict[str, Any] = {
         "lamb": LAMB if options.prior_precision is not None else "auto",
         "eval_weights": options.eval_weights or "balanced",

@@ -171,8 +171,7 @@ def test_the_report_is_of_paired_tests(done: Path, monkeypatch: pytest.MonkeyPat
     study = read_study([done / "even"], "random")
     found = {each.baseline: each for each in report.compare(study, "recipe")}
     ours, theirs = (
-        np.array(list(report.areas(study, name).values()))
-        for name in ("recipe", "random")
+        np.array(list(report.areas(study, name).values())) for name in ("recipe", "random")
     )
     against = found["random"]
     low, high = stats.ttest_rel(ours, theirs).confidence_interval(1 - 0.05 / 2)
