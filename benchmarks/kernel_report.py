@@ -9,8 +9,6 @@ benchmarks/results. Ends with exit code 1 where a kernel spills registers to mem
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import re
 import subprocess
 import sys
@@ -19,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import write_record
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results"
 sys.path.insert(0, str(ROOT))
 import setup as build  # noqa: E402  the build's own flags
 
@@ -101,7 +99,6 @@ def main() -> int:
         found = kernels(compile_verbosely(nvcc, source, arguments.architecture))
         rows += [{"file": source.name, **row} for row in found]
     record = {
-        "date": datetime.date.today().isoformat(),
         "architecture": f"sm_{arguments.architecture}",
         "nvcc": re.findall(r"release .*", version)[0],
         "torch": torch.__version__,
@@ -112,11 +109,7 @@ def main() -> int:
             f"{row['file']:20} {row['kernel']:36} {row['registers']:4} registers "
             f"{row['spill_bytes']:4} B spilled {row['static_shared_bytes']:6} B shared"
         )
-    name = f"kernels-sm_{arguments.architecture}-{record['date']}.json"
-    output = arguments.output or RESULTS / name
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    print(output)
+    write_record(f"kernels-sm_{arguments.architecture}", record, arguments.output)
     return 1 if any(row["spill_bytes"] for row in rows) else 0
 
 

@@ -10,8 +10,6 @@ times, and picks from it. Prints seconds and the most memory held, and writes a 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import statistics
 import time
@@ -20,11 +18,11 @@ from typing import Any
 
 import torch
 from peak import peak_gib
+from records import write_record
 
 from fishermask_fast import GradientFactors, StoredFactors, build_info, select_batch
 from fishermask_fast.factors.tensor_file import plan_file, write_rows, write_start
 
-RESULTS = Path(__file__).parent / "results"
 _CHUNK = 8192
 
 
@@ -88,7 +86,6 @@ def main() -> None:
         f"{found.setups} set-ups, {found.passes} passes; {peak_gib():.2f} GiB resident at most"
     )
     record = {
-        "date": datetime.date.today().isoformat(),
         "threads": torch.get_num_threads(),
         "instruction_set": build_info().instruction_set,
         "torch": torch.__version__,
@@ -101,9 +98,7 @@ def main() -> None:
         "passes": found.passes,
         "peak_gib": peak_gib(),
     }
-    output = arguments.output or RESULTS / f"out_of_core-{record['date']}.json"
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    print(output)
+    write_record("out_of_core", record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,14 @@ seen, and writes a dated JSON file. Training is not counted.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import time
 from pathlib import Path
 
 import torch
 from real_gradients import N_LABELED, trained_network
+from records import write_record
 
 from fishermask_fast import FisherMaskSelector, build_info
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
@@ -40,7 +37,6 @@ def main() -> None:
     for step, seconds in selector.seconds_.items():
         print(f"  {step:10} {seconds:7.2f} s {seconds / total:6.1%}")
     record = {
-        "date": datetime.date.today().isoformat(),
         "threads": torch.get_num_threads(),
         "instruction_set": build_info().instruction_set,
         "torch": torch.__version__,
@@ -49,10 +45,7 @@ def main() -> None:
         "seconds": total,
         "steps": selector.seconds_,
     }
-    output = arguments.output or RESULTS / f"query-{record['date']}.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    print(output)
+    write_record("query", record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import platform
 import statistics
@@ -28,11 +27,11 @@ import torch
 from baselines import Task, Timed, extrapolated, published, torch_updates
 from peak import peak_gib
 from real_gradients import cached
+from records import write_record
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, Selection, build_info, select_batch
 
-RESULTS = Path(__file__).parent / "results"
 PUBLISHED_PICKS = 3
 _LONG = 10.0  # seconds after which `torch` is repeated less
 
@@ -239,7 +238,7 @@ def main() -> None:
         print_peak(arguments.gradients, *arguments.peak)
         return
     pool = cached(arguments.samples, arguments.gradients, arguments.data_root)
-    record: dict[str, Any] = {"date": datetime.date.today().isoformat(), "machine": machine()}
+    record: dict[str, Any] = {"machine": machine()}
     record["gradients"] = pool.name
     record["k"] = pool.factors.n_columns
     for key, value in record["machine"].items():
@@ -255,10 +254,7 @@ def main() -> None:
         print_rows(more["rows"])
         print(f"passes per pick after the first 50: {more['late_passes_per_pick']:.3f}")
         print("GiB resident: {before:.2f} before, {peak:.2f} at most".format(**more["memory"]))
-    output = arguments.output or RESULTS / f"selection-{record['date']}.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    print(output)
+    write_record("selection", record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ writes a dated JSON file.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from records import write_record
 
 from fishermask_fast import GradientFactors, build_info, select_batch
 from fishermask_fast.distributed.exchange import Exchange
@@ -29,7 +29,6 @@ from fishermask_fast.distributed.shards import Given, select_from_shards
 from fishermask_fast.engine.inputs import Options
 from fishermask_fast.likelihoods.categorical import make_rows
 
-RESULTS = Path(__file__).parent / "results"
 R, M, C, D = 9, 122, 10, 128
 
 
@@ -121,7 +120,6 @@ def main() -> None:
         )
         rows[size] = found | {"same_picks": same}
     record = {
-        "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
         "instruction_set": build_info().instruction_set,
         "torch": torch.__version__,
@@ -129,9 +127,7 @@ def main() -> None:
         "select": given.select,
         "processes": rows,
     }
-    output = given.output or RESULTS / f"shards-{record['date']}.json"
-    output.write_text(json.dumps(record, indent=1) + "\n")
-    print(output)
+    write_record("shards", record, given.output)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Default(float):
@@ -86,6 +86,12 @@ def check_positive(name: str, value: object) -> float:
     return number
 
 
+def listed(values: Sequence[object], most: int) -> str:
+    """The first few of some values, for a message."""
+    more = ["..."] if len(values) > most else []
+    return ", ".join([*map(str, values[:most]), *more])
+
+
 def warn_ignored(given: Mapping[str, object], defaults: Mapping[str, object], why: str) -> None:
     """Warns of options that were given and have no effect.
 
@@ -154,7 +160,7 @@ def check_matrix(name: str, matrix: object, k: int, device: torch.device) -> Ten
         raise TypeError(f"{name} must be a Tensor of shape ({k}, {k}); got {type(matrix).__name__}")
     if matrix.layout != torch.strided:
         raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(matrix)}")
-    if matrix.dtype not in _FLOATING:
+    if matrix.dtype not in FLOATING:
         raise TypeError(f"{name} must have a floating dtype; got {matrix.dtype}")
     if tuple(matrix.shape) != (k, k):
         raise ValueError(

@@ -8,11 +8,12 @@ line on stderr and exit code 2, and --traceback shows where it was raised; Ctrl-
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from traceback import print_exception
 
 from fishermask_fast.version import __version__
@@ -35,16 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = "--verbose" in given
     logging.getLogger("fishermask_fast").setLevel("DEBUG" if verbose else "WARNING")
     try:
-        # What tells of an installation works without the packages of the loop.
-        if given == ["--version"]:
-            print(__version__)
-        elif given == ["info"]:
-            from fishermask_fast.installation import print_info
-
-            print_info()
-        else:
-            with _ending_in_good_order():
-                _parse_and_run(given)
+        with _printing_any_name():
+            _run(given)
+            sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         left = str(interrupt) or "nothing half-written"
         print(f"fishermask-fast: interrupted; {left}", file=sys.stderr)
@@ -55,6 +49,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_exception(error)
         return _complain(_said(error))
     return 0
+
+
+def _run(given: Sequence[str]) -> None:
+    # What tells of an installation works without the packages of the loop.
+    if given == ["--version"]:
+        print(__version__)
+    elif given == ["info"]:
+        from fishermask_fast.installation import print_info
+
+        print_info()
+    else:
+        with _ending_in_good_order():
+            _parse_and_run(given)
+
+
+@contextmanager
+def _printing_any_name() -> Iterator[None]:
+    """Names of files that the terminal's encoding does not have are escaped, as on stderr."""
+    out = sys.stdout
+    errors = getattr(out, "errors", None)
+    if errors != "strict" or not hasattr(out, "reconfigure"):
+        yield
+        return
+    out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            out.reconfigure(errors=errors)
 
 
 def _said(error: Exception) -> str:
@@ -108,5 +131,10 @@ def _parse_and_run(given: Sequence[str]) -> None:
 
 
 def _complain(message: str) -> int:
-    print(f"fishermask-fast: error: {' '.join(message.split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads on, or the disk is full: no second error at the program's end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # In one piece, as other processes may write to the same place.
+    sys.stderr.write(f"fishermask-fast: error: {' '.join(message.split())}\n")
     return USAGE_ERROR

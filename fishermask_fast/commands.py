@@ -20,6 +20,7 @@ from fishermask_fast.options import (
     RunOptions,
     SelectOptions,
     Telling,
+    check_paths,
     check_whole_numbers,
     epilogue,
 )
@@ -57,7 +58,7 @@ def _app(file: OptionsFile) -> App:
         name="fishermask-fast",
         help="Active learning by Fisher masks: pick the batch that most reduces tr(M^-1 F).",
         version=__version__,
-        config=(file, check_whole_numbers),
+        config=(file, check_whole_numbers, check_paths),
         # Of a flag that is given twice the last counts; a list grows.
         default_parameter=Parameter(
             consume_multiple=(1, None), negative_iterable=(), allow_repeating=True

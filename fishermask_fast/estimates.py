@@ -160,12 +160,11 @@ def estimate(query: Needs, device: torch.device) -> Estimate:
     in_memory = 0 if q.stored else rows
     # Of the labelled samples' gradients first F_L is made, and then only that is kept.
     of_known = q.n_labeled * sample
-    matrices = 3 if labeled and of_known >= in_memory else int(labeled)
     parts = {
         "mask": {_DIAGONAL: (2 + labeled) * q.itemsize * q.n_total * q.diagonal, _BATCH: batch},
         "gradients": {
             _V: max(in_memory, of_known),
-            _MATRICES: matrices_bytes(q.k, matrices),
+            _MATRICES: matrices_bytes(q.k, int(labeled)),
             _BATCH: batch,
         },
         "selection": {

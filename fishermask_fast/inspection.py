@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.checks import check_positive
+from fishermask_fast.checks import check_positive, listed
 from fishermask_fast.gradients import masked_gradients, slow_parameters
 from fishermask_fast.likelihoods import LikelihoodLike, likelihood_of
 from fishermask_fast.masks import FisherMask, parts_of_tensors
@@ -108,11 +108,10 @@ class ModelReport:
             f"time        {gradient:.1f} forward passes for the gradients, a plan included",
         ]
         if self.slow:
-            shown = ", ".join(self.slow[:4]) + (", ..." if len(self.slow) > 4 else "")
             share = self.slow_seconds / max(self.forward_seconds, 1e-9)
             lines.append(
                 f"slow        {len(self.slow)} tensors go by torch.func, {share:.1f} forward "
-                f"passes of these: {shown}"
+                f"passes of these: {listed(self.slow, 4)}"
             )
         return "\n".join([*lines, *(f"warning     {text}" for text in self.warnings)])
 

@@ -29,8 +29,8 @@ BAD: dict[Any, tuple[str, ...]] = {
     Path: ("nosuch/nosuch",),
     Literal: ("nosuch", ""),
 }
-# Flags of which all these values are good: folders to be made, or of data that need none.
-GOOD_ALWAYS = {"--out", "--data-root"}
+# Folders that are made where they are not there: not below a file.
+MADE = {"--out", "--data-root"}
 
 OWN = """
 import torch
@@ -64,9 +64,8 @@ def flags(command: str) -> list[Argument]:
 def cases(command: str) -> Iterator[tuple[str, str]]:
     """Flags and bad values."""
     for flag in flags(command):
-        if flag.name not in GOOD_ALWAYS:
-            for value in _values(flag):
-                yield flag.name, value
+        for value in ("", "data.csv", "data.csv/below") if flag.name in MADE else _values(flag):
+            yield flag.name, value
 
 
 def _values(flag: Argument) -> Iterator[str]:

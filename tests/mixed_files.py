@@ -7,10 +7,13 @@ should do with it.
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -77,6 +80,60 @@ def too_large(number: int) -> bytes:
     return encoded(Image.fromarray(values), "TIFF")
 
 
+def deep_png(number: int) -> bytes:
+    """Colours of 16 bits, which Pillow cannot write."""
+    values = np.random.default_rng(number).integers(0, 65536, (SIDE, SIDE, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+
+
+def tiff(values: bytes, bits: int, samples: int, side: int = SIDE) -> bytes:
+    """A plain TIFF of one strip, whose values have any number of bits."""
+    tags = [
+        (256, 4, 1, side), (257, 4, 1, side), (258, 3, samples, bits), (259, 3, 1, 1),
+        (262, 3, 1, 2 if samples == 3 else 1), (273, 4, 1, 8), (277, 3, 1, samples),
+        (278, 4, 1, side), (279, 4, 1, len(values)),
+    ]  # fmt: skip
+    values += b"\0" * (len(values) % 2)
+    several = 8 + len(values)
+    place = several + 6
+    entries = b"".join(
+        struct.pack("<HHII", tag, kind, count, several if count > 1 else value)
+        for tag, kind, count, value in tags
+    )
+    table = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", place) + values + struct.pack("<3H", *[bits] * 3) + table
+
+
+def deep_tiff(number: int) -> bytes:
+    values = np.random.default_rng(number).integers(0, 65536, (SIDE, SIDE, 3)).astype("<u2")
+    return tiff(values.tobytes(), 16, 3)
+
+
+def twelve_bits(values: np.ndarray[Any, Any]) -> bytes:
+    """Grey of 12 bits, two values in three bytes, as microscopes write it."""
+    a, b = values.reshape(-1, 2).astype(int).T
+    packed = np.stack([a >> 4, ((a & 15) << 4) | (b >> 8), b & 255], 1).astype(np.uint8)
+    return tiff(packed.tobytes(), 12, 1, len(values))
+
+
+def twelve(number: int) -> bytes:
+    return twelve_bits(np.random.default_rng(number).integers(0, 4096, (SIDE, SIDE)))
+
+
+def deep_ppm(number: int) -> bytes:
+    values = np.random.default_rng(number).integers(0, 65536, (SIDE, SIDE, 3)).astype(">u2")
+    return b"P6 %d %d 65535\n" % (SIDE, SIDE) + values.tobytes()
+
+
 def transparent(number: int) -> bytes:
     return encoded(pixels(number).convert("P"), "PNG", transparency=3)
 
@@ -87,6 +144,12 @@ FILES: list[tuple[str, str, Callable[[int], bytes]]] = [
     (".png", READ, lambda i: encoded(pixels(i).convert("L"), "PNG")),
     (".png", CONVERTED, lambda i: encoded(deep(i), "PNG")),
     (".tiff", CONVERTED, lambda i: encoded(deep(i), "TIFF")),
+    (".png", CONVERTED, deep_png),
+    (".tif", CONVERTED, deep_tiff),
+    (".tif", CONVERTED, twelve),
+    (".ppm", CONVERTED, deep_ppm),
+    (".png", READ, lambda i: encoded(Image.new("RGB", (1, 1), (i % 256, 7, 9)), "PNG")),
+    (".png", READ, lambda i: encoded(Image.new("RGB", (1, 5_000 + i), (9, i % 256, 7)), "PNG")),
     (".TIF", CONVERTED, lambda i: encoded(pixels(i).convert("CMYK"), "TIFF")),
     (".jpeg", CONVERTED, lambda i: encoded(pixels(i).convert("CMYK"), "JPEG")),
     (".png", CONVERTED, lambda i: encoded(pixels(i).convert("P"), "PNG")),
@@ -132,7 +195,7 @@ def write(folder: Path, elsewhere: Path, n: int) -> Mixed:
         n: How many, at least one of each kind.
     """
     expected: dict[Path, str] = {}
-    elsewhere.mkdir(parents=True)
+    elsewhere.mkdir(parents=True, exist_ok=True)
     (folder / ".ipynb_checkpoints").mkdir(parents=True)
     _links(folder, elsewhere, expected)
     for number in range(n - len(expected)):

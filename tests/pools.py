@@ -54,6 +54,19 @@ def oracle(dtype: torch.dtype = torch.float32) -> Oracle:
     )
 
 
+def oracle_arguments(case: dict[str, Any]) -> dict[str, Any]:
+    """What a selection from the oracle's pool is asked for in one of its cases."""
+    real = oracle()
+    return {
+        "n_select": case["n_select"],
+        "fisher": real.fisher,
+        "labeled_fisher": real.labeled_fisher,
+        "lamb": case["lamb"],
+        "n_labeled": real.n_labeled,
+        "backward_steps": case["backward_steps"],
+    }
+
+
 def perturbed(factors: GradientFactors, n: int, generator: torch.Generator) -> GradientFactors:
     """n samples drawn from `factors`, every number of each changed by about a tenth."""
     drawn = factors[torch.randint(len(factors), (n,), generator=generator)]
@@ -217,6 +230,14 @@ def adversarial_pool(kind: str, dtype: torch.dtype) -> Adversarial:
 
 def parts_of(factors: GradientFactors) -> dict[str, Tensor]:
     return {name: part for name in PARTS if (part := getattr(factors, name)) is not None}
+
+
+def assert_same_course(found: Selection, expected: Selection) -> None:
+    """The same picks and removals, and scores and objective to what rounding leaves."""
+    assert picks(found) == picks(expected)
+    assert found.dropped.tolist() == expected.dropped.tolist()
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.objective, expected.objective, rtol=1e-6, atol=1e-9)
 
 
 def assert_same(found: GradientFactors, expected: GradientFactors) -> None:

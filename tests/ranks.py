@@ -6,7 +6,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,9 @@ def run_all(rank: int, size: int, out: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
+@contextmanager
+def joined(seconds: int = 60) -> Iterator[tuple[int, int, Path]]:
+    """The group that the command line names: rank, size, and the folder where its ranks meet."""
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -227,15 +230,20 @@ def main() -> None:
         init_method=f"file://{folder / 'meet'}",
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=8 if sys.argv[4:] else 60),
+        timeout=timedelta(seconds=seconds),
     )
-    if sys.argv[4:]:
-        lose_a_rank(rank, size, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[sys.argv[4]])
-    torch.save(run_all(rank, size, folder / f"{rank}.safetensors"), folder / f"{rank}.pt")
+    yield rank, size, folder
     # None leaves while another still talks to it, and nothing holds the group after its end.
     dist.barrier()
     gc.collect()
     dist.destroy_process_group()
+
+
+def main() -> None:
+    with joined(8 if sys.argv[4:] else 60) as (rank, size, folder):
+        if sys.argv[4:]:
+            lose_a_rank(rank, size, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[sys.argv[4]])
+        torch.save(run_all(rank, size, folder / f"{rank}.safetensors"), folder / f"{rank}.pt")
 
 
 if __name__ == "__main__":

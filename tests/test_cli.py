@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 import fishermask_fast
-from fishermask_fast import strategies
+from fishermask_fast import installation, strategies
 from fishermask_fast.cli import main
 from fishermask_fast.loop.records import read_rounds
 from fishermask_fast.options import RunOptions
@@ -282,3 +284,38 @@ def test_the_command_line_loads_without_the_packages_of_the_loop() -> None:
         "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_that_a_terminal_cannot_show_are_escaped(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "\u56f3 \u00fc " + os.fsdecode(b"\xff")
+    monkeypatch.setattr(installation, "print_info", lambda: print(name))
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["info"]) == 0
+    said = out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert said == name.encode(encoding, "backslashreplace").decode(encoding) + "\n"
+    assert out.errors == "strict"
+
+
+@pytest.mark.parametrize("place", ["a pipe that nobody reads", "/dev/full"])
+def test_output_that_nobody_takes_is_one_error(place: str) -> None:
+    if place == "/dev/full":
+        if not Path(place).exists():
+            pytest.skip("this system has no /dev/full")
+        end = os.open(place, os.O_WRONLY)
+    else:
+        read, end = os.pipe()
+        os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "fishermask_fast", "--version"],
+        stdout=end,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(end)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fishermask-fast: error: ") and done.stderr.count("\n") == 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast import FisherMaskSelector, estimates
-from fishermask_fast.selector import query
+from fishermask_fast.selector import counting, query
 
 CODE = Path(__file__).parent
 
@@ -49,22 +49,59 @@ def test_a_table_before_any_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(500, None), (500, 3), (7, None)])
-def test_the_masks_seconds_are_those_of_a_whole_batch(
+def test_the_masks_seconds_are_those_of_a_whole_batch_and_a_quarter(
     n: int, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[int] = []
     real = query.fisher_diagonal
 
-    def counting(net: nn.Module, data: Tensor, **more: Any) -> dict[str, Tensor]:
+    def counted(net: nn.Module, data: Tensor, **more: Any) -> dict[str, Tensor]:
         timed.append(len(more["indices"]))
         return real(net, data, **more)
 
-    monkeypatch.setattr(query, "fisher_diagonal", counting)
+    monkeypatch.setattr(query, "fisher_diagonal", counted)
     FisherMaskSelector(model(), batch_size=batch_size).estimate(pool(n), 5, pool(10))
-    assert timed == [min(n, batch_size or 16)]
+    most = min(n, batch_size or 16)
+    assert timed == [max(1, most // 4), most]
 
 
-@pytest.mark.parametrize("mask", ["global", "per_layer", "relative", "random", "head"])
+@pytest.mark.parametrize("mask", ["global", "random", "middle"])
+def test_of_many_classes_the_time_is_told_by_one_row(
+    mask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows of a batch would take as long as some queries."""
+    asked: list[str] = []
+    real = query.fisher_diagonal
+
+    def counted(*given: Any, **more: Any) -> dict[str, Tensor]:
+        asked.append(more["expectation"])
+        return real(*given, **more)
+
+    monkeypatch.setattr(query, "fisher_diagonal", counted)
+    monkeypatch.setattr(query, "masked_gradients", None)
+    told = FisherMaskSelector(model(40), fraction=0.3, mask=mask, keep_head=False).estimate(
+        pool(), 5
+    )
+    assert told.n_rows == 39 and set(asked) == {"sampled"}
+    assert set(told.seconds) == {"gradients", "fisher", *(() if mask == "random" else ("mask",))}
+    assert min(told.seconds.values()) > 0
+
+
+def test_what_is_taken_but_once_is_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work of 0.2 s, and 2 ms a sample, over 500 samples."""
+    clock = [0.0]
+
+    def slow(*_: Any, indices: Any = (), **__: Any) -> dict[str, Tensor]:
+        clock[0] += 0.2 + 0.002 * len(indices)
+        return {}
+
+    monkeypatch.setattr(query, "fisher_diagonal", slow)
+    monkeypatch.setattr(counting.time, "perf_counter", lambda: clock[0])
+    told = FisherMaskSelector(model(), fisher_samples=500).estimate(pool(600), 5)
+    assert told.seconds["mask"] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("mask", ["global", "per_layer", "relative", "random", "head", "middle"])
 def test_every_mask_is_counted(mask: str) -> None:
     selector = FisherMaskSelector(model(), mask=mask)
     told = selector.estimate(pool(), 5)
@@ -72,7 +109,7 @@ def test_every_mask_is_counted(mask: str) -> None:
     if mask != "relative":
         assert told.k == len(selector.mask_)
     diagonal = told.parts["mask"]["the Fisher diagonal"]
-    assert (diagonal > 0) == (mask in ("global", "per_layer", "relative"))
+    assert (diagonal > 0) == (mask in ("global", "per_layer", "relative", "middle"))
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from pools import HEADS, oracle, picks, random_factors, random_fisher
+from pools import HEADS, oracle, oracle_arguments, picks, random_factors, random_fisher
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, fast_select, reference, select_batch
 
 FIXTURE_CASES = range(3)
-
-
-def oracle_arguments(case: dict[str, Any]) -> dict[str, Any]:
-    real = oracle()
-    return {
-        "n_select": case["n_select"],
-        "fisher": real.fisher,
-        "labeled_fisher": real.labeled_fisher,
-        "lamb": case["lamb"],
-        "n_labeled": real.n_labeled,
-        "backward_steps": case["backward_steps"],
-    }
 
 
 @pytest.mark.parametrize("case", FIXTURE_CASES)

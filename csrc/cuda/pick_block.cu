@@ -16,7 +16,6 @@ namespace fishermask {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kSharedBytes = 48 * 1024;  // what every GPU gives without asking for more
 
 template <bool First, typename Lanes>
 __device__ void step(const Lanes& lanes, const PickBlock& block, int t, int leader, double* work) {

@@ -16,6 +16,9 @@
 
 namespace fishermask {
 
+// Of shared memory, to a thread block: what every GPU gives without asking for more.
+constexpr int kSharedBytes = 48 * 1024;
+
 // Of torch's C functions, whose checking macro has another name in each of its versions.
 inline void check_torch(AOTITorchError status) {
   STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, "a call of torch failed");

@@ -1,14 +1,16 @@
 """Labeled samples: as they are stored, how they are read, and sets of them by name.
 
 Rooms: folders (which files are images), pixels (an image file as uint8 RGB), rows (of a table),
-columns (of it, as numbers), samples (stored, and seen through a transform), images, tables (numbers
-and texts), imbalance (how many of each class), pools (a pool and a test set by name). May import:
-options, files.
+csv_files (of paths, byte for byte), columns (of a table, as numbers), samples (stored, and seen
+through a transform), downloads (of others'), images, tables (numbers and texts), imbalance (how
+many of each class), pools (a pool and a test set by name). May import: options, progress, checks,
+files.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.datasets.columns import as_number, feature_places
+from fishermask_fast.datasets.csv_files import path_cell, read_csv, write_csv, write_notes
 from fishermask_fast.datasets.folders import (
     FOLLOWED,
     SKIPPED,
@@ -16,6 +18,7 @@ from fishermask_fast.datasets.folders import (
     image_format,
     images_below,
     images_by_class,
+    sorted_notes,
     summary,
 )
 from fishermask_fast.datasets.images import evaluation_transform
@@ -29,7 +32,7 @@ from fishermask_fast.datasets.samples import (
     LabeledSamples,
     PoolAndTest,
     Source,
-    conversions,
+    notes_of,
 )
 
 __all__ = [
@@ -45,7 +48,12 @@ __all__ = [
     "IDENTITY",
     "TABLE_ENDINGS",
     "as_number",
-    "conversions",
+    "notes_of",
+    "path_cell",
+    "read_csv",
+    "sorted_notes",
+    "write_csv",
+    "write_notes",
     "feature_places",
     "read_rgb",
     "evaluation_transform",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from fishermask_fast.checks import listed
 from fishermask_fast.files import open_file
 
 FOLLOWED, TAKEN, SKIPPED, CONVERTED = "followed", "taken", "skipped", "converted"
@@ -83,6 +84,8 @@ def images_by_class(folder: Path) -> tuple[dict[str, list[Path]], list[Note]]:
                     raise ValueError(f"{owner[real]} and {path} are one file in two classes")
                 owner[real] = path
             if members:
+                if entry.is_symlink():
+                    notes.append(Note(entry, FOLLOWED, f"link to {os.path.realpath(entry)}"))
                 found[entry.name] = members
             else:
                 notes.append(Note(entry, SKIPPED, "class folder without images"))
@@ -98,8 +101,13 @@ def summary(notes: Iterable[Note], shown: int = 3) -> Iterator[str]:
         if len(paths) == 1:
             yield f"{what}  {paths[0]}: {reason}"
             continue
-        some = ", ".join(map(str, paths[:shown])) + (", ..." if len(paths) > shown else "")
-        yield f"{what}  {len(paths):,} files: {reason} ({some})"
+        yield f"{what}  {len(paths):,} files: {reason} ({listed(paths, shown)})"
+
+
+def sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:
+    """What was left out, and what was taken otherwise than it lies there; by the file's name."""
+    skipped = [note for note in notes if note.what == SKIPPED]
+    return {"skipped": skipped, "converted": [note for note in notes if note.what != SKIPPED]}
 
 
 @dataclass
@@ -115,27 +123,32 @@ class _Walk:
         self.notes.append(Note(path, what, reason))
 
     def read(self, folder: Path) -> None:
-        status = folder.stat()
+        try:
+            status, entries = folder.stat(), sorted(folder.iterdir())
+        except OSError as error:
+            self.note(folder, SKIPPED, f"cannot be listed: {error.strerror}")
+            return
         # A file system that numbers nothing has no loops that could be found so.
         if status.st_ino:
             first = self.folders.setdefault((status.st_dev, status.st_ino), folder)
             if first != folder:
                 self.note(folder, SKIPPED, f"the same folder as {first}")
                 return
-        try:
-            entries = sorted(folder.iterdir())
-        except OSError as error:
-            self.note(folder, SKIPPED, f"cannot be listed: {error.strerror}")
-            return
         for path in entries:
             if path.name.startswith("."):
                 self.note(path, SKIPPED, "hidden")
-            elif path.is_symlink():
+                continue
+            try:
+                status = path.lstat()
+            except OSError as error:  # of a folder that may be listed and no more
+                self.note(path, SKIPPED, f"cannot be read: {error.strerror}")
+                continue
+            if stat.S_ISLNK(status.st_mode):
                 self.links.append(path)
-            elif path.is_dir():
+            elif stat.S_ISDIR(status.st_mode):
                 self.read(path)
             else:
-                self.take(path, path.lstat())
+                self.take(path, status)
 
     def follow_links(self) -> None:
         """After all that lies there itself, so that a link is the second of two names."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fishermask_fast.datasets.folders import images_by_class, summary
+from fishermask_fast.datasets.downloads import fetched
+from fishermask_fast.datasets.folders import Note, images_by_class, summary
 from fishermask_fast.datasets.samples import FolderImages, LabeledSamples, PoolAndTest, Transform
 from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
 
@@ -58,15 +59,8 @@ def load_torchvision(name: str, root: str, download: bool, augment: bool) -> Poo
     parts: list[dict[str, Any]] = [{"train": True}, {"train": False}]
     if name == "svhn":
         parts = [{"split": "train"}, {"split": "test"}]
-    try:
+    with fetched(name, root, download):
         sets = [make(root=root, download=download, **part) for part in parts]
-    except (RuntimeError, OSError) as error:
-        if download:
-            raise ValueError(f"could not download {name} to {root}: {error}") from error
-        raise ValueError(
-            f"{name} is not in {root}; this downloads it: "
-            f"fishermask-fast run --data {name} --data-root {root} --download"
-        ) from error
     tensors = [_stored_images(each.data) for each in sets]
     mean, std = _channel_statistics(tensors[0])
     transform = evaluation_transform(mean, std)
@@ -95,14 +89,17 @@ def load_folder(folder: Path, size: int, augment: bool, seed: int) -> PoolAndTes
         raise ValueError(f"image_size must be at least 1; got {size}")
     parts = [folder / "train", folder / "test"]
     if all(part.is_dir() for part in parts):
-        (paths, targets, classes), (test_paths, test_targets, test_classes) = map(_scan, parts)
+        (paths, targets, classes, notes), (test_paths, test_targets, test_classes, more) = map(
+            _scan, parts
+        )
+        notes += more
         if classes != test_classes:
             raise ValueError(
                 f"{parts[0]} and {parts[1]} must hold the same class folders; only one of them has "
                 f"{', '.join(sorted(set(classes) ^ set(test_classes)))}"
             )
     else:
-        paths, targets, classes = _scan(folder)
+        paths, targets, classes, notes = _scan(folder)
         pool, test = split(targets, FOLDER_TEST_SHARE, seed)
         test_paths, test_targets = [paths[i] for i in test.tolist()], targets[test]
         paths, targets = [paths[i] for i in pool.tolist()], targets[pool]
@@ -115,10 +112,11 @@ def load_folder(folder: Path, size: int, augment: bool, seed: int) -> PoolAndTes
         LabeledSamples(FolderImages(paths, size), targets, transform),
         LabeledSamples(FolderImages(test_paths, size), test_targets, transform),
         training,
+        notes=tuple(notes),
     )
 
 
-def _scan(folder: Path) -> tuple[list[str], Tensor, list[str]]:
+def _scan(folder: Path) -> tuple[list[str], Tensor, list[str], list[Note]]:
     found, notes = images_by_class(folder)
     for line in summary(notes):
         logger.warning(line)
@@ -129,7 +127,7 @@ def _scan(folder: Path) -> tuple[list[str], Tensor, list[str]]:
         )
     paths = [str(path) for members in found.values() for path in members]
     sizes = torch.tensor([len(members) for members in found.values()])
-    return paths, torch.arange(len(found)).repeat_interleave(sizes), list(found)
+    return paths, torch.arange(len(found)).repeat_interleave(sizes), list(found), notes
 
 
 def split(targets: Tensor, test_share: float, seed: int) -> tuple[Tensor, Tensor]:

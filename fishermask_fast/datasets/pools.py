@@ -23,8 +23,12 @@ NAMED = (
 """Data sets that are known by name."""
 
 
-def load_data(options: DataOptions) -> PoolAndTest:
+def load_data(options: DataOptions, progress: bool = False) -> PoolAndTest:
     """Load a pool and a test set.
+
+    Args:
+        options: Which.
+        progress: Show how far reading images is.
 
     Raises:
         ValueError: The name is unknown, the data are missing or unreadable, a class is missing
@@ -55,9 +59,10 @@ def load_data(options: DataOptions) -> PoolAndTest:
     if options.imbalance_ratio is None:
         pool = _draw(pool, options.pool_size, "pool_size", options.seed)
     test = _draw(test, options.test_size, "test_size", options.seed)
-    return replace(
-        loaded, options=options, classes=classes, pool=pool.decoded(), test=test.decoded()
-    )
+    pool, of_pool = pool.decoded("the pool", progress)
+    test, of_test = test.decoded("the test set", progress)
+    notes = (*loaded.notes, *of_pool, *of_test)
+    return replace(loaded, options=options, classes=classes, pool=pool, test=test, notes=notes)
 
 
 def _check_exclusive(options: DataOptions) -> None:

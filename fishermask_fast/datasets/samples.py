@@ -8,7 +8,7 @@ stored as they are.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fishermask_fast.datasets.folders import CONVERTED, Note, summary
+from fishermask_fast.datasets.folders import CONVERTED, SKIPPED, Note, summary
 from fishermask_fast.datasets.pixels import read_rgb
 from fishermask_fast.options import DataOptions, LikelihoodName
+from fishermask_fast.progress import watched
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +109,11 @@ class FolderImages:
         return ReadFiles(source, errors, converted)
 
 
-def conversions(paths: Sequence[str], converted: Mapping[int, tuple[str, ...]]) -> list[Note]:
-    """A note for each thing that was done to the values of a file."""
-    return [Note(Path(paths[i]), CONVERTED, how) for i, each in converted.items() for how in each]
+def notes_of(paths: Sequence[str], files: ReadFiles) -> tuple[Note, ...]:
+    """A note for each file that cannot be read, and for each thing done to the values of one."""
+    unread = [(i, SKIPPED, str(e.__cause__ or e)) for i, e in files.errors.items()]
+    converted = [(i, CONVERTED, how) for i, each in files.converted.items() for how in each]
+    return tuple(Note(Path(paths[i]), what, why) for i, what, why in unread + converted)
 
 
 def _middle(image: Tensor, longest: int) -> list[int]:
@@ -184,21 +187,34 @@ class LabeledSamples(Dataset[tuple[Tensor, Label]]):
             source = FolderImages(paths, self.source.size)
         return LabeledSamples(source, self.targets[indices], self.transform)
 
-    def decoded(self) -> LabeledSamples:
-        """The same, with images decoded once and for all where they fit into memory.
+    def decoded(
+        self, name: str = "images", progress: bool = False
+    ) -> tuple[LabeledSamples, tuple[Note, ...]]:
+        """Those that can be read, decoded once and for all where they fit into memory; and notes.
+
+        Args:
+            name: What to call them where progress is shown.
+            progress: Show how far reading is.
 
         Raises:
-            ValueError: Images cannot be read; says how many, and which is the first.
+            ValueError: None can be read; says which is the first.
         """
         if isinstance(self.source, Tensor):
-            return self
-        files = self.source.read()
-        if files.errors:
-            first = next(iter(files.errors.values()))
-            raise ValueError(f"{len(files.errors)} of {len(self)} images are damaged: {first}")
-        for line in summary(conversions(self.source.paths, files.converted)):
+            return self, ()
+        n = len(self)
+        files = self.source.read(
+            lambda found: watched(found, n, f"reading {name}", "images", progress)
+        )
+        notes = notes_of(self.source.paths, files)
+        if len(files.errors) == n:
+            first = notes[0]
+            raise ValueError(
+                f"none of the {n} images of {name} can be read; {first.path}: {first.reason}"
+            )
+        for line in summary(notes):
             logger.warning(line)
-        return LabeledSamples(files.source, self.targets, self.transform)
+        kept = [i for i in range(n) if i not in files.errors]
+        return LabeledSamples(files.source, self.targets[kept], self.transform), notes
 
 
 @dataclass(frozen=True)
@@ -216,6 +232,7 @@ class PoolAndTest:
         likelihood: What a network's outputs are of the labels: ``"categorical"`` (of classes),
             ``"bernoulli"`` (of several labels) or ``"gaussian"`` (of a regression).
         options: What was asked for.
+        notes: Files that were left out, followed or converted, and why.
     """
 
     name: str
@@ -227,6 +244,7 @@ class PoolAndTest:
     vocabulary: int = 0
     likelihood: LikelihoodName = "categorical"
     options: DataOptions = DataOptions()
+    notes: tuple[Note, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:

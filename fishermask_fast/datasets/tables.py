@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.datasets.columns import read_columns
+from fishermask_fast.datasets.downloads import fetched
 from fishermask_fast.datasets.images import split
 from fishermask_fast.datasets.rows import read_rows
 from fishermask_fast.datasets.samples import IDENTITY, LabeledSamples, PoolAndTest
@@ -79,7 +80,7 @@ def load_newsgroups(root: str, download: bool) -> PoolAndTest:
     """
     from sklearn import datasets
 
-    try:
+    with fetched("20newsgroups", root, download):
         parts: list[Any] = [
             datasets.fetch_20newsgroups(
                 data_home=root,
@@ -89,13 +90,6 @@ def load_newsgroups(root: str, download: bool) -> PoolAndTest:
             )
             for subset in ("train", "test")
         ]
-    except OSError as error:
-        if download:
-            raise ValueError(f"could not download 20newsgroups to {root}: {error}") from error
-        raise ValueError(
-            f"20newsgroups is not in {root}; this downloads it: "
-            f"fishermask-fast run --data 20newsgroups --data-root {root} --download"
-        ) from error
     texts = [list(part.data) for part in parts]
     targets = [torch.as_tensor(part.target, dtype=torch.int64) for part in parts]
     return _text("20newsgroups", texts[0], targets[0], texts[1], targets[1], parts[0].target_names)

@@ -2,7 +2,7 @@
 
 Rooms: exchange (what ranks tell each other), agreement (what they must have in common), parts
 (which samples are whose), candidates (a rank's shard of the pool), shards (the selection). May
-import: engine, masks, network, factors and below.
+import: engine, masks, network, factors, checks, arrays.
 """
 
 from __future__ import annotations

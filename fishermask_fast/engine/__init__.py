@@ -2,12 +2,13 @@
 
 Rooms in reading order: inputs (what is asked for), option_checks, problem (M and F), greedy (picks,
 then removals), result (Selection), blocks (of picks, each verified by one pass), device_blocks (the
-same, made by a GPU), state (A and B of every sample, and a block's four steps), candidates (those
-of this process), copies (of which equal ones are taken together), leading (who leads a block),
-choosing (who of them wins), alike (which of many near copies may), directions (U and W of a pick),
-precision (the precision policy), rules (who may be picked, and what gains count), stepwise (updates
-one at a time, for these), log_det (log det M for tr(M^-1 F)), scores (all scores along a
-selection). May import: factors and below; no network.
+same, made by a GPU), state (A and B of every sample, and a block's four steps), updating (rank
+updates of it, at once or one at a time), candidates (those of this process), copies (of which equal
+ones are taken together), leading (who leads a block), choosing (who of them wins), alike (which of
+many near copies may), directions (U and W of a pick), precision (the precision policy), rules (who
+may be picked, and what gains count), log_det (log det M for tr(M^-1 F)), scores (all scores along a
+selection). May import: factors, ops, plotting, progress, checks, arrays, memory, triangles; no
+network.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ from fishermask_fast.engine.option_checks import (
 )
 from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
-from fishermask_fast.engine.rules import Rules
+from fishermask_fast.engine.rules import Limits, Rules
 from fishermask_fast.engine.scores import scores_along
 from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 
 __all__ = [
     "Fresh",
     "Leaders",
+    "Limits",
     "LocalCandidates",
     "Options",
     "PrecisionWarning",

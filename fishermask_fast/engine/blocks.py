@@ -37,6 +37,7 @@ from fishermask_fast.engine.precision import (
 from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem
 from fishermask_fast.engine.rules import Limits
 from fishermask_fast.engine.state import Candidates, Fresh, Leaders, Report, Updates
+from fishermask_fast.engine.updating import take_updates
 from fishermask_fast.factors import GradientFactors
 
 _logger = logging.getLogger(__name__)
@@ -318,7 +319,8 @@ class Engine:
         self, leaders: Leaders, index: Tensor, updates: Updates, thresholds: Tensor
     ) -> None:
         """Take updates to some leaders."""
-        leaders.state.advance(
+        take_updates(
+            leaders.state,
             leaders.factors,
             index,
             updates,

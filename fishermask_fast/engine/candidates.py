@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fishermask_fast.engine.leading import best, has_copies, how_many, kinds
 from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
+from fishermask_fast.engine.updating import take_updates
 from fishermask_fast.factors import FactorSource, GradientFactors, check_finite
+from fishermask_fast.triangles import packed
 
 _MAX_BLOCK = 16
 _MAX_LEADERS = 4096
@@ -139,7 +141,6 @@ class LocalCandidates:
             OverflowError: A or B is not, or scores are not.
         """
         r, square = self.n_rows, self.scale**2 * self.sign
-        rows, columns = torch.tril_indices(r, r, device=first.device)
         empty = first.new_empty(0, first.shape[0])
         self._waiting = None
         largest, resolved = 0.0, True
@@ -152,11 +153,11 @@ class LocalCandidates:
             a.mul_(square)
             if b is not None:
                 a.diagonal(dim1=1, dim2=2).add_(1.0)
-                state.b.copy_(b[:, rows, columns]).mul_(square)
-            state.a.copy_(a[:, rows, columns])
+                state.b.copy_(packed(b)).mul_(square)
+            state.a.copy_(packed(a))
             free = self._free[start : start + len(chunk)].nonzero().squeeze(1)
-            nothing = Updates(empty, empty, [])
-            state.advance(chunk, free, nothing, empty[:, 0], scale=self.scale, float64=True)
+            nothing = (Updates(empty, empty, []), empty[:, 0])
+            take_updates(state, chunk, free, *nothing, scale=self.scale, float64=True)
             if traces:
                 state.traces.copy_(state.trace_b())
             lost = free[~state.scores[free].isfinite()] if self.sign > 0 else free[:0]
@@ -164,7 +165,7 @@ class LocalCandidates:
                 check_finite(chunk, start)
                 resolved = False
                 state.raise_diagonal(lost)
-                state.advance(chunk, lost, nothing, empty[:, 0], scale=self.scale, float64=True)
+                take_updates(state, chunk, lost, *nothing, scale=self.scale, float64=True)
                 if not bool(state.scores[lost].isfinite().all()):
                     raise OverflowError
             if len(chunk):
@@ -244,7 +245,8 @@ class LocalCandidates:
         factors, state = _working(self._factors[index]), self._state[index]
         if self._waiting is not None:
             state = replace(state, a=self._saved[0][index], b=self._saved[1][index])
-            state.advance(
+            take_updates(
+                state,
                 factors,
                 torch.arange(len(index), device=index.device),
                 self._waiting,
@@ -360,7 +362,8 @@ class LocalCandidates:
         for start, chunk in self._chunks():
             stop = start + len(chunk)
             index = chosen[start:stop].nonzero().squeeze(1)
-            here, here_index, here_first = self._state[start:stop].advance(
+            here, here_index, here_first = take_updates(
+                self._state[start:stop],
                 chunk,
                 index,
                 updates,

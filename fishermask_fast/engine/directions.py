@@ -24,8 +24,9 @@ from torch import Tensor
 from fishermask_fast.engine.alike import Base
 from fishermask_fast.engine.problem import SetUp
 from fishermask_fast.engine.state import Updates
-from fishermask_fast.factors import GradientFactors, columns_at_once
+from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
+from fishermask_fast.triangles import add_to_lower, mirror_lower
 
 # A direction this small changes M, and so every score, by less than this share of itself.
 _NEGLIGIBLE = 1e-13
@@ -241,22 +242,3 @@ class Directions:
             add_to_lower(self._inverse, u, u, -self._sign)
             add_to_lower(self._double, torch.cat([u, w]), torch.cat([w, u]), -self._sign)
         self._ranks.clear()
-
-
-def add_to_lower(matrix: Tensor, x: Tensor, y: Tensor, factor: float) -> None:
-    """matrix += factor X^T Y, which is symmetric, in the lower triangle and diagonal blocks."""
-    k, step = matrix.shape[0], columns_at_once(matrix)
-    for start in range(0, k, step):
-        stop = min(start + step, k)
-        matrix[start:stop, :stop].addmm_(x[:, start:stop].T, y[:, :stop], alpha=factor)
-
-
-def mirror_lower(matrix: Tensor) -> Tensor:
-    """The matrix, its upper triangle made from its lower one in place."""
-    step = columns_at_once(matrix)
-    for start in range(0, matrix.shape[0], step):
-        stop = start + step
-        matrix[:start, start:stop] = matrix[start:stop, :start].T
-        block = matrix[start:stop, start:stop]
-        block.copy_(block.tril() + block.tril(-1).T)
-    return matrix

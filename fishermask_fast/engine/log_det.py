@@ -9,16 +9,13 @@ F plays no part, so that there are no G and no W. The objective is -log det M, w
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fishermask_fast.engine.directions import Directions, Update
 from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem, Roots, SetUp
-
-if TYPE_CHECKING:
-    from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors import GradientFactors
 
 
 class LogDetProblem(Problem):

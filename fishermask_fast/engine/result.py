@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor
 
 from fishermask_fast import plotting
+from fishermask_fast.checks import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,8 +72,7 @@ class Selection:
         return picks[place]
 
     def __repr__(self) -> str:
-        shown = ", ".join(map(str, self[:_MOST_SHOWN]))
-        more = ", ..." if len(self) > _MOST_SHOWN else ""
+        shown = listed(self.indices.tolist(), _MOST_SHOWN)
         dropped = f", {self.dropped.numel()} dropped" if self.dropped.numel() else ""
         scores = ""
         if len(self):
@@ -82,7 +82,7 @@ class Selection:
             first, last = float(self.objective[0]), float(self.objective[-1])
             name = "tr(M^-1 F)" if self.criterion == "trace" else "-log det M"
             objective = f", {name} {first:.4g} to {last:.4g}"
-        return f"Selection([{shown}{more}], K = {len(self)}{dropped}{scores}{objective})"
+        return f"Selection([{shown}], K = {len(self)}{dropped}{scores}{objective})"
 
     def to_frame(self) -> Any:
         """The picks as a pandas DataFrame with columns rank (from 1), index and score.

@@ -19,9 +19,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fishermask_fast.engine import stepwise
 from fishermask_fast.factors import GradientFactors
-from fishermask_fast.ops import selection as ops
+from fishermask_fast.triangles import packed
 
 # What rounding may take from an eigenvalue of A, for each row, as a share of A's largest entry.
 _ROUNDING_SHARE = 1e-15
@@ -77,8 +76,7 @@ class State:
     def empty(
         n: int, r: int, device: torch.device, gains: Tensor | None = None, log_det: bool = False
     ) -> State:
-        rows, columns = torch.tril_indices(r, r, device=device)
-        diagonal = (rows == columns).double()
+        diagonal = packed(torch.eye(r, dtype=torch.float64, device=device))
         a = diagonal.new_empty(n, diagonal.numel())
         b = a.new_empty(n, 0) if log_det else torch.empty_like(a)
         return State(a, b, a.new_empty(n), a.new_empty(n), diagonal, gains)
@@ -87,20 +85,6 @@ class State:
     def log_det(self) -> bool:
         """Whether the gain is log det A."""
         return self.b.shape[1] == 0
-
-    @property
-    def rows(self) -> Tensor:
-        """The row of each packed entry."""
-        return self._entries()[0]
-
-    @property
-    def columns(self) -> Tensor:
-        """The column of each packed entry."""
-        return self._entries()[1]
-
-    def _entries(self) -> Tensor:
-        r = int((2 * self.diagonal.numel()) ** 0.5)
-        return torch.tril_indices(r, r, device=self.diagonal.device)
 
     def __getitem__(self, index: Tensor | slice) -> State:
         """Views for a slice, copies for a LongTensor."""
@@ -125,33 +109,6 @@ class State:
         """|tr B| as it is now, or |tr (A - I)|, times the gains, (n,)."""
         traces = ((self.a if self.log_det else self.b) @ self.diagonal).abs_()
         return traces if self.gains is None else traces.mul_(self.gains)
-
-    def advance(
-        self,
-        factors: GradientFactors,
-        index: Tensor,
-        updates: Updates,
-        thresholds: Tensor,
-        *,
-        scale: float,
-        float64: bool,
-        until: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Take updates to some candidates, in place; see ops.score_update and stepwise.advance."""
-        if self.log_det or self.gains is not None or until is not None:
-            given = (self, factors, index, updates, thresholds, until)
-            return stepwise.advance(*given, scale=scale, float64=float64)
-        return ops.score_update(
-            factors,
-            index,
-            *updates,
-            thresholds,
-            self.a,
-            self.b,
-            self.scores,
-            scale=scale,
-            float64_products=float64,
-        )
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,19 @@ quadratic_forms (V Q V^T), grams (sums of V^T V), masked_head (by a head's maske
 inverse_products (V M^-1 on a GPU), embeddings (a head's factors without a network), embedding_files
 (whose inputs stay in files), tensor_file (safetensors on disk), storage (factors in a file),
 streaming (FactorSource, what all of them are to the engine, and factors on their way to a GPU),
-equal (which samples are equal). May import: likelihoods, ops and below.
+equal (which samples are equal). May import: likelihoods, ops, checks, arrays, memory, triangles,
+files.
 """
 
 from __future__ import annotations
 
 from fishermask_fast.factors import inverse_products  # noqa: F401  registers a kernel
-from fishermask_fast.factors.checks import check_finite
+from fishermask_fast.factors.checks import check_chances, check_distributions, check_finite
 from fishermask_fast.factors.embedding_files import EmbeddingFactors
 from fishermask_fast.factors.embeddings import factors_from_embeddings
 from fishermask_fast.factors.equal import first_of_equal, next_of_equal
 from fishermask_fast.factors.gradient_factors import GradientFactors, as_factors, same_columns
 from fishermask_fast.factors.grams import check_weights
-from fishermask_fast.factors.quadratic_forms import columns_at_once
 from fishermask_fast.factors.storage import StoredFactors, save_factors
 from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
 from fishermask_fast.factors.tensor_file import (
@@ -39,8 +39,9 @@ __all__ = [
     "StoredFactors",
     "StreamedFactors",
     "as_factors",
+    "check_chances",
+    "check_distributions",
     "check_finite",
-    "columns_at_once",
     "drop_pages",
     "factors_from_embeddings",
     "first_of_equal",

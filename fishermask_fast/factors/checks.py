@@ -1,15 +1,15 @@
-"""What the parts of per-sample factors must be."""
+"""What the parts of per-sample factors must be, and what they are made from."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fishermask_fast.checks import tensor_kind
+from fishermask_fast.checks import FLOATING, tensor_kind
 from fishermask_fast.ops import FactorTensors
 
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FINITE_CHUNK = 2**24
+_SUM_TOLERANCE = 1e-2  # what float16 leaves of a thousand classes
 
 
 def check_part(name: str, part: object, ndim: int) -> None:
@@ -18,7 +18,7 @@ def check_part(name: str, part: object, ndim: int) -> None:
         raise TypeError(f"{name} must be a Tensor of shape {shape}; got {type(part).__name__}")
     if part.layout != torch.strided or part.is_nested or (part.is_meta and name == "gradients"):
         raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(part)}")
-    if part.dtype not in _FLOATING:
+    if part.dtype not in FLOATING:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64; got {part.dtype}")
     if part.ndim != ndim:
         raise ValueError(f"{name} must have shape {shape}; got {tuple(part.shape)}")
@@ -35,6 +35,41 @@ def check_head_index(index: object, size: int, device: torch.device) -> None:
         raise ValueError(f"head_index is on {index.device}; expected {device}")
     if index.numel() and (index[0] < 0 or index[-1] >= size or (index.diff() <= 0).any()):
         raise ValueError(f"head_index must be strictly increasing within 0..{size - 1}")
+
+
+def check_distributions(p: Tensor) -> None:
+    """Raise where a sample's probabilities, a row of (N, C), are no distribution over C classes.
+
+    Raises:
+        ValueError: says of how many samples, and of which first.
+    """
+    sums = p.sum(1, dtype=torch.float64)
+    # NaN is neither near nor far.
+    bad = ~((sums - 1).abs() <= _SUM_TOLERANCE) | (p < 0).any(1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise ValueError(
+            "probabilities must be 0 or more and sum to 1 for each sample (take the softmax of "
+            'logits; where each label is for itself, likelihood "bernoulli"); '
+            f"{int(bad.sum())} of {len(p)} samples do not, the first at index {first}: "
+            f"smallest {float(p[first].min()):.3g}, sum {float(sums[first]):.3g}"
+        )
+
+
+def check_chances(p: Tensor) -> None:
+    """Raise where a probability, of a label for itself, is none.
+
+    Raises:
+        ValueError: says in how many of the samples (N, C), and in which first.
+    """
+    bad = ~((p >= 0) & (p <= 1)).all(1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise ValueError(
+            "probabilities must lie in [0, 1] (take the sigmoid of logits); those of "
+            f"{int(bad.sum())} of {len(p)} samples do not, the first at index {first}: "
+            f"{float(p[first].min()):.3g} to {float(p[first].max()):.3g}"
+        )
 
 
 def check_finite(factors: FactorTensors, start: int = 0) -> None:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array, as_tensor
-from fishermask_fast.checks import check_integer, tensor_kind
+from fishermask_fast.checks import FLOATING, check_integer, tensor_kind
+from fishermask_fast.factors.checks import check_chances, check_distributions
 from fishermask_fast.factors.embedding_files import EmbeddingFactors, mapped_parts
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.likelihoods import (
@@ -33,12 +34,8 @@ from fishermask_fast.likelihoods import (
 )
 from fishermask_fast.memory import check_memory
 
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Numbers of a chunk of rows at work: few enough to stay in the caches.
 _CHUNK_NUMBERS = 2**17
-# How far a row of probabilities may be from 1: what float16 leaves of a thousand classes.
-_SUM_TOLERANCE = 1e-2
-
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -194,19 +191,19 @@ class _Said:
         p = _check_array("probabilities", shape, given, vectors=vectors)
         _check_fit(n, h, p)
         if top and p.shape[1] == 1:
-            _check_each(p)
+            check_chances(p)
             return cls(Bernoulli(), p, torch.logit)
         if likelihood.name == "categorical":
             if p.shape[1] < 2:
                 raise ValueError(f"probabilities must be of two classes or more; got {p.shape[1]}")
-            _check_probabilities(p)
+            check_distributions(p)
             if top:
                 # What is over where it is 1 by a rounding of the others is no doubt.
                 q = p.max(1, keepdim=True).values.clamp(max=1.0)
                 return cls(Bernoulli(), q, torch.logit)
             return cls(likelihood, p, torch.log)
         if likelihood.name == "bernoulli":
-            _check_each(p)
+            check_chances(p)
             return cls(likelihood, p, torch.logit)
         return cls(likelihood, p, torch.clone)
 
@@ -265,7 +262,7 @@ def _check_array(name: str, shape: str, given: Any, vectors: bool = False) -> Te
     value: Tensor = given
     if value.layout != torch.strided or value.is_nested or value.is_meta:
         raise TypeError(f"{name} must be a dense tensor of numbers; got {tensor_kind(value)}")
-    if value.dtype not in _FLOATING:
+    if value.dtype not in FLOATING:
         raise TypeError(f"{name} must have a floating dtype; got {value.dtype}")
     if vectors and value.ndim == 1:
         value = value[:, None]
@@ -291,29 +288,6 @@ def _check_fit(n: int, h: Tensor, p: Tensor) -> None:
         raise ValueError("probabilities must be of one output or more; got none")
     if h.device != p.device:
         raise ValueError(f"probabilities are on {p.device}; expected the embeddings' {h.device}")
-
-
-def _check_probabilities(p: Tensor) -> None:
-    sums = p.sum(1, dtype=torch.float64)
-    bad = ((sums - 1).abs() > _SUM_TOLERANCE) | (p < 0).any(1)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise ValueError(
-            "probabilities must be 0 or more and sum to 1 for each sample (take the softmax of "
-            f"logits); {int(bad.sum())} of {len(p)} samples do not, the first at index {first}: "
-            f"smallest {float(p[first].min()):.3g}, sum {float(sums[first]):.3g}"
-        )
-
-
-def _check_each(p: Tensor) -> None:
-    bad = ((p < 0) | (p > 1)).any(1)
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise ValueError(
-            "probabilities must lie in [0, 1] (take the sigmoid of logits); those of "
-            f"{int(bad.sum())} of {len(p)} samples do not, the first at index {first}: "
-            f"{float(p[first].min()):.3g} to {float(p[first].max()):.3g}"
-        )
 
 
 def _check_mask(mask: object, size: int, device: torch.device) -> int | Tensor | None:

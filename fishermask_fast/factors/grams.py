@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import as_tensor, sample_numbers
-from fishermask_fast.factors.quadratic_forms import columns_at_once, packed_square
+from fishermask_fast.factors.quadratic_forms import packed_square
 from fishermask_fast.ops import FactorTensors
+from fishermask_fast.triangles import add_to_lower, mirror_lower, unpacked
 
 
 class Chunk(Protocol):
@@ -67,8 +68,7 @@ def mean_gram(factors: Chunked, chunk_size: int | None = None, weights: object =
             chunk.add_gram(total)
         else:
             chunk.add_weighted_gram(total, w[start : start + len(chunk)])
-    lower = total.tril_()
-    return (lower + lower.tril(-1).T).div_(len(factors) if w is None else float(w.sum()))
+    return mirror_lower(total).div_(len(factors) if w is None else float(w.sum()))
 
 
 def check_weights(
@@ -89,23 +89,11 @@ def check_weights(
     return weights
 
 
-def _unpack_symmetric(packed: Tensor, d: int) -> Tensor:
-    """Symmetric matrices (q, d, d) from their lower triangles (q, d (d + 1) / 2)."""
-    rows, columns = torch.tril_indices(d, d, device=packed.device)
-    out = packed.new_empty(packed.shape[0], d, d)
-    out[:, rows, columns] = packed
-    out[:, columns, rows] = packed
-    return out
-
-
 def add_gram(total: Tensor, chunk: FactorTensors) -> None:
     """Add sum_x V_x^T V_x to the lower triangle of `total` (k, k)."""
     n, r, m = chunk.middle.shape
     rows = chunk.middle.reshape(n * r, m)
-    step = columns_at_once(rows)
-    for start in range(0, m, step):
-        stop = min(start + step, m)
-        total[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
+    add_to_lower(total, rows, rows)
     if chunk.coupling is None or chunk.hidden is None:
         return
     c, d = chunk.coupling.shape[2], chunk.hidden.shape[1]
@@ -119,7 +107,7 @@ def add_gram(total: Tensor, chunk: FactorTensors) -> None:
         lower = torch.tril_indices(c, c, device=total.device)
         sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
         head = total.new_zeros(c, c, d, d)
-        head[lower[0], lower[1]] = _unpack_symmetric(sums, d)
+        head[lower[0], lower[1]] = unpacked(sums, d)
         head = head.transpose(1, 2).reshape(c * d, c * d)
     if chunk.head_index is not None:
         cross = cross[chunk.head_index]

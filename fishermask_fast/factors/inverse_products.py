@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.ops import loading  # noqa: F401  the op that this is a kernel of
+from fishermask_fast.triangles import mirrored
 
 # Columns at a time: a copy of M^-1 or G could take more memory than there is.
 _BLOCK = 4096
@@ -46,7 +47,7 @@ def _times_symmetric(rows: Tensor, matrix: Tensor) -> Tensor:
         stop = start + _BLOCK
         block = matrix[start:stop, start:stop]
         columns = out[:, start:stop]
-        torch.mm(rows[:, start:stop], block.tril() + block.tril(-1).T, out=columns)
+        torch.mm(rows[:, start:stop], mirrored(block), out=columns)
         if start:
             columns.addmm_(rows[:, :start], matrix[start:stop, :start].T)
         if stop < matrix.shape[0]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.ops import forms
+from fishermask_fast.triangles import mirrored
 
 # Samples at a time: few enough for a class's entries to stay in the first-level cache.
 _SAMPLES = 128
@@ -44,7 +45,7 @@ def quadratic_form(matrix: Tensor, coupling: Tensor, hidden: Tensor, head_index:
 
     Q is a symmetric (k, k) float64 matrix, of which the lower triangle is read.
     """
-    matrix = matrix.tril() + matrix.tril(-1).T
+    matrix = mirrored(matrix)
     starts, inputs = _entries(coupling, hidden, head_index)
     n, r, n_classes = coupling.shape
     size = min(_SAMPLES, max(_STEP, _FORM_NUMBERS // n_classes**2 // _STEP * _STEP))

@@ -10,18 +10,17 @@ and a head of which few entries are masked is multiplied by these entries, or as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fishermask_fast.factors import grams, masked_head
-from fishermask_fast.factors.quadratic_forms import WideForms, on_cpu, scatter_rows
-from fishermask_fast.ops import forms
-
-if TYPE_CHECKING:
-    from fishermask_fast.factors.gradient_factors import GradientFactors
+from fishermask_fast.factors.quadratic_forms import WideForms, scatter_rows
+from fishermask_fast.ops import FactorTensors, forms
+from fishermask_fast.triangles import on_cpu
 
 # Working memory of a set-up, and samples of it at most; a GPU needs more of both to be busy.
 _CHUNK_BYTES = 32 * 2**20
@@ -29,7 +28,45 @@ _CHUNK_SAMPLES = 4096
 _GPU_CHUNK_FACTOR = 16
 
 
-def add_gram(factors: GradientFactors, total: Tensor) -> None:
+class Factors(FactorTensors, Protocol):
+    """What products ask of factors in memory; GradientFactors are such."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def n_rows(self) -> int: ...
+
+    @property
+    def head_size(self) -> int: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def chunks(self, chunk_size: int | None = None) -> Iterator[tuple[int, Factors]]: ...
+
+    def to(self, *, dtype: torch.dtype) -> Factors: ...
+
+    def dense(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """Factors as plain columns alone."""
+
+    middle: Tensor
+    coupling: None = None
+    hidden: None = None
+    head_index: None = None
+
+    @property
+    def n_columns(self) -> int:
+        return self.middle.shape[2]
+
+
+def add_gram(factors: Factors, total: Tensor) -> None:
     """Add sum_x V_x^T V_x to the lower triangle of `total` (k, k) float64."""
     masked = _masked_head(factors)
     if masked is not None:
@@ -39,10 +76,10 @@ def add_gram(factors: GradientFactors, total: Tensor) -> None:
     if factors.coupling is not None and factors.coupling.shape[2] == 1:
         size = _CHUNK_SAMPLES
     for _, chunk in factors.chunks(size):
-        grams.add_gram(total, _compact(chunk).to(dtype=torch.float64))
+        grams.add_gram(total, _double(chunk))
 
 
-def row_grams(factors: GradientFactors) -> Tensor:
+def row_grams(factors: Factors) -> Tensor:
     """V_x V_x^T for every sample, (N, r, r) float64."""
     n, r = len(factors), factors.n_rows
     out = torch.empty(n, r, r, dtype=torch.float64, device=factors.device)
@@ -63,7 +100,7 @@ def row_grams(factors: GradientFactors) -> Tensor:
 
 
 def quadratic_forms(
-    factors: GradientFactors, matrices: Sequence[Tensor], samples: int | None
+    factors: Factors, matrices: Sequence[Tensor], samples: int | None
 ) -> list[Tensor]:
     """V_x Q V_x^T for every sample and each symmetric (k, k) float64 Q, (N, r, r) float64 each.
 
@@ -86,16 +123,16 @@ def quadratic_forms(
     out = [torch.empty(n, r, r, dtype=torch.float64, device=factors.device) for _ in matrices]
     wide_forms: WideForms | None = None
     for start, chunk in factors.chunks(size):
-        wide = _compact(chunk).to(dtype=torch.float64)
+        wide = _double(chunk)
         wide_forms = wide_forms or WideForms(matrices, wide)
         for result, values in zip(out, wide_forms(wide), strict=True):
             result[start : start + size] = values
     return out
 
 
-def times(factors: GradientFactors, matrix: Tensor) -> Tensor:
+def times(factors: Factors, matrix: Tensor) -> Tensor:
     """V_x S for every sample and a (k, q) float64 matrix S, as (N, r, q) float64."""
-    chunk = _compact(factors).to(dtype=torch.float64)
+    chunk = _double(factors)
     n, r, q = len(factors), factors.n_rows, matrix.shape[1]
     m = chunk.middle.shape[2]
     out = (chunk.middle.reshape(n * r, m) @ matrix[:m]).view(n, r, q)
@@ -106,7 +143,7 @@ def times(factors: GradientFactors, matrix: Tensor) -> Tensor:
     return out
 
 
-def chunk_size(factors: GradientFactors) -> int:
+def chunk_size(factors: Factors) -> int:
     """Samples whose working memory in set-up stays near 32 MiB, on a GPU 512 MiB."""
     r, m = factors.n_rows, factors.middle.shape[2]
     numbers = 3 * r * m
@@ -120,7 +157,7 @@ def chunk_size(factors: GradientFactors) -> int:
     return max(1, min(factor * _CHUNK_SAMPLES, at_once))
 
 
-def _masked_head(factors: GradientFactors) -> tuple[Tensor, Tensor, Tensor] | None:
+def _masked_head(factors: Factors) -> tuple[Tensor, Tensor, Tensor] | None:
     """coupling, hidden and head_index where products go by the head's masked entries."""
     if factors.coupling is None or factors.hidden is None or factors.head_index is None:
         return None
@@ -130,7 +167,7 @@ def _masked_head(factors: GradientFactors) -> tuple[Tensor, Tensor, Tensor] | No
     return factors.coupling, factors.hidden, factors.head_index
 
 
-def _compact_is_dense(factors: GradientFactors) -> bool:
+def _compact_is_dense(factors: Factors) -> bool:
     """Whether plain columns are cheaper to multiply with than the Kronecker form.
 
     A head of which only a few entries are masked costs C^2 d^2 in Kronecker form and r k_head^2 as
@@ -145,12 +182,19 @@ def _compact_is_dense(factors: GradientFactors) -> bool:
     return kronecker > 2 * factors.n_rows * factors.head_index.numel() ** 2
 
 
-def _compact(factors: GradientFactors) -> GradientFactors:
+def _compact(factors: Factors) -> FactorTensors:
     """The same, or dense where that is the cheaper form to multiply with."""
-    return type(factors)(factors.dense()) if _compact_is_dense(factors) else factors
+    return _Dense(factors.dense()) if _compact_is_dense(factors) else factors
 
 
-def _wide_enough(factors: GradientFactors) -> GradientFactors:
+def _double(factors: Factors) -> FactorTensors:
+    """As `_compact`, in float64."""
+    if _compact_is_dense(factors):
+        return _Dense(factors.dense().double())
+    return factors.to(dtype=torch.float64)
+
+
+def _wide_enough(factors: Factors) -> Factors:
     """The same, or float32 where it is narrower: the dtypes that ops know."""
     known = factors.dtype in (torch.float32, torch.float64)
     return factors if known else factors.to(dtype=torch.float32)

@@ -17,21 +17,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.ops import FactorTensors
-
-# Columns of a product at a time: on a CPU as many as its caches hold, on a GPU enough for all of
-# its processors.
-_BLOCK = 256
-_GPU_BLOCK = 4096
-
-
-def on_cpu(tensor: Tensor) -> bool:
-    """Whether products are best many and small, in a CPU's caches; a GPU wants few, wide ones."""
-    return tensor.device.type == "cpu"
-
-
-def columns_at_once(tensor: Tensor) -> int:
-    """Columns of one product of a blocked one."""
-    return _BLOCK if on_cpu(tensor) else _GPU_BLOCK
+from fishermask_fast.triangles import columns_at_once, on_cpu, packed
 
 
 class WideForms:
@@ -49,14 +35,14 @@ class WideForms:
         c, d = chunk.coupling.shape[2], chunk.hidden.shape[1]
         self.lower = torch.tril_indices(c, c, device=chunk.middle.device)
         self.crosses: list[Tensor] = []
-        packed: list[Tensor] = []
+        triangles: list[Tensor] = []
         for q in matrices:
             rows = scatter_rows(q[m:], chunk)  # (C, d, k)
             self.crosses.append(rows[:, :, :m].transpose(0, 1).reshape(d, c * m))
             head = scatter_rows(rows.reshape(c * d, -1)[:, m:].T, chunk)  # (C, d, C d)
             blocks = head.view(c, d, c, d).transpose(1, 2)[self.lower[0], self.lower[1]]
-            packed.append(_pack_symmetric(blocks))
-        self.pairs = torch.cat(packed)  # (matrices * pairs, d (d + 1) / 2)
+            triangles.append(_pack_symmetric(blocks))
+        self.pairs = torch.cat(triangles)  # (matrices * pairs, d (d + 1) / 2)
 
     def __call__(self, chunk: FactorTensors) -> list[Tensor]:
         n, r, m = chunk.middle.shape
@@ -104,11 +90,9 @@ def packed_square(hidden: Tensor) -> Tensor:
 
 def _pack_symmetric(blocks: Tensor) -> Tensor:
     """Matrices (q, d, d) laid out so that packed_square(h) @ packed^T = h^T Q h."""
-    d = blocks.shape[1]
     both = blocks + blocks.transpose(1, 2)
     both.diagonal(dim1=1, dim2=2).mul_(0.5)
-    rows, columns = torch.tril_indices(d, d, device=blocks.device)
-    return both[:, rows, columns]
+    return packed(both)
 
 
 def _symmetric(half: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 Rooms in reading order: masked and diagonal (what is asked for), passes (the way through a pool),
 planning (which parameters go by rule), tracing and trial (which do, found by running), compared
-(rules with autograd), capture (one forward, r backward passes), reading (what an operation saved),
-rules, lookups and terms (rows of an operation's parameter), weight_products (dW = delta a^T),
-fallback (torch.func), kept (parameters that a kept tensor hides), places and order (where each
-sample is in a result), resumable and fingerprint (gradients in a file). May import: masks, network,
-factors and below.
+(rules with autograd), capture (one forward, r backward passes), reading (what each kind of
+operation saved), rules and lookups (from delta to rows, by kind of operation), terms (the forms
+that rows take), weight_products (dW = delta a^T), fallback (torch.func), kept (parameters that a
+kept tensor hides), places and order (where each sample is in a result), resumable and fingerprint
+(gradients in a file). May import: masks, network, factors, likelihoods, ops, progress, checks,
+arrays, files.
 """
 
 from __future__ import annotations

@@ -10,12 +10,11 @@ from torch import nn
 from fishermask_fast.gradients.capture import Plan, Way
 from fishermask_fast.gradients.places import Place
 from fishermask_fast.gradients.reading import SAVED
-from fishermask_fast.gradients.tracing import Traced, trace
+from fishermask_fast.gradients.tracing import Traced
 from fishermask_fast.gradients.trial import Trial
 from fishermask_fast.network import (
     Consumers,
     Graph,
-    Inputs,
     asking,
     match_consumers,
     result_shapes,
@@ -24,11 +23,6 @@ from fishermask_fast.network import (
 logger = logging.getLogger(__name__)
 
 _BY_INDEX = ("Index", "Gather", "Scatter", "MaskedSelect", "MaskedScatter", "Take")
-
-
-def make_plan(model: nn.Module, inputs: Inputs, names: Collection[str]) -> Plan:
-    """As `plan_from`, of a batch, of which two samples are tried."""
-    return plan_from(trace(model, inputs, names), model, names)
 
 
 def plan_from(traced: Traced, model: nn.Module, names: Collection[str]) -> Plan:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fishermask_fast.checks import listed
 from fishermask_fast.labeling.weights import SHOWN, Weights, find_weights
 from fishermask_fast.models import (
     build_model,
@@ -32,22 +33,6 @@ Build = Callable[[int], nn.Module]
 Prepare = Callable[[list[Any]], Any]
 
 
-def load_model(name: str, checkpoint: Path, size: int) -> nn.Module:
-    """A trained network for images, in eval mode.
-
-    Args:
-        name: Name for ``build_model``.
-        checkpoint: A file of ``torch.save`` or of safetensors that holds the network's state_dict,
-            itself or in dictionaries, its names with or without prefixes. Nothing but tensors and
-            plain values is read from it.
-        size: Side of an image.
-
-    Raises:
-        ValueError: The file cannot be read, is no checkpoint, or is one of another network.
-    """
-    return load_weights(name, checkpoint, (3, size, size))[0]
-
-
 def load_weights(
     name: str, checkpoint: Path, shape: tuple[int, ...]
 ) -> tuple[nn.Module, Prepare | None]:
@@ -55,11 +40,13 @@ def load_weights(
 
     Args:
         name: Name for ``build_model``.
-        checkpoint: As for ``load_model``.
+        checkpoint: A file of ``torch.save`` or of safetensors that holds the network's state_dict,
+            itself or in dictionaries, its names with or without prefixes. Nothing but tensors and
+            plain values is read from it.
         shape: Of a sample.
 
     Raises:
-        ValueError: As ``load_model``.
+        ValueError: The file cannot be read, is no checkpoint, or is one of another network.
     """
     prepare: Prepare | None = None
     error: ValueError | None = None
@@ -140,7 +127,7 @@ def _check_shapes(checkpoint: Path, name: str, found: Weights, model: nn.Module)
         count = "1 tensor has" if len(differ) == 1 else f"{len(differ):,} tensors have"
         raise ValueError(
             f"{checkpoint} is no checkpoint of {name}: {count} a size mismatch: "
-            f"{', '.join(differ[:SHOWN])}{', ...' * (len(differ) > SHOWN)}"
+            f"{listed(differ, SHOWN)}"
         )
 
 
@@ -152,7 +139,7 @@ def _tell(checkpoint: Path, found: Weights) -> None:
     if found.taken_off:
         said.append(f"{found.taken_off} taken off the names")
     if found.left_out:
-        some = ", ".join(found.left_out[:SHOWN]) + ", ..." * (len(found.left_out) > SHOWN)
+        some = listed(found.left_out, SHOWN)
         said.append(f"{len(found.left_out):,} tensors left out ({some})")
     if found.also:
         said.append(f"{', '.join(found.also)} would fit as well")

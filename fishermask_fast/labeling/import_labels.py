@@ -7,8 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fishermask_fast.datasets import SKIPPED, Note, summary
-from fishermask_fast.labeling.csv_files import path_cell, printable, read_csv, write_csv
+from fishermask_fast.datasets import SKIPPED, Note, path_cell, read_csv, summary, write_csv
 from fishermask_fast.labeling.label_studio import Labels, read_export
 from fishermask_fast.options import ImportOptions
 
@@ -36,7 +35,7 @@ def import_labels(export: Path, options: ImportOptions) -> None:
         n_labeled, n_free = _fill_files(options, labels, notes)
         what = "images"
     for line in summary(notes):
-        print(printable(line), file=sys.stderr)
+        print(line, file=sys.stderr)
     skipped = sum(1 for note in notes if note.what == SKIPPED)
     print(
         f"{len(labels.by_sample):,} labels read, {skipped:,} tasks left without one\n"
@@ -45,7 +44,7 @@ def import_labels(export: Path, options: ImportOptions) -> None:
     )
     if labels.root is not None and n_free:
         flags = ["--csv", str(options.out), "--document-root", str(labels.root)]
-        print(printable(f"next round    fishermask-fast select {shlex.join(flags)} ..."))
+        print(f"next round    fishermask-fast select {shlex.join(flags)} ...")
     if not n_free:
         print(
             f"no unlabeled {what[:-1]} is in it: add rows without a label, or name the --pool of "

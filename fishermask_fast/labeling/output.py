@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from fishermask_fast.datasets import SKIPPED, FolderImages, Note
+from fishermask_fast.datasets import FolderImages, path_cell, write_csv, write_notes
 from fishermask_fast.files import folder_written_whole, replace_file
 from fishermask_fast.labeling import label_studio
-from fishermask_fast.labeling.csv_files import path_cell, write_csv
 from fishermask_fast.labeling.images import OwnImages
 from fishermask_fast.labeling.pools import OwnPool
 from fishermask_fast.labeling.shown import COPIES, without_browsers, write_copies
@@ -182,10 +181,7 @@ class Files:
             write_csv(draft / PICKS_FILE, list(rows[0]), [list(row.values()) for row in rows])
             self._write_tasks(draft, rows, out)
             self._write_pool(draft)
-            for name, some in sorted_notes(self.pool.notes).items():
-                if some:
-                    cells = [(path_cell(note.path), note.reason, note.what) for note in some]
-                    write_csv(draft / f"{name}.csv", ["path", "reason", "what"], cells)
+            write_notes(draft, self.pool.notes)
             write_copies(self.copies, draft)
             if self.images:
                 self._draw(draft / GRID_NAME, rows)
@@ -292,9 +288,3 @@ class Files:
             title += ", with predicted classes"
         pictures = torch.stack([images[i] for i in range(len(images))])
         image_grid(list(pictures), captions, title, path)
-
-
-def sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:
-    """What was left out, and what was taken otherwise than it lies there; by the file's name."""
-    skipped = [note for note in notes if note.what == SKIPPED]
-    return {"skipped": skipped, "converted": [note for note in notes if note.what != SKIPPED]}

@@ -20,27 +20,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from fishermask_fast.datasets import SKIPPED, Note, summary
+from fishermask_fast.datasets import summary
 from fishermask_fast.distributed import Ranks
-from fishermask_fast.files import folder_written_whole
 from fishermask_fast.inspection import inspect_model
 from fishermask_fast.labeling import label_studio
-from fishermask_fast.labeling.csv_files import printable, write_csv
-from fishermask_fast.labeling.embeddings import OwnEmbeddings, pick_embeddings, read_embeddings
+from fishermask_fast.labeling.asked import Asked, label_places
 from fishermask_fast.labeling.images import OwnImages, from_folders
+from fishermask_fast.labeling.no_network import select_embeddings
 from fishermask_fast.labeling.output import (
-    GRID_NAME,
-    LABELS_FILE,
-    PICKS_FILE,
-    TASKS_FILE,
     Files,
     Predictions,
     check_classes,
-    sorted_notes,
 )
-from fishermask_fast.labeling.pools import OwnPool, find_in_table, pool_of
-from fishermask_fast.labeling.shown import COPIES
+from fishermask_fast.labeling.pools import OwnPool, eval_samples, find_in_table, pool_of
 from fishermask_fast.labeling.tables import OwnTable
+from fishermask_fast.labeling.telling import tell, tell_of_a_query
 from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
 from fishermask_fast.models import find_device
 from fishermask_fast.network import (
@@ -53,7 +47,17 @@ from fishermask_fast.network import (
     to_model,
 )
 from fishermask_fast.options import QueryOptions, SelectOptions
-from fishermask_fast.strategies import STRATEGIES, Picks, announce, check, estimated, predict
+from fishermask_fast.strategies import (
+    Forecast,
+    Picks,
+    announce,
+    check,
+    check_samples,
+    estimated,
+    pick,
+    predict,
+    unread,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,72 +73,70 @@ def select_samples(options: SelectOptions) -> None:
         _check_free(options.out)
     with _processes(options) as ranks:
         if options.embeddings is not None:
-            ranks.attempt(lambda: _select_embeddings(options, ranks))
+            ranks.attempt(lambda: None if ranks.number else select_embeddings(options))
         else:
             _select(options, ranks)
 
 
 def _select(options: SelectOptions, ranks: Ranks) -> None:
-    progress = ranks.number == 0
-    name = cast(str, options.model)
-    found = _find(options)
-    if isinstance(found, OwnImages):
-        label_studio.places(found.root, found.unlabeled, options.document_root)
-    elif options.document_root is not None:
-        raise ValueError("--document-root is where Label Studio finds images; it needs some")
-    look = Look.of(name, options.image_size, options.mean, options.std)
-    kind: Kind = "images" if isinstance(found, OwnImages) else "texts" if found.text else "table"
-    shape: tuple[int, ...] = (3, look.size, look.size)
-    if isinstance(found, OwnTable):
-        shape = () if found.text else (len(found.columns()),)
-    logger.info("found %d to pick from, %d labeled", len(found.unlabeled), len(found.labeled))
-    trained = load_trained(name, options.checkpoint, kind, shape)
-    logger.info("model %s: %d parameters", name, sum(p.numel() for p in trained.model.parameters()))
-    query = _query(options, trained, progress, ranks)
-    names = list(options.classes or trained.classes or _label_names(found.classes, query))
-    if trained.prepare is None:
-        names = _checked(options, names, trained, query, torch.zeros(1, *shape))
-    device = find_device(_device(options, ranks))
-    trained.model.to(device)
-    _check_enough(options.n, len(found.unlabeled), kind)
+    # What fails for one process, such as a file that its machine lacks, ends all.
+    found, look, trained, query, names = ranks.attempt(lambda: _begin(options, ranks))
+    kind = _kind(found)
+    say = _say if ranks.number == 0 else _say_nothing
+    asked = ranks.attempt(lambda: Asked.of(options, found, say))
     size, rank = ranks.size, ranks.number
 
     def part(n: int) -> slice:
         return slice(rank * n // size, (rank + 1) * n // size)
 
     logger.info("reading")
-    pool = pool_of(found, look, trained.prepare, progress=progress, ranks=ranks, part=part)
+    pool = pool_of(found, look, trained.prepare, progress=query.progress, ranks=ranks, part=part)
     _check_enough(options.n, len(pool), kind)
+    counts = ranks.everyone(len(pool.unlabeled))  # type: ignore[arg-type]
+    mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    query = replace(query, samples=asked.places(options.n, pool.names, mine, say))
+    notes = pool.notes
+    if options.eval_data is not None:
+        aimed, more = eval_samples(
+            options.eval_data,
+            pool,
+            trained.prepare,
+            progress=query.progress,
+            ranks=ranks,
+            part=part,
+        )
+        notes = (*notes, *more)
+        query = replace(query, samples=replace(query.samples, eval_data=aimed))
+    check_samples(options.strategy, query)
     if rank == 0:
-        for line in summary(pool.notes):
-            print(printable(line), file=sys.stderr)
-    if trained.prepare is not None and len(pool.unlabeled):  # type: ignore[arg-type]
+        for line in summary(notes):
+            say(line)
+        if ignored := unread(options.strategy, query):
+            logger.warning("strategy %s does not read %s", options.strategy, ", ".join(ignored))
+
+    def checked() -> list[str]:
+        if trained.prepare is None or not len(pool.unlabeled):  # type: ignore[arg-type]
+            return names
         some = Pool.of(pool.unlabeled, "pool").first(1)
-        names = _checked(options, names, trained, query, some)
-    classes = max(ranks.everyone(names), key=len)
+        return _checked(options, names, trained, query, some)
+
+    classes = max(ranks.everyone(ranks.attempt(checked)), key=len)
+    if query.class_weight is not None:
+        known = ranks.attempt(lambda: label_places(pool.known, classes))
+        query = replace(query, samples=replace(query.samples, labels=known))
     labeled: Any = pool.labeled if pool.labeled is not None else Subset(pool.unlabeled, [])
     if options.inspect:
         _inspect(trained, pool, query)
         return
-    if ranks.alone:
-        need = estimated(
-            options.strategy,
-            trained.model,
-            pool.unlabeled,
-            labeled,
-            options.n,
-            options.seed,
-            query,
-            always=options.dry_run,
-        )
-        if options.dry_run:
-            _tell_of_a_query(options, pool, trained, need)
-            announce(need, query)
-            return
-        announce(need, query)
+    need = ranks.attempt(lambda: _estimated(options, trained, pool, labeled, query, ranks))
+    if options.dry_run:
+        tell_of_a_query(options, pool, trained, need)
+    announce(need, query)
+    if options.dry_run:
+        return
     logger.info("query: %d picks of %d by %s", options.n, len(pool), options.strategy)
-    picks = STRATEGIES[options.strategy](
-        trained.model, pool.unlabeled, labeled, options.n, options.seed, query
+    picks = pick(
+        options.strategy, trained.model, pool.unlabeled, labeled, options.n, options.seed, query
     )
     for step, seconds in picks.info.get("seconds", {}).items():
         logger.info("%s took %.2f s", step, seconds)
@@ -149,12 +151,76 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
             classes,
             several,
             options.strategy,
-            name,
+            trained.name,
             options.document_root,
         )
         logger.info("writing %s", options.out)
         files.write(options.out)
-        _tell(options.out, pool, files)
+        tell(options.out, pool, files)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _say_nothing(line: str) -> None:
+    """Of several processes the first speaks."""
+
+
+def _begin(
+    options: SelectOptions, ranks: Ranks
+) -> tuple[OwnImages | OwnTable, Look, Trained, QueryOptions, list[str]]:
+    """What is found, how it is seen, by which model, how picked, and the names of its outputs."""
+    name = cast(str, options.model)
+    found = _find(options)
+    if isinstance(found, OwnImages):
+        label_studio.places(found.root, found.unlabeled, options.document_root)
+    elif options.document_root is not None:
+        raise ValueError("--document-root is where Label Studio finds images; it needs some")
+    look = Look.of(name, options.image_size, options.mean, options.std)
+    shape: tuple[int, ...] = (3, look.size, look.size)
+    if isinstance(found, OwnTable):
+        shape = () if found.text else (len(found.columns()),)
+    logger.info("found %d to pick from, %d labeled", len(found.unlabeled), len(found.labeled))
+    trained = load_trained(name, options.checkpoint, _kind(found), shape)
+    logger.info("model %s: %d parameters", name, sum(p.numel() for p in trained.model.parameters()))
+    query = _query(options, trained, ranks)
+    names = list(options.classes or trained.classes or _label_names(found.classes, query))
+    if trained.prepare is None:
+        names = _checked(options, names, trained, query, torch.zeros(1, *shape))
+    trained.model.to(find_device(_device(options, ranks)))
+    _check_enough(options.n, len(found.unlabeled), _kind(found))
+    return found, look, trained, query, names
+
+
+def _kind(found: OwnImages | OwnTable) -> Kind:
+    if isinstance(found, OwnImages):
+        return "images"
+    return "texts" if found.text else "table"
+
+
+def _estimated(
+    options: SelectOptions,
+    trained: Trained,
+    pool: OwnPool,
+    labeled: Any,
+    query: QueryOptions,
+    ranks: Ranks,
+) -> Forecast | None:
+    """What the query will take; of several processes the first tells it by its own part."""
+    if ranks.number:
+        return None
+    share = -(-query.fisher_samples // ranks.size)
+    return estimated(
+        options.strategy,
+        trained.model,
+        pool.unlabeled,
+        labeled,
+        options.n,
+        options.seed,
+        replace(query, group=None, progress=False, fisher_samples=share),
+        always=options.dry_run,
+    )
 
 
 @contextmanager
@@ -166,8 +232,6 @@ def _processes(options: SelectOptions) -> Iterator[Ranks]:
         return
     if options.dry_run or options.inspect:
         raise ValueError("--dry-run and --inspect are for one process")
-    if options.query.mask == "middle":
-        raise ValueError("mask middle is for one process")
     import torch.distributed as dist
 
     on_gpu = find_device(_device(options, None)).type == "cuda"
@@ -198,7 +262,8 @@ def _check_free(out: Path) -> None:
 def _find(options: SelectOptions) -> OwnImages | OwnTable:
     if options.unlabeled is not None:
         return from_folders(options.unlabeled, options.labeled)
-    return find_in_table(cast(Path, options.csv), options.label_column)
+    aside = [each for each in (options.cluster_column, options.cost_column) if each is not None]
+    return find_in_table(cast(Path, options.csv), options.label_column, aside)
 
 
 def _label_names(classes: Sequence[str], query: QueryOptions) -> list[str]:
@@ -208,8 +273,8 @@ def _label_names(classes: Sequence[str], query: QueryOptions) -> list[str]:
     return sorted({name for each in classes for name in each.split(label_studio.BETWEEN)})
 
 
-def _query(options: SelectOptions, trained: Trained, progress: bool, ranks: Ranks) -> QueryOptions:
-    query = replace(options.query, progress=progress, group=ranks.group)
+def _query(options: SelectOptions, trained: Trained, ranks: Ranks) -> QueryOptions:
+    query = replace(options.query, progress=ranks.number == 0, group=ranks.group)
     if query.likelihood is None and trained.likelihood is not None:
         query = replace(query, likelihood=trained.likelihood)
     if query.likelihood == "gaussian":
@@ -275,104 +340,6 @@ def _inspect(trained: Trained, pool: OwnPool, query: QueryOptions) -> None:
         some,
         likelihood=query.likelihood or "categorical",
         head=query.head,
-        lamb=query.lamb,
+        lamb=1.0 if isinstance(query.lamb, str) else query.lamb,
     )
     print(report)
-
-
-def _tell_of_a_query(options: SelectOptions, pool: OwnPool, trained: Trained, need: Any) -> None:
-    print(f"{options.n:,} picks by {options.strategy} with {trained.name}")
-    print(_counts(pool))
-    for name, some in sorted_notes(pool.notes).items():
-        if some:
-            print(f"{name:<13} {len(some):,}")
-    if need is None:
-        print(f"{options.strategy} takes one pass over the pool, and little memory beside it")
-    else:
-        print(need)
-    print("nothing was written")
-
-
-def _counts(pool: OwnPool) -> str:
-    what = "images" if pool.kind == "images" else "rows"
-    known = len(pool.labels) if pool.labeled is not None else 0
-    if pool.look is not None:
-        unread = {str(note.path) for note in pool.notes if note.what == SKIPPED}
-        assert isinstance(pool.found, OwnImages)
-        known = sum(1 for path in pool.found.labeled if str(path) not in unread)
-    return f"{len(pool):,} unlabeled {what} and {known:,} labeled ones"
-
-
-def _tell(out: Path, pool: OwnPool, files: Files) -> None:
-    print(_counts(pool))
-    print(f"picks         {out / PICKS_FILE}")
-    tasks = f"{out / TASKS_FILE}, labelling configuration {out / LABELS_FILE}"
-    server = files.places(out)
-    if server is not None:
-        storages = ", ".join(map(str, server.storages))
-        print(
-            printable(
-                f"picture       {out / GRID_NAME}.png\n"
-                f"label studio  {tasks};\n"
-                f"              a server with LOCAL_FILES_SERVING_ENABLED=true and "
-                f"LOCAL_FILES_DOCUMENT_ROOT={server.root}\n"
-                f"              shows them once the project has a Local Files storage of {storages}"
-            )
-        )
-        if files.copies:
-            _tell_copies(out / COPIES, len(files.copies), server)
-    else:
-        print(f"label studio  {tasks}")
-    _tell_notes(out, pool.notes)
-
-
-def _tell_copies(folder: Path, n: int, server: label_studio.Places) -> None:
-    print(f"              {n:,} of formats that no browser shows have PNG copies in {folder}")
-    if Path(os.path.abspath(folder)) not in server.storages:
-        print("              which lies outside the document root: it cannot show these")
-
-
-def _tell_notes(out: Path, notes: Sequence[Note]) -> None:
-    for name, some in sorted_notes(notes).items():
-        if some:
-            print(f"{name:<13} {len(some):,}, listed in {out / name}.csv")
-
-
-def _select_embeddings(options: SelectOptions, ranks: Ranks) -> None:
-    """Without a network, by the first process alone: a file of embeddings is read in no time."""
-    if ranks.number:
-        return
-    found = read_embeddings(cast(Path, options.embeddings))
-    _check_enough(options.n, len(found.unlabeled), "embeddings")
-    query = replace(options.query, progress=True)
-    classes = check_classes(list(options.classes or ()), found.probabilities.shape[1])
-    if options.dry_run:
-        n_classes, n_features = found.probabilities.shape[1], found.embeddings.shape[1]
-        print(
-            f"{options.n:,} picks by {options.strategy}, a head of {n_classes:,} x {n_features:,}"
-        )
-        print(_embedding_counts(found))
-        print("nothing was written")
-        return
-    picks = pick_embeddings(found, options.n, options.strategy, options.seed, query)
-    rows = found.unlabeled[picks.indices]
-    several = query.likelihood == "bernoulli"
-    predictions = Predictions.of(found.probabilities[rows], classes, several)
-    scores = picks.info.get("scores") or [None] * len(rows)
-    header = ["row", *(["name"] if found.names else [])]
-    lines = []
-    for rank, (row, score, labels, p) in enumerate(
-        zip(rows.tolist(), scores, predictions.labels, predictions.probabilities, strict=True),
-        1,
-    ):
-        named = [found.names[row]] if found.names else []
-        said = "" if score is None else f"{score:.6g}"
-        lines.append([row, *named, rank, said, "; ".join(labels), f"{p:.3f}"])
-    with folder_written_whole(options.out) as draft:
-        write_csv(draft / PICKS_FILE, [*header, "rank", "score", "predicted", "probability"], lines)
-    print(_embedding_counts(found))
-    print(f"picks         {options.out / PICKS_FILE}")
-
-
-def _embedding_counts(found: OwnEmbeddings) -> str:
-    return f"{len(found.unlabeled):,} unlabeled rows and {len(found.labeled):,} labeled ones"

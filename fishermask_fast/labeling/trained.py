@@ -116,7 +116,7 @@ def load_trained(
         model, prepare = own_result(name, None)
         return Trained(name, model.eval(), prepare)
     if checkpoint is None:
-        raise ValueError(f"--checkpoint is needed: the trained weights of {name}")
+        raise ValueError(f"--checkpoint is needed, the trained weights of --model {name}")
     if kind == "texts" and not is_own(name):
         raise ValueError(
             f"model must be hf:FOLDER or package.module:function for texts; got {name!r}"

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import listed
 from fishermask_fast.files import open_file
 from fishermask_fast.memory import available_memory
 
@@ -223,4 +224,4 @@ def _likely_prefixes(tensors: Collection[str], needed: Collection[str]) -> list[
 
 
 def _some(names: Collection[str]) -> str:
-    return ", ".join([name[:80] for name in sorted(names)[:SHOWN]] + ["..."] * (len(names) > SHOWN))
+    return listed([name[:80] for name in sorted(names)], SHOWN)

@@ -2,8 +2,8 @@
 
 Rooms in reading order: likelihood (what each must say), categorical (softmax: R^T R = diag(p) - p
 p^T), bernoulli (R = diag(sqrt(p (1 - p)))), gaussian (R = I), custom (a function of the user's),
-names (which of them an argument stands for), top_class (one row a sample, by name).
-May import: checks.
+names (which of them an argument stands for), top_class (one row a sample, by name). May import:
+checks.
 """
 
 from __future__ import annotations

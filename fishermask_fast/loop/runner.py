@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fishermask_fast.datasets import load_data
+from fishermask_fast.datasets import load_data, sorted_notes, write_notes
 from fishermask_fast.loop.records import ROUNDS_FILE, RunFolder, fresh_folder
 from fishermask_fast.loop.report import learning_curves, read_runs, tables
 from fishermask_fast.loop.rounds import Round
@@ -35,9 +35,9 @@ def run_experiments(options: RunOptions) -> None:
     """
     # A package that is missing is better found before the training than after it.
     import_module("matplotlib")
-    shows_progress = sys.stderr.isatty()
+    on_a_terminal = sys.stderr.isatty()
     # Each seed has its own pool, initial set and folder: all are checked before the first one runs.
-    experiments = [make_experiment(options, seed, shows_progress) for seed in options.seed]
+    experiments = [make_experiment(options, seed, progress=True) for seed in options.seed]
     with ExitStack() as opened:
         folders = []
         for experiment in experiments:
@@ -48,7 +48,7 @@ def run_experiments(options: RunOptions) -> None:
             record_seeds(options.out, options.seed)
         try:
             for experiment, folder in zip(experiments, folders, strict=True):
-                _run_in(experiment, folder, shows_progress)
+                _run_in(experiment, folder, on_a_terminal)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_way_to_resume(options, folders)) from None
         if len(options.seed) > 1 and options.out is not None:
@@ -70,7 +70,7 @@ def make_experiment(options: RunOptions, seed: int, progress: bool = False) -> E
     """The experiment of one seed, all of it checked before anything is trained."""
     device = find_device(options.device)
     names = _strategies(options)
-    data = load_data(replace(options.data, seed=seed))
+    data = load_data(replace(options.data, seed=seed), progress)
     model = options.model or default_model(data.kind, data.name)
     experiment = Experiment(
         data,
@@ -110,7 +110,7 @@ def _folder(options: RunOptions, experiment: Experiment) -> Path:
     return options.out / f"seed{seed}" if len(options.seed) > 1 else options.out
 
 
-def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> None:
+def _run_in(experiment: Experiment, folder: RunFolder, on_a_terminal: bool) -> None:
     tqdm: Any = import_module("tqdm").tqdm
     schedule, data = experiment.schedule, experiment.data
     print(
@@ -126,7 +126,7 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
         initial=len(rounds),
         desc="rounds",
         leave=False,
-        disable=not shows_progress,
+        disable=not on_a_terminal,
     ) as bar:
 
         def show(last: bool) -> None:
@@ -142,6 +142,8 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
 
         show(last=False)
         for entry in experiment.run(folder):
+            if not rounds:
+                write_notes(folder.path, data.notes)
             rounds.append(entry)
             bar.update()
             show(last=False)
@@ -153,3 +155,6 @@ def _run_in(experiment: Experiment, folder: RunFolder, shows_progress: bool) -> 
         f"record   {folder.path / ROUNDS_FILE}"
     )
     print(f"picture  {curve}.png")
+    for name, some in sorted_notes(data.notes).items():
+        if some:
+            print(f"{name:<9}{len(some):,}, listed in {folder.path / name}.csv")

@@ -1,7 +1,8 @@
 """Which k of a network's P parameters count, by their scores f_i.
 
 Rooms: mask (FisherMask), size (how many parameters), choice (which of them), heads (which of them
-are the head's), checks (what a mask must be), mask_file (on disk). May import: network and below.
+are the head's), checks (what a mask must be), mask_file (on disk). May import: network, plotting,
+checks, memory, files.
 """
 
 from __future__ import annotations

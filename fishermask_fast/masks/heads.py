@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from fishermask_fast.masks.checks import Shapes
@@ -14,6 +12,7 @@ from fishermask_fast.network import (
     head_names,
     head_parameters,
     is_under,
+    last_layers,
 )
 
 
@@ -68,8 +67,8 @@ def head_in(shapes: Shapes, head: Head | None, *, required: bool) -> tuple[str, 
                     "module or use keep_head=False"
                 )
             raise ValueError(
-                f"several layers may be the head: {_listed(matrices)}; name it with head=..., or "
-                "give model= and inputs= so that it is found, or use keep_head=False"
+                f"several layers may be the head: {last_layers(matrices)}; name it with head=..., "
+                "or give model= and inputs= so that it is found, or use keep_head=False"
             )
         head = matrices[0]
     parts = head_names(head)
@@ -77,8 +76,3 @@ def head_in(shapes: Shapes, head: Head | None, *, required: bool) -> tuple[str, 
     if not names:
         raise ValueError(f"head {head!r} has no trainable parameters; there are {list(shapes)}")
     return names
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(name or "the model itself" for name in names[-8:])
-    return shown if len(names) <= 8 else f"{len(names)} of them, such as {shown}"

@@ -140,7 +140,7 @@ def size_of_mask(
 
     Raises:
         TypeError: a number of the wrong type.
-        ValueError: as `mask_size`.
+        ValueError: as `mask_size`, or "middle" of a model without other layers than the head.
     """
     check_size(fraction, n_parameters)
     if method == "relative":
@@ -150,12 +150,31 @@ def size_of_mask(
     n_head = sum(math.prod(shapes[name]) for name in names)
     if method == "head":
         return MaskSize(n_head, True, "the whole head")
+    if method == "middle":
+        return _size_without_head(total_size(shapes), n_head, fraction, n_parameters)
     if method == "per_layer" and fraction is not None:
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         others = (s for name, s in sizes.items() if not (keep_head and name in names))
         k = n_head * keep_head + sum(math.ceil(share_of(fraction, size)) for size in others)
         return MaskSize(k, keep_head, f"fraction {fraction:g} of each tensor")
     return mask_size(total_size(shapes), n_head, fraction, n_parameters, keep_head)
+
+
+def _size_without_head(
+    total: int, n_head: int, fraction: float | None, n_parameters: int | None
+) -> MaskSize:
+    """Of a mask that holds nothing of the head: as many, if the other layers have them."""
+    others = total - n_head
+    if not others:
+        raise ValueError('mask "middle" needs trainable parameters outside the head; it has none')
+    size = mask_size(total, n_head, fraction, n_parameters, False)
+    if size.k <= others:
+        return size
+    if fraction is None and n_parameters is None:
+        return MaskSize(others, False, "all outside the head")
+    raise ValueError(
+        f'mask "middle" holds at most the {others} parameters outside the head; got k = {size.k}'
+    )
 
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:

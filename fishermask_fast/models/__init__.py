@@ -1,7 +1,7 @@
 """Networks by name, untrained: small ones of ours, torchvision's and timm's, and one's own.
 
 Rooms: networks (all of them by name), named (those of others), transformers (a small Vision
-Transformer), devices (where they compute). May import: network and below.
+Transformer), devices (where they compute). May import: options.
 """
 
 from __future__ import annotations

@@ -123,8 +123,8 @@ def own_function(name: str) -> Callable[..., Any]:
     with _this_folder():
         try:
             found: Any = importlib.import_module(module_name)
-        # Somebody's module can fail with anything.
-        except Exception as error:
+        # Somebody's module can fail with anything, and a script may end the program.
+        except (Exception, SystemExit) as error:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"model {name}: {module_name} cannot be imported: {what}") from error
     for part in attribute.split("."):
@@ -184,7 +184,7 @@ def own_result(name: str, n_classes: int | None) -> tuple[nn.Module, Callable[..
     )
     try:
         found = function(**{str(argument): given[0]}) if by_name and given else function(*given)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"model {name} failed: {type(error).__name__}: {error}") from error
     model, prepare = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
     if not isinstance(model, nn.Module) or not (prepare is None or callable(prepare)):

@@ -4,7 +4,8 @@ Rooms: evaluation (eval mode and what is restored after it), attributes (tensors
 batches (samples by index), collating (batches that hold what was asked for), graph (which operation
 consumes which parameter), threads (one reader at a time), head (which layer gives the logits),
 stated (what a model says of its likelihood), advice (what looks wrong in outputs and data),
-predictions (probabilities, and the head's inputs). May import: likelihoods and below.
+predictions (probabilities, and the head's inputs). May import: likelihoods, progress, checks,
+arithmetic.
 """
 
 from __future__ import annotations
@@ -61,7 +62,6 @@ from fishermask_fast.network.graph import (
     Trail,
     asking,
     find_again,
-    find_consumers,
     match_consumers,
     read_graph,
     result_shapes,
@@ -75,9 +75,10 @@ from fishermask_fast.network.head import (
     head_names,
     head_parameters,
     is_under,
+    last_layers,
     one_head,
 )
-from fishermask_fast.network.predictions import inputs_of, predict, require_head
+from fishermask_fast.network.predictions import predict
 from fishermask_fast.network.stated import (
     LIKELIHOOD_OF_PROBLEM,
     problem_type,
@@ -85,9 +86,7 @@ from fishermask_fast.network.stated import (
 )
 
 __all__ = [
-    "inputs_of",
     "predict",
-    "require_head",
     "output_warnings",
     "pool_warnings",
     "relative_difference",
@@ -100,7 +99,6 @@ __all__ = [
     "Trail",
     "asking",
     "find_again",
-    "find_consumers",
     "match_consumers",
     "read_graph",
     "result_shapes",
@@ -134,6 +132,7 @@ __all__ = [
     "same_inputs",
     "samples_of",
     "is_under",
+    "last_layers",
     "logits_of",
     "one_head",
     "outputs_of",

@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from fishermask_fast.network.batches import take
 from fishermask_fast.network.collating import Inputs, count_samples
-from fishermask_fast.network.evaluation import call
 
 # Operations that give back numbers of their input, each at most once, in another shape or dtype.
 VIEWS = frozenset(
@@ -48,15 +47,12 @@ class Graph:
         nodes: in the order in which a walk down from the logits meets them, which is the same for
             every batch that takes the same path through the model.
         users: node -> what takes its result, as (node, argument), in the order of the walk.
-        distances: node -> operations between it and the logits on the shortest way; views do not
-            count, and 0 is the operation that gives the logits.
         leaves: id of a parameter -> its place in the graph.
         opaque: names of operations defined in Python, which may use parameters unseen.
     """
 
     nodes: tuple[Node, ...]
     users: dict[Node, list[Edge]] = field(repr=False)
-    distances: dict[Node, int] = field(repr=False)
     leaves: dict[int, Node] = field(repr=False)
     opaque: tuple[str, ...]
 
@@ -85,7 +81,6 @@ class Consumer:
         kind: the node's name, such as "AddmmBackward0".
         argument: which of the node's arguments (of its `next_functions`) the parameter is.
         path: kinds of the operations between, the parameter's users first; empty for none.
-        distance: operations between it and the logits on the shortest way, views not counted.
     """
 
     parameter: str
@@ -93,12 +88,6 @@ class Consumer:
     kind: str
     argument: int
     path: tuple[str, ...]
-    distance: int
-
-    @property
-    def direct(self) -> bool:
-        """Whether the parameter's own numbers are consumed: no arithmetic lies between."""
-        return VIEWS.issuperset(self.path)
 
 
 @dataclass(frozen=True)
@@ -115,16 +104,6 @@ class Consumers:
     uses: dict[str, tuple[Consumer, ...]]
     trails: dict[str, Trail] = field(repr=False)
     unknown: frozenset[str] = frozenset()
-
-    @property
-    def unreached(self) -> tuple[str, ...]:
-        """Parameters on which the logits do not depend."""
-        return tuple(n for n, found in self.uses.items() if not found and n not in self.unknown)
-
-    def last(self) -> tuple[Consumer, ...]:
-        """All consumers, the nearest to the logits first."""
-        found = [use for uses in self.uses.values() for use in uses]
-        return tuple(sorted(found, key=lambda use: use.distance))
 
 
 def read_graph(logits: Tensor) -> Graph:
@@ -149,23 +128,7 @@ def read_graph(logits: Tensor) -> Graph:
             if source is not None:
                 users.setdefault(source, []).append((node, argument))
                 stack.append(source)
-    return Graph(tuple(order), users, _distances(root), leaves, tuple(opaque))
-
-
-def _distances(root: Node | None) -> dict[Node, int]:
-    found: dict[Node, int] = {}
-    ring, distance = ([] if root is None else [root]), 0
-    while ring:
-        following: list[Node] = []
-        while ring:
-            node = ring.pop()
-            if node in found:
-                continue
-            found[node] = distance
-            near = ring if node.name() in VIEWS else following
-            near.extend(source for source, _ in node.next_functions if source is not None)
-        ring, distance = following, distance + 1
-    return found
+    return Graph(tuple(order), users, leaves, tuple(opaque))
 
 
 def result_shapes(node: Node) -> tuple[tuple[int, ...], ...]:
@@ -213,36 +176,6 @@ def find_again(graph: Graph, parameter: Tensor, trail: Trail) -> tuple[Edge, ...
         return None if trail.steps else ()
     found, uses, _ = climb(graph, leaf, lambda number, node: number in trail.stops)
     return uses if found == trail else None
-
-
-def find_consumers(
-    model: nn.Module, inputs: Inputs, names: Collection[str] | None = None
-) -> Consumers:
-    """Finds out which operation consumes each parameter, by a forward pass of two samples and one
-    of three.
-
-    Args:
-        model: as `evaluation.evaluating` gives it.
-        inputs: a batch, whose first two samples are tried.
-        names: parameters asked for; all of them by default.
-
-    Returns:
-        Their consumers.
-
-    Raises:
-        ValueError: an output that is no logits.
-
-    Example:
-        >>> with evaluating(model) as net:
-        ...     nearest = find_consumers(net, inputs).last()[0]
-        >>> nearest.parameter, nearest.kind
-        ('fc.weight', 'AddmmBackward0')
-    """
-    parameters = dict(model.named_parameters())
-    wanted = {name: parameters[name] for name in (parameters if names is None else names)}
-    with asking(wanted.values()):
-        few, more = (read_graph(call(model, some)) for some in trial_samples(inputs))
-    return match_consumers(few, more, wanted)
 
 
 @contextmanager
@@ -298,9 +231,8 @@ def match_consumers(few: Graph, more: Graph, wanted: Mapping[str, Tensor]) -> Co
             continue
         trails[name], found, between = climb(few, leaf, lambda number, node: node in grown)
         uses[name] = tuple(
-            Consumer(name, node, node.name(), argument, _path(edge, between), few.distances[node])
-            for edge in found
-            for node, argument in [edge]
+            Consumer(name, node, node.name(), argument, _path((node, argument), between))
+            for node, argument in found
         )
         if not found:
             # The logits themselves do not grow: whose numbers they are cannot be told.

@@ -8,6 +8,7 @@ same module owns it, and a low-rank product added to another, an adapter, is non
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -54,13 +55,17 @@ def find_head(model: nn.Module, inputs: object = None) -> Head | None:
         return _read_head(model, model_inputs(inputs))
     found = head_candidates(unwrap(model))
     if len(found) > 1:
-        shown = ", ".join(found[-8:])
         raise ValueError(
-            f"{len(found)} layers of the model may be its head: "
-            f"{'..., ' if len(found) > 8 else ''}{shown}; give inputs= (a batch), so that it is "
-            "read from the logits' graph, or name it with head=..."
+            f"{len(found)} layers of the model may be its head: {last_layers(found)}; give inputs= "
+            "(a batch), so that it is read from the logits' graph, or name it with head=..."
         )
     return found[0] if found else None
+
+
+def last_layers(names: Sequence[str]) -> str:
+    """The last of some layers, among which the head is likeliest."""
+    more = ["..."] if len(names) > 8 else []
+    return ", ".join([*more, *(name or "the model itself" for name in names[-8:])])
 
 
 def one_head(model: nn.Module) -> Head | None:

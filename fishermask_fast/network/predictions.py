@@ -20,6 +20,7 @@ from fishermask_fast.network.evaluation import (
     unwrap,
 )
 from fishermask_fast.network.head import Head, find_head
+from fishermask_fast.progress import progress_bar
 
 BATCH_SIZE = 256
 
@@ -34,6 +35,7 @@ def predict(
     likelihood: str = "categorical",
     head: Head | None = None,
     indices: Sequence[int] | None = None,
+    progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all samples and, where asked for, the head's inputs.
 
@@ -45,6 +47,7 @@ def predict(
         head: The head's name; None reads it from the graph of a sample's logits.
         indices: Of the samples to read, ascending; None for all.
         likelihood: ``"categorical"``, or ``"bernoulli"`` for the probability of each label itself.
+        progress: Show how far it is.
 
     Returns:
         Log-probabilities (N, C), and the head's inputs (N, d), or (N, 0) unless asked for; both
@@ -59,7 +62,10 @@ def predict(
     module = _head_module(model, samples.first(1), head) if hidden else ""
     seen: list[Tensor] = []
     log_p, inputs = [], []
-    with evaluating(model) as net:
+    with (
+        evaluating(model) as net,
+        progress_bar(len(samples), "predictions", "samples", progress) as advance,
+    ):
         device = device_of(net)
         handle = None
         if hidden:
@@ -73,6 +79,7 @@ def predict(
                 likelihood_of(likelihood).check_shape(logits.shape)
                 check_finite("the model's logits", logits, start, len(samples))
                 start += len(logits)
+                advance(len(logits))
                 log_p.append(_log_probabilities(logits.double(), likelihood).cpu())
                 if hidden:
                     inputs.append(_vectors(seen.pop(), len(logits), module))
@@ -99,11 +106,6 @@ def require_head(model: nn.Module, inputs: Inputs, head: Head | None = None) -> 
     if found is None:
         raise ValueError("model must end in a head, such as nn.Linear; found none")
     return found
-
-
-def inputs_of(pool: Any) -> Inputs:
-    """The first sample of a pool, as a batch."""
-    return Pool.of(pool, "pool").first(1)
 
 
 def _head_module(model: nn.Module, inputs: Inputs, given: Head | None) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast import reference
+from fishermask_fast.triangles import mirrored, packed, unpacked
 
 _FACTORS = "Tensor middle, Tensor? coupling, Tensor? hidden, Tensor? head_index"
 SCHEMAS = {
@@ -81,25 +82,6 @@ def _chunks(
         yield some, _rows(wide, c, h, head_index)
 
 
-def _symmetric(lower: Tensor) -> Tensor:
-    """The symmetric matrix of a lower triangle; what stands above it is not read."""
-    return lower.tril() + lower.tril(-1).mT
-
-
-def _unpacked(packed: Tensor, r: int) -> Tensor:
-    """Symmetric matrices (n, r, r) of packed lower triangles (n, r (r + 1) / 2)."""
-    rows, columns = torch.tril_indices(r, r)
-    out = packed.new_empty(len(packed), r, r)
-    out[:, rows, columns] = packed
-    out[:, columns, rows] = packed
-    return out
-
-
-def _packed(matrices: Tensor) -> Tensor:
-    rows, columns = torch.tril_indices(*matrices.shape[-2:])
-    return matrices[..., rows, columns]
-
-
 def score_update(
     middle: Tensor,
     coupling: Tensor | None,
@@ -126,7 +108,7 @@ def score_update(
         products = [
             tuple((v @ one.to(dtype)).double() * scale for one in update) for update in updates
         ]
-        new_a, new_b, before = _updated(products, _unpacked(a[some], r), _unpacked(b[some], r))
+        new_a, new_b, before = _updated(products, unpacked(a[some], r), unpacked(b[some], r))
         if updates:  # without any, the scores are asked for and not told
             before[0] = scores[some]
         for t in range(len(ranks)):
@@ -134,7 +116,7 @@ def score_update(
             reaching = some[before[t] >= thresholds[t]]
             if len(reaching):
                 first_index[t] = torch.minimum(first_index[t], reaching.min())
-        a[some], b[some], scores[some] = _packed(new_a), _packed(new_b), before[-1]
+        a[some], b[some], scores[some] = packed(new_a), packed(new_b), before[-1]
     return best, best_index, first_index
 
 
@@ -182,8 +164,8 @@ def inverse_products(
     assert wide is not None
     rows = _rows(wide, c, d, head_index) * scale
     p, r = rows @ u.mT, rows @ w.mT
-    y = rows @ _symmetric(first) - sign * p @ u
-    z = rows @ _symmetric(second) - sign * (p @ w + r @ u)
+    y = rows @ mirrored(first) - sign * p @ u
+    z = rows @ mirrored(second) - sign * (p @ w + r @ u)
     return rows, y, z
 
 
@@ -222,7 +204,7 @@ def quadratic_forms(
     matrices: list[Tensor],
 ) -> Tensor:
     n, r, _ = middle.shape
-    full = [_symmetric(matrix) for matrix in matrices]
+    full = [mirrored(matrix) for matrix in matrices]
     out = middle.new_empty(len(matrices), n, r, r, dtype=torch.float64)
     every = torch.arange(n)
     for some, v in _chunks(every, middle, coupling, hidden, head_index, torch.float64):

@@ -64,8 +64,8 @@ def score_update(
         b: B likewise.
         scores: changed in place; before the call the score that A and B stand for.
         scale: V is scale * factors.
-        float64_products: whether P and R are computed in float64 where the factors are float32.
-            Always on a GPU whose float32 products torch is allowed to take in TF32.
+        float64_products: whether P and R are computed in float64 where the factors are float32. A
+            GPU takes float32 products in TF32 where torch may; a selection sets that aside.
 
     Returns:
         (T,) tensors over the candidates in `index`, for the scores before each update: the largest,
@@ -98,7 +98,7 @@ def score_update(
             list(ranks),
             scale,
             thresholds.contiguous(),
-            float64_products or (on_gpu and _tf32_is_on()),
+            float64_products,
             a,
             b,
             scores,
@@ -142,10 +142,6 @@ def contiguous_parts(
         None if factors.hidden is None else factors.hidden.contiguous(),
         None if factors.head_index is None else factors.head_index.contiguous(),
     )
-
-
-def _tf32_is_on() -> bool:
-    return torch.backends.cuda.matmul.fp32_precision not in ("ieee", "none")
 
 
 @torch.library.register_fake("fishermask_fast::score_update")  # type: ignore[untyped-decorator]

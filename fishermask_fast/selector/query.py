@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,6 @@ class Query:
         unlabeled: Any,
         labeled: Any,
         progress: bool = False,
-        eval_data: Any = None,
     ) -> Query:
         """The query for some data.
 
@@ -90,8 +89,7 @@ class Query:
         known = NOTHING
         if labeled is not None or parameters.group is not None:
             known = ranks.part(labeled, "labeled")
-        aim = NOTHING if eval_data is None else ranks.part(eval_data, "eval_data")
-        return cls(parameters, ranks, pool, known, progress, aim=aim)
+        return cls(parameters, ranks, pool, known, progress)
 
     @property
     def some(self) -> Part:
@@ -117,24 +115,37 @@ class Query:
         if n and not isinstance(weights, str):
             check_weights(weights, n, torch.device("cpu"), "eval_weights")
 
-    def check_samples(self) -> None:
+    def check_aim(self) -> None:
+        """Raise where eval_data hold no sample on any rank.
+
+        Raises:
+            ValueError: says so.
+        """
+        if not self.aim.n_total:
+            raise ValueError("eval_data hold no samples; expected at least one, or None")
+
+    def check_samples(self) -> int:
         """One sample of each part through the model, so that a wrong width is found at once.
+
+        Returns:
+            How many outputs it has; 0 where this process has no samples.
 
         Raises:
             ValueError: The model does not take it, or its outputs are not the likelihood's.
         """
         named = ((self.pool, self.name), (self.known, "labeled"), (self.aim, "eval_data"))
-        for part, name in named:
-            self.ranks.attempt(partial(self._check_sample, part, name))
+        found = [self.ranks.attempt(partial(self._check_sample, *each)) for each in named]
+        return max(found)
 
-    def _check_sample(self, part: Part, name: str) -> None:
+    def _check_sample(self, part: Part, name: str) -> int:
         if not len(part):
-            return
+            return 0
         own = self.parameters
         with evaluating(own.model, own.device) as net, torch.no_grad():
             inputs = to_model(part.some, device_of(net), input_dtype(net, part.some))
             found = outputs_of_samples(net, inputs, name)
         likelihood_of(own.likelihood).check_shape(found.shape)
+        return found.shape[1] if found.ndim > 1 else 1
 
     def warn(self) -> None:
         """Tell, once, what looks wrong in outputs and data."""
@@ -171,6 +182,11 @@ class Query:
         if own.mask == "head":
             return FisherMask.head(own.model, () if head is None else head)
         if head is None or not head_parameters(own.model, head):
+            if own.mask == "middle" and head is None:
+                raise ValueError(
+                    'mask "middle" leaves the head out, and no layer was found to be it: name it '
+                    "with head="
+                )
             why = "no layer was found to be its head" if head is None else f"{head} is frozen"
             logger.warning("the model's head takes no part in the mask: %s", why)
             head = ()
@@ -178,6 +194,8 @@ class Query:
             return FisherMask.random(
                 own.model, own.fraction, n_parameters=own.n_parameters, seed=own.seed, head=head
             )
+        if own.mask == "middle":
+            return self._middle_mask(head)
         return FisherMask.from_scores(
             self._scores(),
             own.fraction,
@@ -187,6 +205,19 @@ class Query:
             head=head,
             keep_head=own.keep_head,
         )
+
+    def _middle_mask(self, head: Head) -> FisherMask:
+        """The largest of all entries outside the head."""
+        own, scores = self.parameters, self._scores()
+        size = own.mask_size(head)
+        assert size is not None
+        for name in own.trainable_head(head):
+            # Below what any Fisher diagonal has: where other layers' entries are zero too.
+            scores[name] = torch.full_like(scores[name], -1.0)
+        mask = FisherMask.from_scores(
+            scores, n_parameters=size.k, model=own.model, head=head, keep_head=False
+        )
+        return replace(mask, method="middle", reason=size.reason)
 
     def _scores(self) -> dict[str, Tensor]:
         """The Fisher diagonal over samples drawn from both sets together."""
@@ -206,7 +237,7 @@ class Query:
                 scores[name] = scores[name] + weighted if name in scores else weighted
         return scores
 
-    def diagonal(self, part: Part, count: int) -> dict[str, Tensor]:
+    def diagonal(self, part: Part, count: int, expectation: str = "exact") -> dict[str, Tensor]:
         """This process's share of the Fisher diagonal over `count` samples of a data set."""
         own = self.parameters
         drawn = draw(part.n_total, count, torch.Generator().manual_seed(int(own.seed)))
@@ -218,6 +249,7 @@ class Query:
             part.data,
             likelihood=own.likelihood,
             n_samples=len(mine),
+            expectation=expectation,
             seed=own.seed,
             batch_size=own.batch_size,
             device=own.device,

@@ -48,7 +48,8 @@ class FisherMaskSelector:
             head, at most 4,096 or the head and 512 beside it; where the head has more than 4,096,
             its parameters compete with all others for 4,096. ``mask_.reason`` says which it was.
         mask: How parameters are chosen: ``"global"``, ``"per_layer"``, ``"relative"``,
-            ``"random"``, ``"head"``, or a ``FisherMask`` made before.
+            ``"random"``, ``"head"``, ``"middle"`` (the largest outside the head), or a
+            ``FisherMask`` made before.
         keep_head: Whether the first three of them keep the whole head.
         head: Name of the head, the layer whose product with its input gives the logits: a module, a
             parameter, or a tuple of them. None reads it from the graph of a sample's logits.

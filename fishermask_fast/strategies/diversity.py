@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.interface import Picks, Pool, sizes
-from fishermask_fast.strategies.uncertainty import predict
+from fishermask_fast.strategies.uncertainty import predict, reading
 
 _CHUNK = 2**22
 
@@ -29,9 +29,9 @@ def coreset(
     Each pick is the candidate furthest from all labeled samples and all picks before it. Where
     nothing is labeled the first pick is the candidate furthest from the mean.
     """
-    h = predict(model, pool, options.batch_size, hidden=True, group=options.group)[1]
+    h = predict(model, pool, hidden=True, **reading(options))[1]
     if sum(sizes(labeled, options)):
-        centres = predict(model, labeled, options.batch_size, hidden=True, group=options.group)[1]
+        centres = predict(model, labeled, hidden=True, **reading(options))[1]
     else:
         centres = h.mean(0, keepdim=True)
     step = max(1, _CHUNK // len(h))
@@ -57,7 +57,7 @@ def badge(
     The first centre is uniform, each further one drawn with probability D_x / sum D (Arthur and
     Vassilvitskii 2007), on g_x in factors.
     """
-    log_p, h = predict(model, pool, options.batch_size, hidden=True, group=options.group)
+    log_p, h = predict(model, pool, hidden=True, **reading(options))
     a = log_p.exp()
     a[torch.arange(len(a)), a.argmax(1)] -= 1
     return Picks(factored_kmeans_plusplus(a, h, n, torch.Generator().manual_seed(seed)))

@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import sys
+import time
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
+from torch.utils.data import Subset
 
 from fishermask_fast.estimates import Estimate
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.progress import duration
 from fishermask_fast.strategies.fisher import SELECTORS
 from fishermask_fast.strategies.interface import Pool
+from fishermask_fast.strategies.uncertainty import predict
 
 LONG = 600.0
 """Seconds from which on the options that make a query shorter are told."""
 _FEWER = 128
+_TIMED = 16
 _WORTH = 64  # samples: a query of fewer is over before it could be estimated
+
+_READ_LABELED = ("coreset", "uherding", "typiclust")  # their heads' inputs
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a query will take.
+
+    Attributes:
+        seconds: By step.
+        need: Of memory; None of strategies that hold little beside the model.
+    """
+
+    seconds: dict[str, float]
+    need: Estimate | None = None
 
 
 def estimated(
@@ -28,8 +49,8 @@ def estimated(
     options: QueryOptions,
     *,
     always: bool = False,
-) -> Estimate | None:
-    """What ``FisherMaskSelector.estimate`` says of a strategy's query, with one batch timed.
+) -> Forecast | None:
+    """What a strategy's query will take, by one batch that is timed.
 
     Args:
         name: Of the strategy.
@@ -42,42 +63,57 @@ def estimated(
         always: Also of so few samples that the query takes no longer.
 
     Returns:
-        The estimate; None of strategies that take one forward pass a sample, and of few samples.
+        The forecast; None of strategies that read no sample, and of few samples.
     """
-    n_samples = len(pool) + len(labeled)  # type: ignore[arg-type]
-    if name not in SELECTORS or (n_samples < _WORTH and not always):
+    n_pool, n_labeled = len(pool), len(labeled)  # type: ignore[arg-type]
+    if name == "random" or (n_pool + n_labeled < _WORTH and not always):
         return None
-    selector = SELECTORS[name](model, seed, options)
-    return selector.estimate(pool, n, labeled)
+    if name in SELECTORS:
+        need = SELECTORS[name](model, seed, options).estimate(pool, n, labeled)
+        return Forecast(need.seconds, need)
+    some = Subset(pool, range(min(n_pool, _TIMED)))
+    hidden = name == "badge" or name in _READ_LABELED
+    reading: dict[str, Any] = {
+        "hidden": hidden,
+        "head": options.head,
+        "batch_size": options.batch_size,
+    }
+    predict(model, some, **reading)  # what is made at the first call is not timed
+    start = time.perf_counter()
+    predict(model, some, **reading)
+    n_read = n_pool + n_labeled * (name in _READ_LABELED)
+    return Forecast({"predictions": (time.perf_counter() - start) * n_read / len(some)})
 
 
 def announce(
-    need: Estimate | None, options: QueryOptions, what: str = "", least: float = 0.0
+    forecast: Forecast | None, options: QueryOptions, what: str = "", least: float = 0.0
 ) -> None:
     """Say on stderr what a query will take; where that is long, what makes it shorter.
 
     Args:
-        need: The estimate; None where there is none.
+        forecast: Of the query; None where there is none.
         options: Of the query.
         what: Whose time it is.
         least: Seconds of a query that is worth a word.
     """
-    if need is None or sum(need.seconds.values()) < least:
+    if forecast is None or sum(forecast.seconds.values()) < least:
         return
-    total = sum(need.seconds.values())
-    steps = ", ".join(f"{step} {duration(s)}" for step, s in need.seconds.items())
+    total = sum(forecast.seconds.values())
+    steps = ", ".join(f"{step} {duration(s)}" for step, s in forecast.seconds.items())
     said = f"{what}: " if what else ""
-    print(f"{said}about {duration(total)} ({steps}), then the selection", file=sys.stderr)
+    then = "" if forecast.need is None else ", then the selection"
+    print(f"{said}about {duration(total)} ({steps}){then}", file=sys.stderr)
     if total < LONG:
         return
     ways = []
-    mask = need.seconds.get("mask", 0.0)
+    mask = forecast.seconds.get("mask", 0.0)
     if mask and options.fisher_samples > _FEWER:
         spared = mask * (1 - _FEWER / options.fisher_samples)
         ways.append(f"--fisher-samples {_FEWER}: about {duration(total - spared)}")
     if mask and options.mask != "head":
         ways.append("--mask head or --strategy bait: the last layer alone, no mask to find")
-    if options.rank is None and need.n_rows > 1:
+    need = forecast.need
+    if need is not None and options.rank is None and need.n_rows > 1:
         ways.append(f"--rank 1 instead of {need.n_rows}: fewer backward passes, an approximation")
     ways.append("--image-size smaller, or --device cuda where there is one")
     print("shorter:  " + "\n          ".join(ways), file=sys.stderr, flush=True)

@@ -11,12 +11,13 @@ that penalty is the prior_precision, and rows="top_class" makes the candidates c
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.fisher import aimed, fishermask
 from fishermask_fast.strategies.herding import cover
-from fishermask_fast.strategies.interface import Picks, Pool, sizes
+from fishermask_fast.strategies.interface import Picks, Pool, leave_out, sizes
 
 CANDIDATES = 5
 """Of each pick."""
@@ -26,9 +27,18 @@ def fishermask_coverage(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """FisherMask's 5 n candidates, of which UHerding picks n."""
-    count = min(CANDIDATES * n, sum(sizes(pool, options)))
+    free = torch.ones(sum(sizes(pool, options)), dtype=torch.bool)
+    free[list(options.samples.barred)] = False
+    count = min(CANDIDATES * n, int(free.sum()))
     first = fishermask(model, pool, labeled, count, seed, aimed(options))
-    picks = cover(model, pool, labeled, n, options, first.indices)
+    candidates = (free.cumsum(0) - 1)[first.indices]  # among those that are left
+
+    def spread(
+        model: nn.Module, pool: Pool, known: Pool, n: int, _: int, own: QueryOptions
+    ) -> Picks:
+        return cover(model, pool, known, n, own, candidates)
+
+    picks = leave_out(spread, model, pool, labeled, n, seed, options)
     # The course of tr(M^-1 F) is that of the candidates, not of the batch.
     told = {key: value for key, value in first.info.items() if key not in ("scores", "objective")}
     return Picks(picks.indices, {**told, **picks.info}, first.mask)

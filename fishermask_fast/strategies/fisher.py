@@ -6,57 +6,44 @@ the user's, or, of candidates for others to pick from, the strategy's own first 
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import Subset
 
 from fishermask_fast.checks import LAMB
 from fishermask_fast.distributed import Ranks
-from fishermask_fast.gradients import fisher_diagonal
-from fishermask_fast.masks import FisherMask
-from fishermask_fast.network import head_parameters, inputs_of, require_head
 from fishermask_fast.options import QueryOptions
-from fishermask_fast.selector import FisherMaskSelector, unread_options
-from fishermask_fast.strategies.interface import Picks, Pool, sizes
+from fishermask_fast.selector import FisherMaskSelector
+from fishermask_fast.strategies.interface import Picks, Pool, leave_out, sizes
 from fishermask_fast.strategies.uncertainty import entropy
 
 
 def fishermask(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
-    """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information.
-
-    ``mask="middle"`` leaves the head out: the ``fraction`` of all parameters that has the largest
-    Fisher information among those of the other layers.
-    """
-    start = time.perf_counter()
-    selector = _fishermask_selector(model, seed, options)
-    if options.mask == "middle":
-        selector.mask = _middle_mask(model, ConcatDataset([labeled, pool]), seed, options)
-        # What the mask was made by is of no account to the query.
-        for name in unread_options("given"):
-            setattr(selector, name, getattr(QueryOptions(), name))
-    spent = time.perf_counter() - start
-    picks = _query(selector, pool, labeled, n, options)
-    picks.info["seconds"]["mask"] += spent
-    return picks
+    """FisherMask (Gul et al. 2024): greedy on the parameters of largest Fisher information."""
+    return _query(_fishermask_selector(model, seed, options), pool, labeled, n, options)
 
 
 def fishermask_entropy(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
-    counts = sizes(pool, options)
-    first = entropy(model, pool, labeled, n // 2, seed, options)
+    counts, asked = sizes(pool, options), options.samples
+    first = leave_out(entropy, model, pool, labeled, n // 2, seed, options)
     free = torch.ones(sum(counts), dtype=torch.bool)
     free[first.indices] = False
     rest = free.nonzero().flatten()
     own = free.split(counts)[Ranks(options.group).number].nonzero().flatten()
-    then = fishermask(model, Subset(pool, own.tolist()), labeled, n - n // 2, seed, options)
+    place = free.cumsum(0) - 1  # of those that are left, among them
+    pending, exclude = (
+        tuple(place[list(some)].tolist()) for some in (asked.pending, asked.exclude)
+    )
+    left = replace(options, samples=replace(asked, pending=pending, exclude=exclude))
+    then = fishermask(model, Subset(pool, own.tolist()), labeled, n - n // 2, seed, left)
     scores = first.info["scores"] + then.info["scores"]
     indices = torch.cat([first.indices, rest[then.indices]])
     return Picks(indices, {**then.info, "scores": scores}, then.mask)
@@ -69,31 +56,6 @@ def bait(
     return _query(_bait_selector(model, seed, options), pool, labeled, n, options)
 
 
-def _middle_mask(model: nn.Module, data: Pool, seed: int, options: QueryOptions) -> FisherMask:
-    scores = fisher_diagonal(
-        model,
-        data,
-        likelihood=options.likelihood or "categorical",
-        n_samples=min(options.fisher_samples, len(data)),  # type: ignore[arg-type]
-        seed=seed,
-        batch_size=options.batch_size,
-        progress=options.progress,
-    )
-    head = require_head(model, inputs_of(data), options.head)
-    for name in head_parameters(model, head):
-        # The lowest score there is: the head's entries would be the last to be taken.
-        scores[name] = torch.zeros_like(scores[name])
-    return FisherMask.from_scores(
-        scores,
-        options.fraction,
-        "global",
-        n_parameters=options.n_parameters,
-        model=model,
-        head=head,
-        keep_head=False,
-    )
-
-
 def aim(options: QueryOptions) -> dict[str, Any]:
     """What is asked for of M, F and V, as the selector takes it."""
     return {
@@ -104,6 +66,7 @@ def aim(options: QueryOptions) -> dict[str, Any]:
         "rows": options.rows,
         "eval_weights": options.eval_weights,
         "class_weight": options.class_weight,
+        "max_per_cluster": options.samples.max_per_cluster,
     }
 
 
@@ -123,8 +86,8 @@ def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> 
         model,
         fraction=options.fraction,
         n_parameters=options.n_parameters,
-        mask="global" if options.mask == "middle" else options.mask,
-        keep_head=options.keep_head and options.mask != "middle",
+        mask=options.mask,
+        keep_head=options.keep_head,
         likelihood=options.likelihood or "categorical",
         head=options.head,
         weighting=options.weighting,
@@ -168,7 +131,8 @@ SELECTORS = {
 def _query(
     selector: FisherMaskSelector, pool: Pool, labeled: Pool, n: int, options: QueryOptions
 ) -> Picks:
-    selection = selector.query(pool, n, labeled, progress=options.progress)
+    asked = options.samples.for_query()
+    selection = selector.query(pool, n, labeled, progress=options.progress, **asked)
     return Picks(
         selection.indices.cpu(),
         {

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.interface import Picks, Pool, sizes
-from fishermask_fast.strategies.uncertainty import predict
+from fishermask_fast.strategies.uncertainty import predict, reading
 
 _CHUNK = 2**22
 _AT_ONCE = 32
@@ -50,10 +50,10 @@ def cover(
         options: Of the forward passes.
         candidates: Pool indices to pick from, int64; None for all.
     """
-    log_p, h = predict(model, pool, options.batch_size, hidden=True, group=options.group)
+    log_p, h = predict(model, pool, hidden=True, **reading(options))
     known = h[:0]
     if sum(sizes(labeled, options)):
-        known = predict(model, labeled, options.batch_size, hidden=True, group=options.group)[1]
+        known = predict(model, labeled, hidden=True, **reading(options))[1]
     best = log_p.exp().topk(2, dim=1).values
     x, known = (nn.functional.normalize(each, dim=1) for each in (h, known))
     if candidates is None:

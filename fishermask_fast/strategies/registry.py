@@ -19,7 +19,7 @@ from fishermask_fast.strategies.fisher import (
     fishermask_entropy,
 )
 from fishermask_fast.strategies.herding import uherding
-from fishermask_fast.strategies.interface import Picks, Pool, Strategy, sizes
+from fishermask_fast.strategies.interface import Picks, Pool, Strategy, leave_out, sizes
 from fishermask_fast.strategies.typical import typiclust
 from fishermask_fast.strategies.uncertainty import (
     entropy,
@@ -65,19 +65,20 @@ _READ = {
     ),
     "bait": _FISHER,
     "random": ("likelihood",),
+    "coreset": ("batch_size", "head", "likelihood"),
+    "badge": ("batch_size", "head", "likelihood"),
+    "uherding": ("batch_size", "head", "likelihood"),
+    "typiclust": ("batch_size", "head", "likelihood"),
 }
 _BY_HEAD = ("coreset", "badge", "uherding", "typiclust", "fishermask_coverage")
-_NO_GIVEN_OPTION = ("progress", "group")
+_NO_GIVEN_OPTION = ("progress", "group", "samples")
 
 
 def unread(name: str, options: QueryOptions) -> list[str]:
     """Options that were given (other than the default) and that a strategy does not read."""
-    read = set(_READ.get(name, ("batch_size", "head", "likelihood")))
+    read = set(_READ.get(name, ("batch_size", "likelihood")))
     if "mask" in read:
-        read -= set(unread_options("given" if options.mask == "middle" else options.mask))
-        read |= (
-            {"fraction", "n_parameters", "fisher_samples"} if options.mask == "middle" else set()
-        )
+        read -= set(unread_options(options.mask))
     return [
         field.name
         for field in fields(QueryOptions)
@@ -87,12 +88,53 @@ def unread(name: str, options: QueryOptions) -> list[str]:
     ]
 
 
+def pick(
+    name: str,
+    model: nn.Module,
+    pool: Pool,
+    labeled: Pool,
+    n: int,
+    seed: int,
+    options: QueryOptions,
+) -> Picks:
+    """What a strategy picks, of samples that are neither pending nor excluded.
+
+    Raises:
+        TypeError, ValueError: as the strategy does.
+    """
+    strategy = STRATEGIES[name]
+    if name in SELECTORS:
+        return strategy(model, pool, labeled, n, seed, options)
+    return leave_out(strategy, model, pool, labeled, n, seed, options)
+
+
+def check_samples(name: str, options: QueryOptions) -> None:
+    """Raise for what is asked of single samples and not defined for a strategy.
+
+    Raises:
+        ValueError: Names both.
+    """
+    asked = options.samples
+    undefined = {
+        "max_per_cluster": asked.max_per_cluster,
+        "gain_weights (costs)": asked.gain_weights,
+    }
+    if name not in SELECTORS:
+        undefined["eval_data"] = asked.eval_data
+    wrong = [each for each, value in undefined.items() if value is not None]
+    if wrong and name not in ("fishermask", "bait"):
+        raise ValueError(
+            f"{', '.join(wrong)}: not defined for strategy {name}; fishermask and bait take it"
+        )
+
+
 ANY_LIKELIHOOD = ("fishermask", "bait", "random")
 """Strategies that ask for no probabilities of classes."""
 
 
 def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
     """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    check_samples(name, options)
     if options.likelihood not in (None, "categorical") and name not in ANY_LIKELIHOOD:
         raise ValueError(
             f"strategy {name} is for one class a sample; with likelihood {options.likelihood} take "

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.strategies.interface import Picks, Pool, sizes
-from fishermask_fast.strategies.uncertainty import predict
+from fishermask_fast.strategies.uncertainty import predict, reading
 
 MOST_CLUSTERS = 500
 NEIGHBOURS = 20
@@ -30,10 +30,10 @@ def typiclust(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Typical samples of clusters without labels (Hacohen et al. 2022, algorithm 1)."""
-    h = predict(model, pool, options.batch_size, hidden=True, group=options.group)[1]
+    h = predict(model, pool, hidden=True, **reading(options))[1]
     known = h[:0]
     if sum(sizes(labeled, options)):
-        known = predict(model, labeled, options.batch_size, hidden=True, group=options.group)[1]
+        known = predict(model, labeled, hidden=True, **reading(options))[1]
     x = nn.functional.normalize(torch.cat([known, h]), dim=1)
     clusters = _clusters(x, min(len(known) + n, MOST_CLUSTERS), seed)
     places, found = typical(x, clusters, len(known), n)

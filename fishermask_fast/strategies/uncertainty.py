@@ -27,7 +27,7 @@ def entropy(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Largest entropy of the predicted distribution (Shannon 1948; Settles 2009)."""
-    log_p = predict(model, pool, options.batch_size, group=options.group)[0]
+    log_p = predict(model, pool, **reading(options))[0]
     return largest(-(log_p.exp() * log_p).sum(1), n)
 
 
@@ -35,9 +35,7 @@ def margin(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest difference of the two largest probabilities (Scheffer et al. 2001)."""
-    best = (
-        predict(model, pool, options.batch_size, group=options.group)[0].exp().topk(2, dim=1).values
-    )
+    best = predict(model, pool, **reading(options))[0].exp().topk(2, dim=1).values
     return largest(best[:, 1] - best[:, 0], n)
 
 
@@ -45,15 +43,23 @@ def least_confidence(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """Smallest of the largest probabilities (Lewis and Gale 1994)."""
-    return largest(
-        -predict(model, pool, options.batch_size, group=options.group)[0].max(1).values, n
-    )
+    return largest(-predict(model, pool, **reading(options))[0].max(1).values, n)
 
 
 def largest(scores: Tensor, n: int) -> Picks:
     """The n largest of the scores (N,), the largest first, ties by lowest index."""
     order = scores.sort(descending=True, stable=True)
     return Picks(order.indices[:n], {"scores": order.values[:n].tolist()})
+
+
+def reading(options: QueryOptions) -> dict[str, Any]:
+    """How samples are read, as ``predict`` takes it."""
+    return {
+        "batch_size": options.batch_size,
+        "head": options.head,
+        "group": options.group,
+        "progress": options.progress,
+    }
 
 
 @torch.no_grad()
@@ -64,7 +70,9 @@ def predict(
     *,
     hidden: bool = False,
     likelihood: str = "categorical",
+    head: str | None = None,
     group: Any = None,
+    progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all samples and, where asked for, the head's inputs.
 
@@ -74,7 +82,9 @@ def predict(
         batch_size: Samples of a forward pass.
         hidden: Whether to return what goes into the head.
         likelihood: ``"categorical"``, or ``"bernoulli"`` for the probability of each label itself.
+        head: The head's name; None reads it from the graph of a sample's logits.
         group: Processes that each have a part of the pool; the parts follow one another.
+        progress: Show how far it is.
 
     Returns:
         Log-probabilities (N, C), and the head's inputs (N, d), or (N, 0) unless asked for; both
@@ -90,7 +100,15 @@ def predict(
         lambda: (
             None
             if empty
-            else predict_own(model, pool, batch_size, hidden=hidden, likelihood=likelihood)
+            else predict_own(
+                model,
+                pool,
+                batch_size,
+                hidden=hidden,
+                likelihood=likelihood,
+                head=head,
+                progress=progress,
+            )
         )
     )
     parts = [part for part in ranks.everyone(own) if part is not None]

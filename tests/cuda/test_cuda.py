@@ -14,7 +14,15 @@ import pytest
 import test_score_update as on_cpu
 import torch
 from op_samples import CPU_ONLY, SAMPLES, Sample, check_sample, operator
-from pools import ADVERSARIAL, HEADS, oracle, picks, random_factors, random_fisher
+from pools import (
+    ADVERSARIAL,
+    HEADS,
+    oracle,
+    oracle_arguments,
+    picks,
+    random_factors,
+    random_fisher,
+)
 from torch import Tensor, nn
 
 from fishermask_fast import (
@@ -24,6 +32,7 @@ from fishermask_fast import (
     masked_gradients,
     select_batch,
 )
+from fishermask_fast.arithmetic import full_float32
 from fishermask_fast.ops import selection as ops
 
 pytestmark = pytest.mark.cuda
@@ -163,17 +172,23 @@ def test_strides(generator: torch.Generator, assert_close: Callable[..., None]) 
 
 def test_tf32_and_autocast_change_nothing(generator: torch.Generator) -> None:
     problem = moved(on_cpu.make_problem(generator, n=300, r=9, m=200, dtype=torch.float32))
-    exact = run(problem, float64_products=True)[1]
     plain = run(problem, float64_products=False)[1]
-    before = torch.backends.cuda.matmul.allow_tf32
+    pool = to_card(random_factors(generator, n=300, r=3, m=60, dtype=torch.float32))
+    expected = select_batch(pool, 40)
+    kind = torch.backends.cuda.matmul
+    before = kind.fp32_precision
     try:
-        torch.backends.cuda.matmul.allow_tf32 = True
-        found = run(problem, float64_products=False)[1]
-        assert torch.backends.cuda.matmul.allow_tf32
+        kind.fp32_precision = "tf32"
+        with full_float32():
+            found = run(problem, float64_products=False)[1]
+        selection = select_batch(pool, 40)
+        assert kind.fp32_precision == "tf32"
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    for one, other in zip(found, exact, strict=True):
+        kind.fp32_precision = before
+    for one, other in zip(found, plain, strict=True):
         assert torch.equal(one, other)
+    assert picks(selection) == picks(expected)
+    assert torch.equal(selection.scores, expected.scores)
     with torch.autocast("cuda"):
         found = run(problem, float64_products=False)[1]
     for one, other in zip(found, plain, strict=True):
@@ -211,17 +226,9 @@ def test_two_devices_do_not_mix(
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
 @pytest.mark.parametrize("case", range(3))
 def test_oracle(case: int, precision: str) -> None:
-    full, expected = oracle(), oracle().cases[case]
-    found = select_batch(
-        full.pool.to("cuda"),
-        expected["n_select"],
-        full.fisher.cuda(),
-        full.labeled_fisher.cuda(),
-        lamb=expected["lamb"],
-        n_labeled=full.n_labeled,
-        backward_steps=expected.get("backward_steps", 0),
-        precision=precision,
-    )
+    expected = oracle().cases[case]
+    arguments = {name: to_card(value) for name, value in oracle_arguments(expected).items()}
+    found = select_batch(to_card(oracle().pool), **arguments, precision=precision)
     assert found.indices.device.type == "cpu"
     assert picks(found) == expected["indices"]
 

@@ -20,20 +20,32 @@ from emulated_build import HERE, ROOT, build
 
 @dataclass(frozen=True)
 class Bug:
-    """`right`, which must be there, becomes `wrong` at every place."""
+    """`right`, which must stand in the file once, becomes `wrong`."""
 
     name: str
     file: str
     right: str
     wrong: str
 
+    def planted(self, text: str) -> str:
+        """The file's text with the bug in it.
+
+        Raises:
+            ValueError: its place is gone, or no longer one alone.
+        """
+        places = text.count(self.right)
+        if places != 1:
+            raise ValueError(f"{self.name}: {self.file} holds {self.right!r} {places} times; not 1")
+        return text.replace(self.right, self.wrong)
+
 
 SCORE, PICK, WEIGHT = "cuda/score_update.cu", "cuda/pick_block.cu", "cuda/weight_gradient.cu"
-TILES = "cuda/tiled_update.cuh"
+UPDATES, TILES = "cuda/candidate_updates.cuh", "cuda/tiled_update.cuh"
 # The tests that a bug in a file can fail, so that not all run each time.
 ALL = "not classes and not ties"
 RELEVANT = {
     SCORE: "score_update or any_number",
+    UPDATES: "score_update or any_number",
     TILES: "score_update or any_number",
     PICK: "pick_block or classes",
     WEIGHT: "definitions and (grad or diag)",
@@ -43,22 +55,22 @@ RELEVANT = {
 }
 PLAIN = ("-p", "no:cacheprovider")
 BUGS = [
-    Bug("update_by_group: groups share memory", SCORE, "shared + group * each", "shared"),
+    Bug("update_by_group: groups share memory", UPDATES, "shared + group * each", "shared"),
     Bug(
         "update_by_group: no candidate is passed over",
-        SCORE,
+        UPDATES,
         "first + group < chosen.count && chosen.has(x)",
         "first + group < chosen.count",
     ),
     Bug(
         "update_by_group: the last of a warp keep another's",
-        SCORE,
+        UPDATES,
         "const bool own = first + group < chosen.count && ",
         "const bool own = ",
     ),
     Bug(
         "update_by_group: too little memory",
-        SCORE,
+        UPDATES,
         "32 * warps, warps * bytes",
         "32 * warps, bytes",
     ),
@@ -86,13 +98,13 @@ BUGS = [
     ),
     Bug(
         "update_by_block: blocks share memory",
-        SCORE,
+        UPDATES,
         "memory + blockIdx.x * doubles_of_block",
         "memory + 0 * doubles_of_block",
     ),
     Bug(
         "update_by_block: a candidate by many blocks",
-        SCORE,
+        UPDATES,
         "for (int64_t x = blockIdx.x; x < chosen.count; x += gridDim.x)",
         "for (int64_t x = blockIdx.x; x < chosen.count; x += 1)",
     ),
@@ -192,10 +204,7 @@ def caught(bug: Bug, folder: Path, clean: Path) -> str | None:
     sources = folder / "csrc"
     shutil.copytree(ROOT / "csrc", sources)
     path = sources / bug.file
-    text = path.read_text()
-    if bug.right not in text:
-        raise SystemExit(f"{bug.name}: {bug.file} no longer holds {bug.right!r}")
-    path.write_text(text.replace(bug.right, bug.wrong))
+    path.write_text(bug.planted(path.read_text()))
     shutil.copytree(clean, folder / "build")
     library = build(folder / "build", sources)
     done = subprocess.run(

@@ -16,7 +16,15 @@ import test_score_update as on_cpu
 import torch
 from emulated_build import ROOT, build, why_not
 from op_samples import CPU_ONLY, SAMPLES, check_sample
-from pools import ADVERSARIAL, HEADS, greedy, picks, random_factors, random_fisher
+from pools import (
+    ADVERSARIAL,
+    HEADS,
+    assert_same_course,
+    greedy,
+    picks,
+    random_factors,
+    random_fisher,
+)
 from torch import Tensor
 
 from fishermask_fast import GradientFactors, Selection, select_batch
@@ -164,12 +172,6 @@ def selections(
     return found, select_batch(gradients, **options, precision="float64")
 
 
-def assert_same(found: Selection, expected: Selection) -> None:
-    assert picks(found) == picks(expected)
-    assert found.dropped.tolist() == expected.dropped.tolist()
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("lamb", [1.0, 0.01])
 @pytest.mark.parametrize("kind", ADVERSARIAL)
 def test_pools_full_of_ties(
@@ -209,7 +211,7 @@ def test_classes(
             monkeypatch, factors, n_select=n_select, fisher=fisher, lamb=0.1
         )
     assert emulated.counts(library)["launches"] > before
-    assert_same(found, expected)
+    assert_same_course(found, expected)
 
 
 @pytest.mark.parametrize(("lamb", "size"), [(0.02, 1.0), (1e-3, 30.0)])
@@ -229,4 +231,4 @@ def test_removals(
         found, expected = selections(
             monkeypatch, factors, n_select=20, fisher=fisher, lamb=lamb, backward_steps=1
         )
-    assert_same(found, expected)
+    assert_same_course(found, expected)

@@ -10,7 +10,9 @@ from pools import (
     ADVERSARIAL,
     HEADS,
     Adversarial,
+    assert_same_course,
     oracle,
+    oracle_arguments,
     picks,
     random_factors,
     random_fisher,
@@ -53,13 +55,6 @@ def both(monkeypatch: pytest.MonkeyPatch, **problem: Any) -> tuple[Selection, Se
         return found, select_batch(**problem)
 
 
-def assert_same(found: Selection, expected: Selection) -> None:
-    assert picks(found) == picks(expected)
-    assert found.dropped.tolist() == expected.dropped.tolist()
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.objective, expected.objective, rtol=1e-6, atol=1e-9)
-
-
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
 def test_adversarial_pools(
     adversarial: Adversarial, block_size: int | None, by_blocks: list[int]
@@ -75,17 +70,8 @@ def test_adversarial_pools(
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
 @pytest.mark.parametrize("case", range(3))
 def test_oracle(case: int, precision: str, by_blocks: list[int]) -> None:
-    full, expected = oracle(), oracle().cases[case]
-    found = select_batch(
-        full.pool,
-        expected["n_select"],
-        full.fisher,
-        full.labeled_fisher,
-        lamb=expected["lamb"],
-        n_labeled=full.n_labeled,
-        backward_steps=expected.get("backward_steps", 0),
-        precision=precision,
-    )
+    expected = oracle().cases[case]
+    found = select_batch(oracle().pool, **oracle_arguments(expected), precision=precision)
     assert picks(found) == expected["indices"]
     # Nearly all picks are made inside blocks, not handed to the host.
     assert sum(by_blocks) > 0.9 * len(found)
@@ -104,7 +90,7 @@ def test_heads_and_removals(
     fisher = random_fisher(generator, factors.n_columns)
     problem = {"gradients": factors, "n_select": 60, "fisher": fisher, "lamb": 0.02}
     found, expected = both(monkeypatch, **problem, backward_steps=backward_steps)
-    assert_same(found, expected)
+    assert_same_course(found, expected)
     assert max(by_blocks) > 4
 
 

@@ -13,16 +13,17 @@ import torch
 from pools import (
     ADVERSARIAL,
     Adversarial,
+    assert_same_course,
     greedy,
     oracle,
+    oracle_arguments,
     perturbed,
     picks,
     random_factors,
     random_fisher,
 )
 
-from fishermask_fast import GradientFactors, Selection, reference, select_batch
-from fishermask_fast.engine.precision import TIE, PrecisionPolicy, Remedy
+from fishermask_fast import GradientFactors, reference, select_batch
 from fishermask_fast.ops import selection as ops
 
 BLOCK_SIZES = (1, 2, 5, 32, None)
@@ -113,19 +114,13 @@ def mixed_problem(generator: torch.Generator) -> dict[str, Any]:
     return {"gradients": factors, "n_select": 110, "fisher": fisher, "lamb": 0.02}
 
 
-def assert_same(found: Selection, expected: Selection) -> None:
-    assert picks(found) == picks(expected)
-    assert found.dropped.tolist() == expected.dropped.tolist()
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("backward_steps", [0, 1])
 def test_threads(backward_steps: int, generator: torch.Generator, threads: None) -> None:
     problem = mixed_problem(generator) | {"n_select": 70, "backward_steps": backward_steps}
     torch.set_num_threads(1)
     expected = select_batch(**problem)
     torch.set_num_threads(2)
-    assert_same(select_batch(**problem), expected)
+    assert_same_course(select_batch(**problem), expected)
 
 
 def test_instruction_sets(instruction_set: str, generator: torch.Generator) -> None:
@@ -141,15 +136,8 @@ def test_instruction_sets(instruction_set: str, generator: torch.Generator) -> N
 
 
 def test_oracle_on_each_instruction_set(instruction_set: str) -> None:
-    full, expected = oracle(), oracle().cases[2]
-    found = select_batch(
-        full.pool,
-        expected["n_select"],
-        full.fisher,
-        full.labeled_fisher,
-        lamb=expected["lamb"],
-        n_labeled=full.n_labeled,
-    )
+    expected = oracle().cases[2]
+    found = select_batch(oracle().pool, **oracle_arguments(expected))
     assert picks(found) == expected["indices"]
 
 
@@ -157,7 +145,7 @@ def test_oracle_on_each_instruction_set(instruction_set: str) -> None:
 @pytest.mark.parametrize("backward_steps", [0, 1])
 def test_chunk_sizes(chunk_size: int, backward_steps: int, generator: torch.Generator) -> None:
     problem = mixed_problem(generator) | {"backward_steps": backward_steps}
-    assert_same(select_batch(**problem, chunk_size=chunk_size), select_batch(**problem))
+    assert_same_course(select_batch(**problem, chunk_size=chunk_size), select_batch(**problem))
 
 
 @pytest.mark.parametrize("backward_steps", [0, 1])
@@ -239,53 +227,6 @@ def test_progress_goes_to_stderr(
     assert output.out == ""
     # 220 picks and 110 removals.
     assert "/330" in output.err
-
-
-def test_policy_in_float64() -> None:
-    policy = PrecisionPolicy(always_float64=True)
-    assert policy.remedy(1.0, 2.0, 1.0, None) is None
-    policy.observe(1.0)
-    assert policy.remedy(2e-3, 2e-3, 1.0, None) is None
-    assert policy.remedy(9e-4, 9e-4, 1.0, None) is Remedy.SETUP
-    policy.remedied(9e-4)
-    assert policy.float64
-    assert policy.remedy(9e-4, 9e-4, 1.0, None) is None
-    assert policy.remedy(8e-7, 8e-7, 1.0, 9e-4) is Remedy.SETUP
-    assert policy.remedy(9e-4, 9e-4, 1e8, 9e-4) is Remedy.SETUP
-
-
-def test_policy_goes_to_float32_once_scores_have_fallen() -> None:
-    policy = PrecisionPolicy(always_float64=False)
-    policy.observe(50.0)
-    policy.remedied(0.06)
-    assert policy.float64
-    assert policy.remedy(0.04, 0.04, 1.0, 50.0) is Remedy.FLOAT32
-    policy.remedied(0.04)
-    assert not policy.float64
-    policy.observe(0.04)
-    assert policy.remedy(0.04 / 60, 0.04 / 60, 1e8, None) is None
-    assert policy.remedy(0.04 / 70, 0.04 / 70, 1e8, None) is Remedy.RENEWAL
-    assert policy.remedy(0.04 / 70, 0.04 / 70, 1e11, None) is Remedy.SETUP
-
-
-@pytest.mark.parametrize("always_float64", [True, False])
-def test_policy_remedies_running_scores_that_have_drifted(always_float64: bool) -> None:
-    policy = PrecisionPolicy(always_float64)
-    policy.observe(1.0)
-    policy.remedied(1e-4)
-    policy.observe(1e-4)
-    margin = policy.margin
-    assert policy.remedy(1e-4, 1e-4 * (1 + margin / 5), 1.0, None) is None
-    expected = Remedy.SETUP if always_float64 else Remedy.RENEWAL
-    assert policy.remedy(1e-4, 1e-4 * (1 + margin / 3), 1.0, None) is expected
-    # What is left by then is rounding, however large its share.
-    assert policy.remedy(1e-15, 3e-15, 1.0, None) is None
-
-
-def test_scores_closer_than_the_error_of_both_are_not_told_apart() -> None:
-    policy = PrecisionPolicy(always_float64=False)
-    assert policy.doubt(1.0) == TIE
-    assert policy.doubt(1e9) == pytest.approx(1e-6)
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)

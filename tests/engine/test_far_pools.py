@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from pools import HEADS, picks, random_factors, random_fisher
+from pools import HEADS, assert_same_course, picks, random_factors, random_fisher
 from torch import Tensor
 
-from fishermask_fast import GradientFactors, Selection, StoredFactors, save_factors, select_batch
+from fishermask_fast import GradientFactors, StoredFactors, save_factors, select_batch
 from fishermask_fast.engine import inputs as rooms
 from fishermask_fast.factors.streaming import FactorSource, StreamedFactors
 
@@ -44,12 +44,6 @@ def streamed_is_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fishermask_fast.selection.as_source", accept)
 
 
-def assert_same(found: Selection, expected: Selection) -> None:
-    assert picks(found) == picks(expected)
-    assert found.dropped.tolist() == expected.dropped.tolist()
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=0)
-
-
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 @pytest.mark.parametrize("kind", ["stored", "streamed"])
 def test_chunks_of_any_size(
@@ -57,7 +51,7 @@ def test_chunks_of_any_size(
 ) -> None:
     given = problem(generator, "part")
     pool = far(given["gradients"], kind, tmp_path, chunk)
-    assert_same(select_batch(**given | {"gradients": pool}), select_batch(**given))
+    assert_same_course(select_batch(**given | {"gradients": pool}), select_batch(**given))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -67,7 +61,7 @@ def test_heads_and_removals(
 ) -> None:
     given = problem(generator, head, n_select=60, backward_steps=1, block_size=5)
     pool = far(given["gradients"], kind, tmp_path, 50)
-    assert_same(select_batch(**given | {"gradients": pool}), select_batch(**given))
+    assert_same_course(select_batch(**given | {"gradients": pool}), select_batch(**given))
 
 
 @pytest.mark.parametrize("kind", ["stored", "streamed"])
@@ -78,7 +72,7 @@ def test_dtypes_and_the_pools_own_fisher(
     given = problem(generator, "whole", n_select=40, fisher=None)
     given["gradients"] = given["gradients"].to(dtype=dtype)
     pool = far(given["gradients"], kind, tmp_path, 50)
-    assert_same(select_batch(**given | {"gradients": pool}), select_batch(**given))
+    assert_same_course(select_batch(**given | {"gradients": pool}), select_batch(**given))
 
 
 def test_equal_samples_are_picked_in_order(tmp_path: Path) -> None:
@@ -120,7 +114,7 @@ def test_devices_that_cannot_be(device: Any) -> None:
 
 def test_the_cpu_by_name(generator: torch.Generator) -> None:
     given = problem(generator, "part", n_select=20)
-    assert_same(select_batch(**given, device="cpu"), select_batch(**given))
+    assert_same_course(select_batch(**given, device="cpu"), select_batch(**given))
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +181,7 @@ def test_pools_that_a_gpu_has_no_room_for(
         pool = pool.map(Tensor.pin_memory)
     monkeypatch.setattr(rooms, "_SHARE_OF_GPU", 0.0)
     monkeypatch.setattr("fishermask_fast.factors.streaming._CHUNK_BYTES", 50 * 300)
-    assert_same(select_batch(**given | {"gradients": pool}, device="cuda"), expected)
+    assert_same_course(select_batch(**given | {"gradients": pool}, device="cuda"), expected)
 
 
 def spoil(file: Path, how: str) -> None:
@@ -223,7 +217,7 @@ def test_a_file_that_is_rewritten_while_it_is_read(
 
     monkeypatch.setattr(StoredFactors, "_read", spoiling)
     if how == "removed":
-        assert_same(select_batch(**given | {"gradients": pool}), select_batch(**given))
+        assert_same_course(select_batch(**given | {"gradients": pool}), select_batch(**given))
         return
     with pytest.raises((ValueError, OSError), match=r"pool\.safetensors.*(changed|ends|short)"):
         select_batch(**given | {"gradients": pool})

@@ -101,11 +101,11 @@ def test_they_are_the_products_of_the_cpu(
         return [factors.fisher(), *factors.quadratic_forms(*matrices, chunk_size=7)]
 
     expected = results()
-    for room in ("quadratic_forms", "products"):
-        monkeypatch.setattr(f"fishermask_fast.factors.{room}.on_cpu", lambda tensor: False)
+    for room in ("factors.quadratic_forms", "factors.products", "triangles"):
+        monkeypatch.setattr(f"fishermask_fast.{room}.on_cpu", lambda tensor: False)
     monkeypatch.setattr("fishermask_fast.factors.masked_head.suits", lambda *parts: False)
     for block in (4096, 5):
-        monkeypatch.setattr("fishermask_fast.factors.quadratic_forms._GPU_BLOCK", block)
+        monkeypatch.setattr("fishermask_fast.triangles._GPU_BLOCK", block)
         for found, wanted in zip(results(), expected, strict=True):
             assert_close(found, wanted, k=k)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -11,8 +11,9 @@ from conftest import relative_error
 from torch import Tensor, nn
 
 from fishermask_fast.gradients import capture, weight_products
-from fishermask_fast.gradients.planning import make_plan
-from fishermask_fast.network import evaluating
+from fishermask_fast.gradients.planning import plan_from
+from fishermask_fast.gradients.tracing import trace
+from fishermask_fast.network import Inputs, evaluating
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5}
 N_CLASSES = 3
@@ -31,6 +32,11 @@ class Logits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
         return y.reshape(len(x), -1).sin() @ self.fixed.to(y.dtype)
+
+
+def make_plan(net: nn.Module, inputs: Inputs, names: Collection[str]) -> capture.Plan:
+    """As gradients are planned, of a batch of which two samples are tried."""
+    return plan_from(trace(net, inputs, names), net, names)
 
 
 @contextmanager

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from conftest import relative_error
 from networks import Recurrent, Scaled, expected_columns, some_of_each
+from rule_checks import make_plan
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fishermask_fast import FisherMaskSelector, reference
-from fishermask_fast.gradients import passes as walk
+from fishermask_fast.gradients import passes
 from fishermask_fast.gradients.capture import backward, forward
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
-from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network.evaluation import evaluating, unwrap
 
 
@@ -304,7 +304,7 @@ class ReadingMemory(nn.Module):
 def test_images_go_channels_last_where_that_pays(
     flatten: type[nn.Module], share: float, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "_CHANNELS_LAST", share)
+    monkeypatch.setattr(passes, "_CHANNELS_LAST", share)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), flatten(), nn.Linear(36, 3)).double()
     inputs = torch.randn(5, 3, 5, 5).double()
     mask, layouts = some_of_each(model), []

@@ -19,8 +19,7 @@ from torch.utils.data import (
 
 from fishermask_fast import progress, reference
 from fishermask_fast.factors.gradient_factors import GradientFactors
-from fishermask_fast.gradients import fallback
-from fishermask_fast.gradients import passes as walk
+from fishermask_fast.gradients import fallback, passes
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
 from fishermask_fast.masks.mask import FisherMask
@@ -77,18 +76,18 @@ def test_truncated_rows_miss_little_where_few_classes_matter() -> None:
 
 def test_cost_is_r_passes_whatever_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = make_model(1000), make_inputs(3)
-    mask, passes = some_of_each(model), []
+    mask, calls = some_of_each(model), []
     real = torch.autograd.grad
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        passes.append(args)
+        calls.append(args)
         return real(*args, **kwargs)
 
     masked_gradients(model, inputs, mask, rank=1)
     monkeypatch.setattr(torch.autograd, "grad", counted)
     masked_gradients(model, inputs, mask, rank=5)
     # Two more find out where samples lie, and two what autograd gives for each of them alone.
-    assert len(passes) == 5 + 4
+    assert len(calls) == 5 + 4
 
 
 def test_few_entries_of_a_wide_head_are_plain_columns() -> None:
@@ -290,14 +289,14 @@ def test_slow_way_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_batches_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = make_model(), make_inputs(9)
     mask, sizes = some_of_each(model), []
-    monkeypatch.setattr(walk, "_CHANNELS_LAST", math.inf)  # which takes trials of its own
+    monkeypatch.setattr(passes, "_CHANNELS_LAST", math.inf)  # which takes trials of its own
     model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     masked_gradients(model, inputs, mask)
     trials = len(sizes) - 1
     assert sizes[-1] == 9 and max(sizes[:-1]) == 3
     # Of each sample: its image, 27 + 27 + 6 + 6 numbers on the way and as many gradients.
     for numbers, expected in ((1000, range(3, 9)), (1, range(1, 2))):
-        monkeypatch.setitem(walk._BUDGET, "cpu", (8 * numbers, 256))
+        monkeypatch.setitem(passes._BUDGET, "cpu", (8 * numbers, 256))
         sizes.clear()
         masked_gradients(model, inputs, mask)
         assert sizes[trials] in expected and sum(sizes[trials:]) == 9

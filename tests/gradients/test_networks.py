@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import relative_error
 from networks import Case, expected_columns, some_of_each
+from rule_checks import make_plan
 from torch import Tensor, nn
 
 from fishermask_fast import reference
 from fishermask_fast.gradients.diagonal import fisher_diagonal
 from fishermask_fast.gradients.masked import masked_gradients
-from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.masks.mask import FisherMask
 from fishermask_fast.models.networks import resnet18_small
 from fishermask_fast.network.evaluation import evaluating

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from rule_checks import make_plan
 from torch import Tensor, nn
 
 from fishermask_fast.gradients import reading, rules, slow_parameters
-from fishermask_fast.gradients.planning import make_plan
 from fishermask_fast.network import evaluating
 
 WIDTH, DEPTH, GAIN = 40, 10, 4.0

@@ -6,12 +6,23 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from mixed_files import (
+    SIDE,
+    deep_png,
+    deep_ppm,
+    deep_tiff,
+    encoded,
+    pixels,
+    twelve_bits,
+)
+from PIL import Image, features
 from torch import Tensor
 
 from fishermask_fast.datasets import FolderImages, images_below, images_by_class, load_data
+from fishermask_fast.datasets import pixels as pixels_room
 from fishermask_fast.labeling.images import from_csv, from_folders, read_images
 from fishermask_fast.options import DataOptions
 
@@ -71,10 +82,62 @@ def test_other_colours_are_said(tmp_path: Path, mode: str, ending: str) -> None:
     assert any(note.what == "converted" and note.reason.startswith(mode) for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.png", deep_png(1)), ("a.tif", deep_tiff(1)), ("a.ppm", deep_ppm(1))],
+)
+def test_colours_of_more_bits_are_said(tmp_path: Path, name: str, content: bytes) -> None:
+    """The upper 8 bits of each value are read, as Pillow has it."""
+    (tmp_path / name).write_bytes(content)
+    values = np.random.default_rng(1).integers(0, 65536, (SIDE, SIDE, 3))
+    seen = FolderImages([str(tmp_path / name)], SIDE)[0].permute(1, 2, 0).long()
+    assert (seen - torch.as_tensor(values) / 257).abs().max() <= 1
+    read = read_images([tmp_path / name], SIDE, "images", False)
+    assert reasons(list(read.notes)) == {
+        name: "converted: more than 8 bits a channel, of which the upper 8 are read"
+    }
+
+
+@pytest.mark.parametrize("form", ["JPEG2000", "AVIF"])
+def test_compressed_colours_of_more_bits_are_said(tmp_path: Path, form: str) -> None:
+    """Files of 8 bits whose header is set to say 10, which decoders read as such."""
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    plain = encoded(pixels(1), form)
+    at = plain.index(b"\xff\x51" if form == "JPEG2000" else b"av1C")
+    deep = bytearray(plain)
+    if form == "JPEG2000":
+        deep[at + 40 : at + 49 : 3] = b"\x09\x09\x09"
+    else:
+        deep[at + 6] |= 0x40
+        depths = plain.index(b"pixi") + 9
+        deep[depths : depths + 3] = b"\x0a\x0a\x0a"
+    for content, said in ((plain, False), (bytes(deep), True)):
+        (tmp_path / "a").write_bytes(content)
+        with Image.open(tmp_path / "a") as image, (tmp_path / "a").open("rb") as file:
+            file.read(3)
+            assert pixels_room.is_deep(image, file) is said
+            assert file.tell() == 3
+
+
+@pytest.mark.parametrize("whites", [True, False])
+def test_12_bit_grey_keeps_its_levels(tmp_path: Path, whites: bool) -> None:
+    """In 12 bits white is known; in a container of 16 the values are as dark as they say."""
+    values = RAMP * 4095 // 255
+    if whites:
+        (tmp_path / "a.tif").write_bytes(twelve_bits(values.numpy()))
+    else:
+        Image.fromarray(values.to(torch.uint16).numpy()).save(tmp_path / "a.tif")
+    notes = str(read_images([tmp_path / "a.tif"], 16, "images", False).notes)
+    if whites:
+        assert torch.equal(first_channel(tmp_path / "a.tif").long(), RAMP)
+        assert "12-bit grey to 8-bit, 4,095 as white" in notes
+    else:
+        assert "16-bit grey to 8-bit, 65,535 as white, though it stays below 4,096" in notes
+
+
 @pytest.mark.parametrize("ending", ["jfif", "gif", "avif", "jp2", "tga", "JPE", "webp", "ico"])
 def test_every_ending_that_pillow_opens(tmp_path: Path, ending: str) -> None:
-    from PIL import features
-
     if ending == "avif" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
     path = save(tmp_path / f"a.{ending}")
@@ -134,6 +197,33 @@ def test_hidden_copies_are_no_images_and_no_class(
     with caplog.at_level(logging.WARNING):
         assert load_data(DataOptions(str(tmp_path), image_size=8)).classes == ("cat", "dog")
     assert "loose.png: lies in no class folder" in caplog.text
+
+
+def test_class_folders_that_are_links_are_said(tmp_path: Path) -> None:
+    save(tmp_path / "far" / "1.png")
+    save(tmp_path / "old" / "cat" / "2.png")
+    (tmp_path / "old" / "dog").symlink_to(tmp_path / "far")
+    by_class, notes = images_by_class(tmp_path / "old")
+    assert {label: len(paths) for label, paths in by_class.items()} == {"cat": 1, "dog": 1}
+    assert reasons(list(notes)) == {"dog": f"followed: link to {tmp_path / 'far'}"}
+
+
+def test_a_folder_that_may_be_listed_and_no_more_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "a.png")
+    save(tmp_path / "closed" / "b.png")
+    real = Path.lstat
+
+    def closed(path: Path) -> os.stat_result:
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", closed)
+    found, notes = images_below(tmp_path)
+    assert [path.name for path in found] == ["a.png"]
+    assert reasons(list(notes)) == {"b.png": "skipped: cannot be read: Permission denied"}
 
 
 def test_one_file_in_two_classes_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 from fishermask_fast import FisherMaskSelector
 from fishermask_fast.cli import main
 from fishermask_fast.datasets import samples
+from fishermask_fast.labeling import load_trained
 from fishermask_fast.labeling import output as output_room
-from fishermask_fast.labeling.checkpoints import load_model
 from fishermask_fast.models.networks import build_model
 from fishermask_fast.options import PHOTO_MEAN, PHOTO_STD
 
@@ -80,7 +80,7 @@ def test_from_folders_to_picks(here: Path, capsys: pytest.CaptureFixture[str]) -
         ]
         return (torch.stack(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
-    model = load_model("cnn_small", Path("net.pt"), 12)
+    model = load_trained("cnn_small", Path("net.pt"), shape=(3, 12, 12)).model
     pool, labeled = read(paths), read(sorted(Path("old").rglob("*.png")))
     selector = FisherMaskSelector(model, fisher_samples=8)
     expected = selector.query(pool, 4, labeled, progress=False)
@@ -167,12 +167,12 @@ def test_other_strategies_without_labeled_images(here: Path, strategy: str) -> N
     [
         ("-n 0", "n must be at least 1; got 0"),
         ("-n 14", "n must be at most the 12 unlabeled images; got 14"),
-        ("-n 2 --unlabeled nosuch", "nosuch must be a folder of images; it is not there"),
+        ("-n 2 --unlabeled nosuch", "--unlabeled must be there; there is no nosuch"),
         ("-n 2 --labeled net.pt", "labeled must be a folder of class folders; got net.pt"),
-        ("-n 2 --labeled new/nothing", "labeled must be a folder"),
+        ("-n 2 --labeled new/nothing", "--labeled must be there; there is no new/nothing"),
         ("-n 2 --unlabeled old", "old holds no images that are not labeled"),
         ("-n 2 --csv net.pt", "one of the three"),
-        ("-n 2 --checkpoint nosuch.pt", "cannot read nosuch.pt as a checkpoint"),
+        ("-n 2 --checkpoint nosuch.pt", "--checkpoint must be there; there is no nosuch.pt"),
         ("-n 2 --checkpoint new/shelf&0/00.png", "cannot read new/shelf"),
         ("-n 2 --model resnet18", "net.pt is no checkpoint of resnet18"),
         ("-n 2 --model nosuch", "model must be one of cnn_small"),
@@ -182,7 +182,7 @@ def test_other_strategies_without_labeled_images(here: Path, strategy: str) -> N
         ("-n 2 --std 1 inf 1", "std must be finite and above 0; got 1.0 inf 1.0"),
         ("-n 2 --mean 0 nan 1", "mean must be finite; got 0.0 nan 1.0"),
         ("-n 2 --classes a a", "classes must differ; got a, a"),
-        ("-n 2 --out net.pt/deep/picks", "net.pt cannot be written to"),
+        ("-n 2 --out net.pt/deep/picks", "--out must be a path below folders; "),
         ("-n 2 --image-size 0", "image_size must be at least 1; got 0"),
         ("-n 2 --out new", "new exists already"),
     ],
@@ -289,7 +289,7 @@ def test_checkpoints_of_many_makers_are_read(here: Path, wrap: str) -> None:
         "lightning": {"state_dict": {f"model.{key}": value for key, value in state.items()}},
     }[wrap]
     torch.save(saved, "wrapped.pt")
-    model = load_model("cnn_small", Path("wrapped.pt"), 12)
+    model = load_trained("cnn_small", Path("wrapped.pt"), shape=(3, 12, 12)).model
     assert not model.training
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
@@ -297,12 +297,12 @@ def test_checkpoints_of_many_makers_are_read(here: Path, wrap: str) -> None:
 def test_checkpoints_that_are_none_are_named(here: Path) -> None:
     torch.save([1, 2], "list.pt")
     with pytest.raises(ValueError, match="must hold a state_dict; got list"):
-        load_model("cnn_small", Path("list.pt"), 12)
+        load_trained("cnn_small", Path("list.pt"), shape=(3, 12, 12))
     state = torch.load("net.pt")
     state["0.weight"] = state["0.weight"][:, :1]
     torch.save(state, "grey.pt")
     with pytest.raises(ValueError, match=r"is no checkpoint of cnn_small: .*\s.*size mismatch"):
-        load_model("cnn_small", Path("grey.pt"), 12)
+        load_trained("cnn_small", Path("grey.pt"), shape=(3, 12, 12))
 
 
 def test_several_labels(here: Path) -> None:
@@ -317,7 +317,7 @@ def test_several_labels(here: Path) -> None:
         images = [torch.tensor(list(Image.open(p).tobytes())).view(12, 12, 3) for p in some]
         return (torch.stack(images).permute(0, 3, 1, 2) / 255 - mean) / std
 
-    model, pool = load_model("cnn_small", Path("net.pt"), 12), read("new")
+    model, pool = load_trained("cnn_small", Path("net.pt"), shape=(3, 12, 12)).model, read("new")
     selector = FisherMaskSelector(model, mask="head", likelihood="bernoulli", backward_steps=1)
     expected = selector.query(pool, 12, read("old"), progress=False)
     assert [row["path"] for row in found] == [paths[i] for i in expected.indices]

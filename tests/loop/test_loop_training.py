@@ -100,19 +100,31 @@ def test_only_training_sees_random_crops_and_flips(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("largest", [0, 2**20])
-def test_damaged_images_are_found_when_data_are_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
+def test_damaged_images_are_left_out_and_said_when_data_are_loaded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    largest: int,
 ) -> None:
     monkeypatch.setattr(samples, "LARGEST_DECODED", largest)
     write_images(tmp_path, 5)
     whole = load_data(DataOptions(str(tmp_path), image_size=8))
     assert isinstance(whole.pool.source, Tensor) == (largest > 0)
     assert whole.pool[0][0].shape == (3, 8, 8)
+    before = [[(image, label) for image, label in part] for part in (whole.pool, whole.test)]
     path = tmp_path / "cats" / "0.png"
     path.write_bytes(path.read_bytes()[:-40])
-    for other in (tmp_path / "dogs").iterdir():
+    left = load_data(DataOptions(str(tmp_path), image_size=8))
+    assert len(left.pool) + len(left.test) == len(whole.pool) + len(whole.test) - 1
+    assert [(note.path, note.what) for note in left.notes] == [(path, "skipped")]
+    assert f"skipped  {path}: " in caplog.text
+    # Labels stay with their images.
+    for part, same in zip((left.pool, left.test), before, strict=True):
+        kept = [label for image, label in same if any(torch.equal(image, x) for x, _ in part)]
+        assert part.targets.tolist() == kept
+    for other in tmp_path.rglob("*.png"):
         other.write_bytes(b"not an image")
-    with pytest.raises(ValueError, match=r"of 8 images are damaged: cannot read image .*png"):
+    with pytest.raises(ValueError, match=r"none of the 8 images of the pool can be read; .*png: "):
         load_data(DataOptions(str(tmp_path), image_size=8))
 
 

@@ -125,7 +125,7 @@ def test_a_query_with_nothing_set(
     assert f"{k:,}" in repr(mask) and f"{k:,}" in caplog.text
 
 
-@pytest.mark.parametrize("mask", ["global", "per_layer", "random", "relative", "head"])
+@pytest.mark.parametrize("mask", ["global", "per_layer", "random", "relative", "head", "middle"])
 def test_every_mask_with_nothing_set(mask: str) -> None:
     selector = FisherMaskSelector(wide(3), mask=mask)
     assert len(selector.query(pool(), 3, progress=False).indices) == 3

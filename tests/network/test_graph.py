@@ -10,21 +10,58 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fishermask_fast.network import (
+    VIEWS,
+    Consumer,
     Consumers,
     asking,
     call,
     evaluating,
     find_again,
-    find_consumers,
+    match_consumers,
     read_graph,
+    trial_samples,
 )
 
 norms = nn.utils.parametrizations
 
 
+def find_consumers(net: nn.Module, inputs: nets.Inputs) -> Consumers:
+    """Of all parameters, by a forward pass of two samples and one of three."""
+    wanted = dict(net.named_parameters())
+    with asking(wanted.values()):
+        few, more = (read_graph(call(net, some)) for some in trial_samples(inputs))
+    return match_consumers(few, more, wanted)
+
+
 def consumers_of(model: nn.Module, inputs: nets.Inputs) -> Consumers:
     with evaluating(model) as net:
         return find_consumers(net, inputs)
+
+
+def unreached(found: Consumers) -> tuple[str, ...]:
+    """Parameters on which the logits do not depend."""
+    return tuple(name for name, uses in found.uses.items() if not (uses or name in found.unknown))
+
+
+def direct(use: Consumer) -> bool:
+    """Whether the parameter's own numbers are consumed: no arithmetic lies between."""
+    return VIEWS.issuperset(use.path)
+
+
+def all_uses(found: Consumers) -> list[Consumer]:
+    return [use for uses in found.uses.values() for use in uses]
+
+
+def last(found: Consumers) -> list[Consumer]:
+    """Those whose result goes to no other consumer: nothing but the logits lies behind them."""
+    below: set[object] = set()
+    stack = [node for use in all_uses(found) for node, _ in use.node.next_functions]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in below:
+            below.add(node)
+            stack.extend(source for source, _ in node.next_functions)
+    return [use for use in all_uses(found) if use.node not in below]
 
 
 def kinds(found: Consumers, name: str) -> list[tuple[str, int]]:
@@ -77,13 +114,12 @@ def test_kinds_of_use(name: str) -> None:
     assert kinds(found, "w") == uses
     (first, *_) = found.uses["w"] or (None,)
     if first is None:
-        assert found.unreached == ("w",)
+        assert unreached(found) == ("w",)
     else:
         steps = [step.removesuffix("Backward0") for step in first.path]
         assert steps == path or sorted(steps) == path
-        assert first.direct is (name not in ("merged", "constant table"))
-    assert [use.parameter for use in found.last()[:2]] == ["head.weight", "head.bias"]
-    assert found.last()[0].distance == 0
+        assert direct(first) is (name not in ("merged", "constant table"))
+    assert [use.parameter for use in last(found)] == ["head.weight", "head.bias"]
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -108,7 +144,7 @@ def test_weights_behind_arithmetic(layer: nn.Module, names: list[str]) -> None:
     found = consumers_of(model, torch.randn(4, 6))
     for name in names:
         (use,) = found.uses[f"0.parametrizations.weight.{name}"]
-        assert (use.kind, use.argument, use.direct) == ("AddmmBackward0", 2, False)
+        assert (use.kind, use.argument, direct(use)) == ("AddmmBackward0", 2, False)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -117,7 +153,7 @@ def test_old_weight_norm(name: str) -> None:
     layer = nn.utils.weight_norm(nn.Conv1d(2, 3, 2))
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 3))
     (use,) = consumers_of(model, torch.randn(4, 2, 5)).uses[f"0.{name}"]
-    assert (use.kind, use.argument, use.direct) == ("ConvolutionBackward0", 1, False)
+    assert (use.kind, use.argument, direct(use)) == ("ConvolutionBackward0", 1, False)
 
 
 class Lora(nn.Module):
@@ -137,8 +173,8 @@ def test_lora_merged() -> None:
     found = consumers_of(Lora(), torch.randn(4, 6))
     for name in ("a", "b", "base.weight"):
         (use,) = found.uses[name]
-        assert (use.kind, use.argument, use.direct) == ("MmBackward0", 1, False)
-    assert found.unreached == ("base.bias",)
+        assert (use.kind, use.argument, direct(use)) == ("MmBackward0", 1, False)
+    assert unreached(found) == ("base.bias",)
 
 
 def test_weights_used_often() -> None:
@@ -151,7 +187,7 @@ def test_weights_used_often() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "inputs", "last"),
+    ("model", "inputs", "nearest"),
     [
         (nets.TextClassifier(), torch.randint(0, 30, (4, 9)), "fc.weight"),
         (nets.Attention(), torch.randn(3, 5, 8), "head.weight"),
@@ -162,10 +198,10 @@ def test_weights_used_often() -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
-def test_every_parameter_has_consumers(model: nn.Module, inputs: Tensor, last: str) -> None:
+def test_every_parameter_has_consumers(model: nn.Module, inputs: Tensor, nearest: str) -> None:
     found = consumers_of(model, inputs)
-    assert not found.unknown and not found.unreached
-    assert found.last()[0].parameter == last
+    assert not found.unknown and not unreached(found)
+    assert last(found)[0].parameter == nearest
 
 
 def test_another_batch_has_the_same_consumers() -> None:
@@ -180,7 +216,7 @@ def test_another_batch_has_the_same_consumers() -> None:
     with evaluating(Sometimes()) as net:
         found = find_consumers(net, torch.zeros(3, 2))
         parameters = dict(net.named_parameters())
-        assert found.unreached == ("b.weight", "b.bias")
+        assert unreached(found) == ("b.weight", "b.bias")
         for inputs, same in ((torch.ones(7, 2), True), (torch.full((7, 2), 20.0), False)):
             with asking(parameters.values()):
                 graph = read_graph(call(net, inputs))
@@ -232,7 +268,7 @@ class Auxiliary(nn.Module):
 
 def test_heads_that_do_not_reach_the_logits() -> None:
     found = consumers_of(Auxiliary(), torch.randn(3, 4))
-    assert found.unreached == ("aux.weight", "aux.bias") and not found.unknown
+    assert unreached(found) == ("aux.weight", "aux.bias") and not found.unknown
 
 
 def swin() -> nn.Module:
@@ -256,11 +292,11 @@ def test_whole_networks() -> None:
     }
     for make, kinds_there in expected.items():
         found = consumers_of(make(), torch.randn(2, 3, 32, 32))
-        assert not found.unknown and not found.unreached
-        uses = found.last()
+        assert not found.unknown and not unreached(found)
+        uses = all_uses(found)
         assert {use.kind.removesuffix("Backward0") for use in uses} == kinds_there
-        assert (uses[0].kind, uses[0].distance) == ("AddmmBackward0", 0)
-        paths = {use.path for use in uses if not use.direct}
+        assert {use.kind for use in last(found)} == {"AddmmBackward0"}
+        paths = {use.path for use in uses if not direct(use)}
         assert (make is swin) is bool(paths)
 
 
@@ -285,9 +321,8 @@ def test_transformers(kind: str, expected: set[str]) -> None:
     config = getattr(hf, f"{kind}Config")(vocab_size=20, num_labels=3, pad_token_id=0, **sizes)
     model = getattr(hf, f"{kind}ForSequenceClassification")(config)
     found = consumers_of(model, {"input_ids": torch.randint(1, 20, (3, 7))})
-    assert not found.unknown and not found.unreached
-    uses = found.last()
-    assert {use.kind.removesuffix("Backward0") for use in uses} == expected
-    assert uses[0].parameter == ("classifier.weight" if kind == "Albert" else "score.weight")
+    assert not found.unknown and not unreached(found)
+    assert {use.kind.removesuffix("Backward0") for use in all_uses(found)} == expected
+    assert last(found)[0].parameter == ("classifier.weight" if kind == "Albert" else "score.weight")
     shared = {name for name, uses in found.uses.items() if len(uses) == 2}
     assert all("albert_layers" in name for name in shared) and (kind == "Albert") is bool(shared)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
+from torch.utils.data import TensorDataset
 
-from fishermask_fast import installation
+from fishermask_fast import installation, progress
 from fishermask_fast.cli import main
 from fishermask_fast.commands import parse
 from fishermask_fast.loop.records import read_rounds
 from fishermask_fast.loop.run import experiment
-from fishermask_fast.options import SENTENCES, STRATEGIES
+from fishermask_fast.options import SENTENCES, STRATEGIES, QueryOptions
 from fishermask_fast.options.told import EXAMPLES
+from fishermask_fast.strategies import Forecast, announce, estimated
 
+READ = ("--unlabeled", "--labeled", "--csv", "--embeddings", "--checkpoint", "--pool")
 TINY = shlex.split(
     "run --pool-size 90 --test-size 40 --initial 10 --per-round 5 --rounds 2 --epochs 1 "
     "--min-steps 3 --fisher-samples 20 --strategy fishermask random"
@@ -51,6 +58,10 @@ def test_examples_are_commands(line: str, tmp_path: Path, monkeypatch: pytest.Mo
     Path("experiment.toml").write_text("rounds = 1\n")
     program, *given = shlex.split(line)
     assert program == "fishermask-fast"
+    for flag, value in pairwise(given):
+        if flag in READ:
+            Path(value).parent.mkdir(exist_ok=True)
+            Path(value).touch()
     if "--resume" in given:
         with pytest.raises(ValueError, match="out"):
             parse(given)
@@ -164,3 +175,60 @@ def test_verbose_says_the_steps(
             n = 90 - 10 - 5 * (number - 1)
             assert f"round {number} of {name}: picking 5 of {n}" in said
     assert sum("trained on" in line for line in said) == 5
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_each_strategy_says_what_its_query_takes(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    pool, labeled, few = (TensorDataset(torch.rand(n, 6)) for n in (90, 10, 5))
+    told = estimated(name, model, pool, labeled, 4, 0, QueryOptions())
+    if name == "random":
+        assert told is None
+        return
+    assert told is not None and min(told.seconds.values()) > 0
+    announce(told, QueryOptions())
+    assert re.match(r"about \d+ s \(\w+ \d+ s", capsys.readouterr().err)
+    # So few are picked from before their time is known.
+    assert estimated(name, model, few, labeled, 4, 0, QueryOptions()) is None
+    assert estimated(name, model, few, labeled, 4, 0, QueryOptions(), always=True) is not None
+
+
+def test_of_a_long_query_it_is_said_what_makes_it_shorter(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, pool = nn.Linear(6, 3), TensorDataset(torch.rand(90, 6))
+    told = estimated("fishermask", model, pool, pool, 4, 0, QueryOptions())
+    assert told is not None
+    long = Forecast({"mask": 3000.0, "gradients": 600.0}, told.need)
+    announce(long, QueryOptions())
+    said = capsys.readouterr().err
+    assert said.startswith("about 60 min (mask 50 min, gradients 10 min), then the selection\n")
+    for way in ("--fisher-samples 128: about 16 min", "--mask head", "--rank 1", "--image-size"):
+        assert way in said
+    announce(Forecast({"predictions": 3600.0}), QueryOptions())
+    said = capsys.readouterr().err
+    assert said.startswith("about 60 min (predictions 60 min)\n") and "--image-size" in said
+    assert "--rank" not in said and "--mask" not in said
+    announce(Forecast({"mask": 30.0}, told.need), QueryOptions())
+    assert "shorter" not in capsys.readouterr().err
+
+
+def test_without_a_terminal_long_work_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line a minute of each step of ``run``; here a line each time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    for number in range(40):
+        path = Path("photos") / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 5 * number).save(path)
+    flags = "--data photos --image-size 8 --model cnn_small --strategy fishermask margin"
+    tiny = "--initial 4 --per-round 2 --rounds 1 --epochs 1 --min-steps 2 --fisher-samples 9"
+    assert main(["run", *flags.split(), *tiny.split(), "--out", "run"]) == 0
+    said = capsys.readouterr().err
+    steps = "reading the pool", "reading the test set", "training", "testing"
+    for step in (*steps, "gradients", "selection", "predictions"):
+        assert re.search(rf"^{step}: \d+ of \d+ [a-z ]+ after \d+ s, about \d+ s left$", said, re.M)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from fishermask_fast import FisherMaskSelector
-from fishermask_fast.options import QueryOptions
+from fishermask_fast.options import QueryOptions, SampleOptions
 from fishermask_fast.strategies import STRATEGIES, check, unread
+from fishermask_fast.strategies import pick as pick_of
 from fishermask_fast.strategies.herding import bandwidth, herd
 from fishermask_fast.strategies.interface import Picks
 from fishermask_fast.strategies.typical import typical
@@ -188,6 +189,31 @@ def test_another_prior_or_target_takes_its_place(options: dict[str, Any]) -> Non
     expected, _ = herding_by_definition(model, pool.tensors[0], known.tensors[0], 6, first.tolist())
     assert found.indices.tolist() == expected
     assert not unread("fishermask_coverage", QueryOptions(**options))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_barred_is_not_picked_and_what_is_pending_covers(name: str) -> None:
+    model = a_head(6, 4)
+    x, known = 2 * torch.randn(60, 6), torch.randn(8, 6)
+    pending, exclude = (3, 40), (0, 7, 59)
+    samples = SampleOptions(pending=pending, exclude=exclude)
+    given = (model, TensorDataset(x), TensorDataset(known), 6, 0, QueryOptions(samples=samples))
+    found = pick_of(name, *given).indices.tolist()
+    assert len(set(found)) == 6 and not {*found} & {*pending, *exclude}
+    rest = [i for i in range(60) if i not in (*pending, *exclude)]
+    labeled = torch.cat([known, x[list(pending)]])
+    if name == "fishermask_coverage":
+        selector = FisherMaskSelector(model, lamb="auto", eval_weights="balanced")
+        query = {"pending": pending, "exclude": exclude, "progress": False}
+        data = (TensorDataset(x), 30, TensorDataset(known))
+        among = [rest.index(int(i)) for i in selector.query(*data, **query).indices]
+        expected, _ = herding_by_definition(model, x[rest], labeled, 6, among)
+    else:
+        expected = pick(name, model, x[rest], labeled, 6).indices.tolist()
+    assert found == [rest[i] for i in expected]
+    everything = QueryOptions(samples=samples)
+    left = pick_of(name, *given[:3], 55, 0, everything).indices.tolist()
+    assert sorted(left) == rest
 
 
 def test_a_pool_smaller_than_the_candidates_is_taken_whole() -> None:

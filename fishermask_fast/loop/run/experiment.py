@@ -180,7 +180,7 @@ class Experiment:
     def config(self) -> dict[str, Any]:
         """What the run's folder records of this experiment."""
         query = asdict(self.query)
-        del query["progress"], query["group"]
+        del query["progress"], query["group"], query["samples"]
         used = {name: asdict(v) for name, v in self.variants.items() if name in self.arms}
         return {
             "data": asdict(self.data.options),
@@ -311,9 +311,16 @@ class Experiment:
                 self.recipe,
                 task=self.task,
                 seed=self._seed(state.round, "training"),
+                progress=self.query.progress,
             )
         trained = time.perf_counter()
-        evaluation = evaluate(state.model, self.data.test, len(self.data.classes), task=self.task)
+        evaluation = evaluate(
+            state.model,
+            self.data.test,
+            len(self.data.classes),
+            task=self.task,
+            progress=self.query.progress,
+        )
         state.accuracy = evaluation.accuracy
         seconds = {"train": trained - start, "evaluate": time.perf_counter() - trained}
         logger.info(

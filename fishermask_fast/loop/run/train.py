@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from fishermask_fast.datasets import Label
 from fishermask_fast.loop.run.tasks import TASKS, Task, overall
 from fishermask_fast.options import Recipe
+from fishermask_fast.progress import progress_bar
 
 Labeled = Dataset[tuple[Tensor, Label]]
 
@@ -52,6 +53,7 @@ def train_model(
     *,
     task: Task = TASKS["categorical"],
     seed: int = 0,
+    progress: bool = False,
 ) -> Training:
     """Train in place, on the device where the model is, and leave the model in eval mode.
 
@@ -63,6 +65,7 @@ def train_model(
         task: What is learned.
         seed: Of the order of samples, augmentation and dropout; the global random state is
             left as it was.
+        progress: Show how far it is.
 
     Returns:
         Epochs, steps, and the last epoch's accuracy and loss.
@@ -77,7 +80,12 @@ def train_model(
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
     epochs = steps = 0
     accuracy = loss = math.nan
-    with _seeded(seed, device):
+    n_batches = len(_batches(torch.arange(n_samples), recipe.train_batch_size))
+    most = max(recipe.epochs, math.ceil(recipe.min_steps / n_batches))
+    with (
+        _seeded(seed, device),
+        progress_bar(most, "training", "epochs at most", progress) as advance,
+    ):
         model.train()
         while (
             steps < recipe.min_steps
@@ -97,6 +105,7 @@ def train_model(
                 loss_sum += batch_loss.item() * len(batch)
                 steps += 1
             epochs += 1
+            advance(1)
             accuracy, loss = (
                 task.fit(*map(torch.cat, zip(*seen, strict=True))),
                 loss_sum / n_samples,
@@ -169,6 +178,7 @@ def evaluate(
     *,
     task: Task = TASKS["categorical"],
     batch_size: int = 256,
+    progress: bool = False,
 ) -> Evaluation:
     """The task's metric of a model in eval mode, over all samples and for each class.
 
@@ -178,6 +188,7 @@ def evaluate(
         n_classes: Number of classes.
         task: What is learned.
         batch_size: Images read at once.
+        progress: Show how far it is.
 
     Returns:
         Metric, mean loss, and metric by class.
@@ -189,11 +200,13 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        for batch in torch.arange(n_samples).split(batch_size):
-            images, labels = _read(data, batch, device)
-            logits = model(images)
-            loss_sum += task.loss(logits, labels, reduction="sum").item()
-            seen.append((logits.cpu(), labels.cpu()))
+        with progress_bar(n_samples, "testing", "samples", progress) as advance:
+            for batch in torch.arange(n_samples).split(batch_size):
+                images, labels = _read(data, batch, device)
+                logits = model(images)
+                loss_sum += task.loss(logits, labels, reduction="sum").item()
+                seen.append((logits.cpu(), labels.cpu()))
+                advance(len(batch))
     finally:
         model.train(was_training)
     outputs, targets = map(torch.cat, zip(*seen, strict=True))

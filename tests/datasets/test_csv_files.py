@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fishermask_fast.labeling.csv_files import path_cell, read_csv, write_csv
+from fishermask_fast.datasets.csv_files import path_cell, read_csv, write_csv
 
 NAMES = [
     "a.png", "a,b.png", 'a"b.png', "a\nb.png", "a\rb.png", "a\r\nb.png", " a.png ", "'a.png",

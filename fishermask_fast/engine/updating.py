@@ -1,8 +1,9 @@
-"""Rank updates one at a time, where the compiled pass cannot tell which candidate would have won.
+"""Rank updates of the state of some candidates: all at once, or one at a time where that must be.
 
-That pass compares tr(A_x^-1 B_x) as it is, of all candidates alike. Here gains are weighted, or
-candidates leave between two updates as their cluster has had its picks, or the gain is log det A_x,
-for which E_x = A_x - I is kept, so that small gains keep their digits, and no B_x:
+The compiled pass compares tr(A_x^-1 B_x) as it is, of all candidates alike. One at a time go gains
+that are weighted, candidates that leave between two updates as their cluster has had its picks, and
+the gain log det A_x, for which E_x = A_x - I is kept, so that small gains keep their digits, and no
+B_x:
 
     E_x <- E_x - P P^T,   gain(x) = w_x log det (I + E_x) = w_x sum_i log(1 + f_i),
 
@@ -11,31 +12,28 @@ f_i + 1 the pivots of I + E_x, each taken without the 1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from fishermask_fast.engine.state import State, Updates
 from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
-
-if TYPE_CHECKING:
-    from fishermask_fast.engine.state import State, Updates
+from fishermask_fast.triangles import packed, unpacked
 
 # Numbers of the products P at work.
 _CHUNK_NUMBERS = 2**21
 
 
-def advance(
+def take_updates(
     state: State,
     factors: GradientFactors,
     index: Tensor,
     updates: Updates,
     thresholds: Tensor,
-    until: Tensor | None,
     *,
     scale: float,
     float64: bool,
+    until: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take updates to some candidates, in place, and tell who would have won; see ops.score_update.
 
@@ -45,16 +43,53 @@ def advance(
         index: (n,) int64, which of them.
         updates: T updates, in order.
         thresholds: (T,) scores.
-        until: (N,) int64, the last update before which each may still win; None where all may.
         scale: V = scale * factors.
         float64: whether products are taken in float64.
+        until: (N,) int64, the last update before which each may still win; None where all may.
     """
+    if state.log_det or state.gains is not None or until is not None:
+        return _one_by_one(state, factors, index, updates, thresholds, until, scale, float64)
+    return _at_once(state, factors, index, updates, thresholds, scale, float64)
+
+
+def _at_once(
+    state: State,
+    factors: GradientFactors,
+    index: Tensor,
+    updates: Updates,
+    thresholds: Tensor,
+    scale: float,
+    float64: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return ops.score_update(
+        factors,
+        index,
+        *updates,
+        thresholds,
+        state.a,
+        state.b,
+        state.scores,
+        scale=scale,
+        float64_products=float64,
+    )
+
+
+def _one_by_one(
+    state: State,
+    factors: GradientFactors,
+    index: Tensor,
+    updates: Updates,
+    thresholds: Tensor,
+    until: Tensor | None,
+    scale: float,
+    float64: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     n = len(state.scores)
     best = torch.full_like(thresholds, -torch.inf)
     best_index = torch.full_like(thresholds, n, dtype=torch.int64)
     first_index = best_index.clone()
     if not len(updates.ranks):
-        _take(state, factors, index, updates, 0, scale, float64)
+        _take_one(state, factors, index, updates, 0, scale, float64)
     start = 0
     for t, rank in enumerate(updates.ranks):
         if len(index):
@@ -67,13 +102,13 @@ def advance(
             reaches = (scores >= thresholds[t]) & ~scores.isneginf()
             first_index[t] = torch.where(reaches, index, n).min()
         stop = start + rank
-        one = type(updates)(updates.u[start:stop], updates.w[start:stop], [rank])
-        _take(state, factors, index, one, rank, scale, float64)
+        one = Updates(updates.u[start:stop], updates.w[start:stop], [rank])
+        _take_one(state, factors, index, one, rank, scale, float64)
         start = stop
     return best, best_index, first_index
 
 
-def _take(
+def _take_one(
     state: State,
     factors: GradientFactors,
     index: Tensor,
@@ -89,38 +124,24 @@ def _take(
             e = state.a[some]
             if rank:
                 p = factors[some].times(update.u.T.contiguous()).mul_(scale)
-                e -= (p @ p.mT)[:, state.rows, state.columns]
+                e -= packed(p @ p.mT)
                 state.a[some] = e
-            state.scores[some] = log_det(e, state.rows, state.columns)
+            state.scores[some] = _log_det(e, factors.n_rows)
     else:
-        ops.score_update(
-            factors,
-            index,
-            *update,
-            update.never(),
-            state.a,
-            state.b,
-            state.scores,
-            scale=scale,
-            float64_products=float64,
-        )
+        _at_once(state, factors, index, update, update.never(), scale, float64)
     if state.gains is not None:
         state.scores[index] *= state.gains[index]
 
 
-def log_det(packed: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def _log_det(triangles: Tensor, r: int) -> Tensor:
     """log det (I + E) of packed lower triangles E, (n,); NaN where I + E is not positive definite.
 
     Args:
-        packed: (n, r (r + 1) / 2) float64.
-        rows: of each entry.
-        columns: of each entry.
+        triangles: (n, r (r + 1) / 2) float64.
+        r: rows of each E.
     """
-    r = int(rows[-1]) + 1
-    e = packed.new_zeros(len(packed), r, r)
-    e[:, rows, columns] = packed
-    e[:, columns, rows] = packed
-    total = packed.new_zeros(len(packed))
+    e = unpacked(triangles, r)
+    total = triangles.new_zeros(len(triangles))
     for j in range(r):
         pivot = e[:, j, j].clone()
         total += torch.where(pivot > -1, pivot, torch.nan).log1p()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fishermask_fast.datasets import Rows, read_rows
+from fishermask_fast.datasets.folders import Note, sorted_notes
+from fishermask_fast.datasets.rows import Rows, read_rows
 from fishermask_fast.files import replace_file
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -26,6 +27,18 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     replace_file(path, "".join(lines).encode(errors="surrogateescape"))
 
 
+def write_notes(folder: Path, notes: Sequence[Note]) -> None:
+    """Write what was left out into skipped.csv, what was taken otherwise into converted.csv.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    for name, some in sorted_notes(notes).items():
+        if some:
+            cells = [(path_cell(note.path), note.reason, note.what) for note in some]
+            write_csv(folder / f"{name}.csv", ["path", "reason", "what"], cells)
+
+
 def read_csv(path: Path, wanted: Sequence[str], needed: str, expected: str) -> Rows:
     """A table whose cells may be bytes that are no UTF-8, as names of files are.
 
@@ -39,11 +52,6 @@ def path_cell(path: Path) -> str:
     """A path as it is written into a table."""
     text = str(path)
     return f"./{text}" if text.startswith(_FORMULA) else text
-
-
-def printable(text: str) -> str:
-    """The text with what no terminal takes, half a character of a file's name, escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cell(value: object) -> str:
