@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_SHOWN = 96
-# Okabe and Ito's palette and two of Tol's, told apart with any colour vision; markers and dashes
+# Okabe and Ito's palette and five of Tol's, told apart with any colour vision; markers and dashes
 # do it in grey.
 COLOURS = (
     "#0072B2",
@@ -35,9 +35,12 @@ COLOURS = (
     "#56B4E9",
     "#882255",
     "#999933",
+    "#332288",
+    "#DDCC77",
+    "#AA4499",
 )
 STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", "h", ">", "p")
 GREY = "0.62"
 FORMATS = ("png", "svg")
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 StrategyName = Literal[
     "fishermask",
     "fishermask_entropy",
+    "fishermask_coverage",
     "bait",
     "random",
     "entropy",
@@ -17,6 +18,8 @@ StrategyName = Literal[
     "least_confidence",
     "coreset",
     "badge",
+    "uherding",
+    "typiclust",
 ]
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 """Names of the strategies, each a function of ``fishermask_fast.strategies``."""

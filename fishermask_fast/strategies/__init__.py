@@ -1,7 +1,8 @@
 """Who picks the next batch: functions (model, pool, labeled, n, seed, options) -> Picks.
 
 Rooms: interface (what they take and give), fisher (tr(M^-1 F): FisherMask, BAIT), uncertainty
-(entropy, margin, least confidence), diversity (k-center greedy, k-means++), registry (all by name),
+(entropy, margin, least confidence), diversity (k-center greedy, k-means++), herding (UHerding),
+typical (TypiClust), filtered (FisherMask's candidates, UHerding's picks), registry (all by name),
 estimating (what a query will take). A new strategy is a function, a line in registry and its name
 in options/picking. May import: selector, estimates, distributed, masks, network,
 options, progress, checks.

@@ -1,6 +1,7 @@
 """FisherMask, its hybrid with entropy, and BAIT: one engine, picking by what lowers tr(M^-1 F).
 
-They differ in their masks, and BAIT removes as well as picks.
+They differ in their masks, and BAIT removes as well as picks. What a strategy asks of M and F is
+the user's, or, of candidates for others to pick from, the strategy's own first (aimed).
 """
 
 from __future__ import annotations
@@ -69,6 +70,17 @@ def aim(options: QueryOptions) -> dict[str, Any]:
     }
 
 
+def aimed(options: QueryOptions) -> QueryOptions:
+    """lamb = 0.1 tr(F) / k and each class alike, unless a prior and weights are given."""
+    own: dict[str, Any] = {
+        "lamb": LAMB if options.prior_precision is not None else "auto",
+        "eval_weights": options.eval_weights or "balanced",
+        "criterion": "trace",
+        "class_weight": None,
+    }
+    return replace(options, **own)
+
+
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
     return FisherMaskSelector(
         model,
@@ -104,9 +116,14 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
     )
 
 
+def _candidates_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return _fishermask_selector(model, seed, aimed(options))
+
+
 SELECTORS = {
     "fishermask": _fishermask_selector,
     "fishermask_entropy": _fishermask_selector,
+    "fishermask_coverage": _candidates_selector,
     "bait": _bait_selector,
 }
 

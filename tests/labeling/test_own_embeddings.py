@@ -56,7 +56,10 @@ def test_embeddings_need_no_network(here: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "strategy",
-    ["bait", "random", "entropy", "margin", "least_confidence", "coreset", "badge"],
+    [
+        *("bait", "random", "entropy", "margin", "least_confidence", "coreset", "badge"),
+        *("uherding", "typiclust", "fishermask_coverage"),
+    ],
 )
 def test_every_strategy_picks_from_embeddings_as_with_a_head(here: Path, strategy: str) -> None:
     """The embeddings and probabilities of a linear head, against the head itself."""
