@@ -1,8 +1,8 @@
 """What a forward takes from the time before it.
 
-In z = f(x; theta, c) c is whatever is neither input nor parameter nor computed on the way. It may be
-a constant, or g(theta) of an earlier forward, kept in an attribute, a closure, a function's cache:
-where it lies cannot be known, but every operation shows the tensors that it is given.
+In z = f(x; theta, c) c is whatever is neither input nor parameter nor computed on the way: a
+constant, or g(theta) of an earlier forward, kept in an attribute, a closure, a function's cache.
+Where it lies cannot be known, but every operation shows the tensors that it is given.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def taken_from_before(model: nn.Module, inputs: Inputs, names: Collection[str]) 
         names: parameters to ask about.
     """
     parameters = dict(model.named_parameters())
-    known = [inputs] if isinstance(inputs, Tensor) else tree_leaves(dict(inputs))
+    known: list[Any] = tree_leaves(inputs if isinstance(inputs, Tensor) else dict(inputs))
     known += [p for name, p in parameters.items() if name not in names]
     for module in model.modules():
         if type(module).__module__.startswith("torch.nn.modules."):  # such as running statistics
@@ -79,7 +79,7 @@ class _Watch(TorchDispatchMode):
     """Notes what operations are given, and in whose forward."""
 
     def __init__(self, known: Iterable[Any], asked: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         # Held, so that no other tensor comes to lie in the same place.
         self.known = {_place(tensor): tensor for tensor in known if isinstance(tensor, Tensor)}
         self.names = {id(tensor): name for name, tensor in asked.items()}
