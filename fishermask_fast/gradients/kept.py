@@ -97,16 +97,16 @@ def _check_not_kept_before(
         raise ValueError(
             f"the logits do not depend on {_listed(own)}, but their module uses tensors from "
             "before the forward, which may have been made from them and kept; expected a forward "
-            "that computes such tensors from the parameters. Drop what is kept, as by train() or "
-            "a new copy of the model, and change the forward; or, where these parameters are "
-            "unused, leave them out by requires_grad_(False)"
+            "that computes such tensors from the parameters. Change it so, and load the state_dict "
+            "into a new model that keeps nothing; or, where these parameters are unused, leave "
+            "them out by requires_grad_(False)"
         )
     if hidden:
         warnings.warn(
             f"no way leads from the logits to {_listed(hidden)}: their gradients are taken for "
             "zeros. They are unused by these samples, or the model keeps tensors that it made from "
-            "them before: then drop these, as by train() or a new copy of the model. Unused ones "
-            "can be left out by requires_grad_(False)",
+            "them before: then load the state_dict into a new model that keeps nothing. Unused "
+            "ones can be left out by requires_grad_(False)",
             UserWarning,
             stacklevel=caller_level(),
         )
