@@ -40,11 +40,14 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
 }
 # These are each rank's own, or have cases of their own below.
 OWN_PARAMETERS = ("model", "device", "group")
-QUERY: dict[str, tuple[Any, Any]] = {"n_select": (3, 4)}
-OWN_QUERY = (
-    "unlabeled", "labeled", "progress", "out", "eval_data", "gain_weights", "pending", "exclude",
-    "cluster_ids", "labels",
-)  # fmt: skip
+QUERY: dict[str, tuple[Any, Any]] = {
+    "n_select": (3, 4),
+    "pending": ([0, 20], [0, 21]),
+    "exclude": (None, [3]),
+    "gain_weights": (None, torch.ones(9)),
+    "cluster_ids": (None, torch.arange(9)),
+}
+OWN_QUERY = ("unlabeled", "labeled", "progress", "out", "eval_data", "labels")
 SELECTION: dict[str, tuple[Any, Any]] = {
     "n_select": (3, 4),
     "lamb": (1.0, 0.5),
@@ -55,12 +58,15 @@ SELECTION: dict[str, tuple[Any, Any]] = {
     "prior_precision": (None, 2.0),
     "criterion": ("trace", "logdet"),
     "max_per_cluster": (None, 2),
+    "pending": ([0, 20], [0, 21]),
+    "exclude": (None, [3]),
+    "gain_weights": (None, torch.ones(8)),
+    "cluster_ids": (None, torch.arange(8)),
     "fisher": (torch.eye(5), 2 * torch.eye(5)),
     "labeled_fisher": (torch.eye(5), torch.eye(5, dtype=torch.float64) * 3),
 }
 OWN_SELECTION = (
-    "gradients", "chunk_size", "progress", "device", "group", "sample_indices", "gain_weights",
-    "pending", "exclude", "cluster_ids",
+    "gradients", "chunk_size", "progress", "device", "group", "sample_indices",
 )  # fmt: skip
 
 
@@ -80,6 +86,8 @@ def query(model: nn.Module | None = None, **changed: Any) -> Any:
     data = given.pop("unlabeled", make_pool())
     asked["out"] = given.pop("out", None)
     asked["progress"] = given.pop("progress", False)
+    for name in ("pending", "exclude", "gain_weights", "cluster_ids", "eval_data", "labels"):
+        asked[name] = given.pop(name, None)
     given.setdefault("group", dist.group.WORLD)
     return FisherMaskSelector(model or make_model(), **given).query(data, **asked)
 
@@ -157,6 +165,24 @@ def other_axes(rank: int) -> Any:
     return query(unlabeled=make_pool()[:, None] if rank == 1 else make_pool())
 
 
+def eval_data_on_some(rank: int) -> Any:
+    aimed = None if rank == 1 else spread(make_pool(5), rank)
+    data = {"unlabeled": spread(make_pool(), rank), "labeled": spread(make_pool(4), rank)}
+    return query(group=None, **data, eval_data=aimed)
+
+
+def eval_weights_on_some(rank: int) -> Any:
+    return query(eval_weights=torch.ones(9) if rank == 1 else None)
+
+
+def negative_labels_on_one(rank: int) -> Any:
+    return query(class_weight="balanced", labels=[0, 1, 2, -1 if rank == 1 else 0])
+
+
+def cost_of_nothing_on_one(rank: int) -> Any:
+    return query(gain_weights=torch.ones(9) * (rank != 1))
+
+
 def one_file(rank: int) -> Any:
     return query(out=Path(sys.argv[3]) / "one file")
 
@@ -210,6 +236,10 @@ APART: dict[str, tuple[Callable[[int], Any], str]] = {
     "labeled on some": (labeled_on_some, "labeled"),
     "dtype of the data": (other_dtype, "unlabeled data"),
     "axes of the data": (other_axes, "unlabeled data"),
+    "eval_data on some": (eval_data_on_some, "eval_data"),
+    "eval_weights on some": (eval_weights_on_some, "eval_weights"),
+    "negative labels on one": (negative_labels_on_one, "labels must be classes 0..2; got -1"),
+    "cost of nothing on one": (cost_of_nothing_on_one, "gain_weights must be finite and above 0"),
     "one file": (one_file, "out must be another one on each rank"),
     "fisher on rank 1": (fisher_on_rank_1, "fisher must be given on rank 0"),
     "places on some": (places_on_some, "sample_indices"),

@@ -33,7 +33,7 @@ class TopClass(Categorical):
         return make_rows(outputs)
 
     def identity(self, samples: Iterable[Tensor]) -> str:
-        return f"{self.name}, the likeliest class against the rest"
+        return f"{self.name}:top_class"
 
 
 def make_rows(logits: Tensor) -> Tensor:

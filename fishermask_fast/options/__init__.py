@@ -22,7 +22,13 @@ from fishermask_fast.options.data import PHOTO_MEAN, PHOTO_STD, DataOptions
 from fishermask_fast.options.files import OptionsFile
 from fishermask_fast.options.numbers import check_whole_numbers
 from fishermask_fast.options.paths import check_paths
-from fishermask_fast.options.picking import MASKS, STRATEGIES, LikelihoodName, QueryOptions
+from fishermask_fast.options.picking import (
+    MASKS,
+    STRATEGIES,
+    LikelihoodName,
+    QueryOptions,
+    SampleOptions,
+)
 from fishermask_fast.options.recorded import forget_seeds, record_seeds
 from fishermask_fast.options.recorded_config import check_config
 from fishermask_fast.options.schedule import DRAWS, Schedule
@@ -44,6 +50,7 @@ __all__ = [
     "RunOptions",
     "SENTENCES",
     "STRATEGIES",
+    "SampleOptions",
     "Schedule",
     "SelectOptions",
     "Telling",

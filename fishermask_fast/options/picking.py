@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
@@ -32,6 +32,40 @@ AS_TYPED = Parameter(show_default=lambda values: " ".join(map(str, values)))
 """Of several values: the help shows the default as one would type it."""
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """What is asked of single samples; see ``FisherMaskSelector.query``.
+
+    Attributes:
+        pending: Places, in the whole pool, of samples that are at the annotators.
+        exclude: Likewise of samples that are not picked.
+        cluster_ids: Of each sample of this process's part of the pool.
+        max_per_cluster: How many of a cluster may be picked.
+        gain_weights: Of each sample of this process's part of the pool.
+        labels: Of this process's labeled samples, places of their classes among the outputs.
+        eval_data: Whose uncertainty is to fall: this process's part of a data set.
+    """
+
+    pending: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
+    cluster_ids: tuple[int, ...] | None = None
+    max_per_cluster: int | None = None
+    gain_weights: tuple[float, ...] | None = None
+    labels: tuple[int, ...] | None = None
+    eval_data: Any = None
+
+    @property
+    def barred(self) -> set[int]:
+        """Samples that are not picked, whoever picks."""
+        return {*self.pending, *self.exclude}
+
+    def for_query(self) -> dict[str, Any]:
+        """Arguments of a query, those that were given."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        del given["max_per_cluster"]
+        return {name: value for name, value in given.items() if value is not None and value != ()}
+
+
 @Parameter(name="*", group="Picking")
 @dataclass(frozen=True)
 class QueryOptions:
@@ -47,7 +81,7 @@ class QueryOptions:
             means of numbers (default: as the data set has it, else categorical).
         head: Name of the layer that gives the logits (default: read from them).
         weighting: Gradients times sqrt(p), or as they are.
-        lamb: lambda I is where M starts.
+        lamb: lambda I is where M starts; auto is 0.1 tr(F) / k.
         prior_precision: The same with M in sums, instead of lamb, or auto.
         criterion: What picks change most: tr(M^-1 F), or log det M.
         rows: All rows of each sample, or one for the likeliest class against the rest.
@@ -60,6 +94,7 @@ class QueryOptions:
         progress: Show how far a query is.
         group: Processes that query together, each with its own part of the pool, as
             ``FisherMaskSelector`` takes them.
+        samples: What is asked of single samples.
     """
 
     fraction: float | None = None
@@ -69,7 +104,7 @@ class QueryOptions:
     likelihood: LikelihoodName | None = None
     head: str | None = None
     weighting: Literal["fisher", "none"] = "fisher"
-    lamb: float = 1.0
+    lamb: float | Literal["auto"] = 1.0
     prior_precision: float | Literal["auto"] | None = None
     criterion: Literal["trace", "logdet"] = "trace"
     rows: Literal["all", "top_class"] = "all"
@@ -80,3 +115,4 @@ class QueryOptions:
     batch_size: int | None = None
     progress: Annotated[bool, Parameter(parse=False)] = False
     group: Annotated[Any, Parameter(parse=False)] = None
+    samples: Annotated[Any, Parameter(parse=False)] = SampleOptions()

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from fishermask_fast.strategies.estimating import Forecast, announce, estimated
 from fishermask_fast.strategies.interface import Picks
-from fishermask_fast.strategies.registry import ANY_LIKELIHOOD, STRATEGIES, check, unread
+from fishermask_fast.strategies.registry import (
+    ANY_LIKELIHOOD,
+    STRATEGIES,
+    check,
+    check_samples,
+    pick,
+    unread,
+)
 from fishermask_fast.strategies.uncertainty import predict
 
 __all__ = [
@@ -21,7 +28,9 @@ __all__ = [
     "STRATEGIES",
     "announce",
     "check",
+    "check_samples",
     "estimated",
+    "pick",
     "predict",
     "unread",
 ]

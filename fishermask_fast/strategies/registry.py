@@ -17,7 +17,7 @@ from fishermask_fast.strategies.fisher import (
     fishermask,
     fishermask_entropy,
 )
-from fishermask_fast.strategies.interface import Picks, Pool, Strategy, sizes
+from fishermask_fast.strategies.interface import Picks, Pool, Strategy, leave_out, sizes
 from fishermask_fast.strategies.uncertainty import (
     entropy,
     least_confidence,
@@ -59,7 +59,7 @@ _READ = {
     "coreset": ("batch_size", "head", "likelihood"),
     "badge": ("batch_size", "head", "likelihood"),
 }
-_NO_GIVEN_OPTION = ("progress", "group")
+_NO_GIVEN_OPTION = ("progress", "group", "samples")
 
 
 def unread(name: str, options: QueryOptions) -> list[str]:
@@ -76,12 +76,53 @@ def unread(name: str, options: QueryOptions) -> list[str]:
     ]
 
 
+def pick(
+    name: str,
+    model: nn.Module,
+    pool: Pool,
+    labeled: Pool,
+    n: int,
+    seed: int,
+    options: QueryOptions,
+) -> Picks:
+    """What a strategy picks, of samples that are neither pending nor excluded.
+
+    Raises:
+        TypeError, ValueError: as the strategy does.
+    """
+    strategy = STRATEGIES[name]
+    if name in SELECTORS:
+        return strategy(model, pool, labeled, n, seed, options)
+    return leave_out(strategy, model, pool, labeled, n, seed, options)
+
+
+def check_samples(name: str, options: QueryOptions) -> None:
+    """Raise for what is asked of single samples and not defined for a strategy.
+
+    Raises:
+        ValueError: Names both.
+    """
+    asked = options.samples
+    undefined = {
+        "max_per_cluster": asked.max_per_cluster,
+        "gain_weights (costs)": asked.gain_weights,
+    }
+    if name not in SELECTORS:
+        undefined["eval_data"] = asked.eval_data
+    wrong = [each for each, value in undefined.items() if value is not None]
+    if wrong and name not in ("fishermask", "bait"):
+        raise ValueError(
+            f"{', '.join(wrong)}: not defined for strategy {name}; fishermask and bait take it"
+        )
+
+
 ANY_LIKELIHOOD = ("fishermask", "bait", "random")
 """Strategies that ask for no probabilities of classes."""
 
 
 def check(name: str, model: nn.Module, n_classes: int, options: QueryOptions) -> None:
     """Raise ValueError or TypeError where a strategy cannot work for this model and options."""
+    check_samples(name, options)
     if options.likelihood not in (None, "categorical") and name not in ANY_LIKELIHOOD:
         raise ValueError(
             f"strategy {name} is for one class a sample; with likelihood {options.likelihood} take "
