@@ -53,7 +53,7 @@ def contents(value: object, depth: int = 0) -> Any:
         return ("module", digest(tensors), attributes(value))
     if isinstance(value, (type, types.ModuleType)) or not hasattr(value, "__dict__"):
         named = value if hasattr(value, "__name__") else type(value)
-        return f"{getattr(named, '__module__', '')}.{named.__name__}"  # type: ignore[attr-defined]
+        return f"{getattr(named, '__module__', '')}.{named.__name__}"
     return (type(value).__qualname__, contents(vars(value), inner))
 
 
