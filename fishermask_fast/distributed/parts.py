@@ -218,7 +218,7 @@ def is_empty(data: Any) -> bool:
     # A DataLoader's own length counts batches, and may be 0 where it drops an incomplete one.
     samples = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(samples, Tensor):
-        return samples.ndim > 0 and len(samples) == 0
+        return not samples.is_nested and samples.ndim > 0 and len(samples) == 0
     return samples is None or (hasattr(samples, "__len__") and len(samples) == 0)
 
 

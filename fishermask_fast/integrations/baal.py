@@ -170,7 +170,8 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         n = len(factors)
         aimed = None
         if self.eval_data is not None:
-            aimed = self._seen(self.eval_data, None if self.mask is None else factors.head_index)
+            positions = None if self.mask is None else factors.head_index
+            aimed = self._seen(self.eval_data, positions, "eval_data")
         known = Labeled(self.n_labeled, self._labeled(factors), self._known_inputs, self.labels)
         free = self.wishes.room(self.aim, n)
         answer = query_known(
@@ -198,8 +199,8 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         scores[picks] = answer.selection.scores
         return torch.cat([picks, others]).numpy(), scores.numpy()
 
-    def _seen(self, predictions: Any, mask: Any) -> Seen:
-        probabilities, embeddings = _two_kinds(predictions)
+    def _seen(self, predictions: Any, mask: Any, name: str = "predictions") -> Seen:
+        probabilities, embeddings = _two_kinds(predictions, name)
         p = to_prob(probabilities)
         factors = factors_from_embeddings(embeddings, p, mask=mask, rank=self.rank, rows=self.rows)
         return Seen(factors, lambda: torch.as_tensor(p), lambda: torch.as_tensor(embeddings))
@@ -290,7 +291,7 @@ def _factors(predictions: Any, mask: Any, rank: int | None, rows: str = "all") -
     return factors_from_embeddings(embeddings, p, mask=mask, rank=rank, rows=rows)
 
 
-def _two_kinds(predictions: Any) -> tuple[Array, Array]:
+def _two_kinds(predictions: Any, name: str = "predictions") -> tuple[Array, Array]:
     """(N, C) logits or probabilities and (N, d) embeddings, means over iterations."""
     if isinstance(predictions, Iterator):
         batches = list(predictions)
@@ -298,18 +299,18 @@ def _two_kinds(predictions: Any) -> tuple[Array, Array]:
             predictions = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
     if not isinstance(predictions, Sequence) or len(predictions) != 2:
         raise ValueError(
-            "predictions must be [logits or probabilities (N, C, ...), embeddings (N, d, ...)], "
+            f"{name} must be [logits or probabilities (N, C, ...), embeddings (N, d, ...)], "
             "as a model that returns (logits, embeddings) gives them"
         )
-    first, second = (_mean(np.asarray(part)) for part in predictions)
+    first, second = (_mean(np.asarray(part), name) for part in predictions)
     return first, second
 
 
-def _mean(array: Array) -> Array:
+def _mean(array: Array, name: str) -> Array:
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"predictions must be numbers; got {array.dtype}")
+        raise TypeError(f"{name} must be numbers; got {array.dtype}")
     if array.ndim < 2:
-        raise ValueError(f"predictions must have shape (N, ..., iterations); got {array.shape}")
+        raise ValueError(f"{name} must have shape (N, ..., iterations); got {array.shape}")
     if not array.size:
-        raise ValueError(f"predictions must be of one sample or more; got shape {array.shape}")
+        raise ValueError(f"{name} must be of one sample or more; got shape {array.shape}")
     return array.mean(axis=-1) if array.ndim > 2 else array

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from fishermask_fast.checks import tensor_kind
+
 Inputs = Tensor | dict[str, Any]
 """What a model is called with: one tensor, or keyword arguments."""
 
@@ -275,11 +277,11 @@ def check_samples(name: str, values: Tensor, alone: bool = True) -> None:
         alone: whether it is all there is; others may hold constants beside the samples.
 
     Raises:
-        TypeError: a sparse one.
+        TypeError: a sparse, nested, quantized or meta one.
         ValueError: a scalar, or no samples.
     """
-    if values.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense Tensor; got {values.layout}")
+    if values.layout != torch.strided or values.is_nested or values.is_meta or values.is_quantized:
+        raise TypeError(f"{name} must be a dense Tensor of numbers; got {tensor_kind(values)}")
     if alone and values.ndim == 0:
         raise ValueError(f"{name} must be a Tensor (N, ...) of samples; got a scalar")
     if alone and len(values) == 0:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.engine import Selection, check_gains
-from fishermask_fast.factors import GradientFactors
+from fishermask_fast.factors import GradientFactors, check_weights
 from fishermask_fast.selection import select_batch
 from fishermask_fast.selector.aims import Aim
 from fishermask_fast.selector.labels import check_labels
@@ -131,7 +131,8 @@ def query_known(
 def _eval_weights(aim: Aim, aimed: Seen, labeled: Labeled) -> Tensor | None:
     asked = aim.eval_weights
     if not isinstance(asked, str):
-        return asked
+        factors = aimed.factors
+        return check_weights(asked, len(factors), factors.device, "eval_weights")
     if asked == "balanced":
         return balanced_weights(aimed.probabilities())
     features = aimed.features()

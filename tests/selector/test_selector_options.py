@@ -59,10 +59,10 @@ def test_top_class_rows_are_those_of_the_definition() -> None:
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
     ({"lamb": 1.0, "prior_precision": 1.0}, {}, ValueError, "lamb and prior_precision are two"),
-    ({"criterion": "D"}, {}, ValueError, "criterion must be 'trace' or 'logdet'"),
+    ({"criterion": "D"}, {}, ValueError, "criterion must be one of trace, logdet"),
     ({"class_weight": "scarce"}, {}, ValueError, "class_weight must be None or 'balanced'"),
     ({"eval_weights": "all"}, {}, ValueError, "eval_weights must be 'balanced' or 'uncovered'"),
-    ({"rows": "one"}, {}, ValueError, "rows must be 'all' or 'top_class'"),
+    ({"rows": "one"}, {}, ValueError, "rows must be one of all, top_class"),
     ({"rows": "top_class", "rank": 2}, {}, ValueError, "rows='top_class' gives one row a sample"),
     ({"rows": "top_class", "weighting": "none"}, {}, ValueError, "is for weighting 'fisher'"),
     ({"rows": "top_class", "likelihood": "bernoulli"}, {}, ValueError, "for likelihood 'categ"),
