@@ -29,6 +29,7 @@ _PLAIN: dict[str, Any] = {
     "threads": int,
     "pool_counts": tuple[int, ...],
 }
+_PASSING = ("progress", "group", "samples")  # of one query alone
 _VARIANT: dict[str, Any] = {"strategy": str, "options": dict}
 _MOST = 2**63
 
@@ -63,7 +64,7 @@ def check_config(config: Any) -> None:
 
 def _check_part(name: str, values: Any, kind: type) -> None:
     _check_object(name, values)
-    hints = get_type_hints(kind)
+    hints = {key: hint for key, hint in get_type_hints(kind).items() if key not in _PASSING}
     for key, value in values.items():
         if key not in hints:
             raise ValueError(f"{name}.{key} is no option; known are {', '.join(hints)}")

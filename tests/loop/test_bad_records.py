@@ -36,7 +36,9 @@ CONFIG: dict[str, Any] = {
     "threads": 1,
     "schedule": asdict(Schedule(("random",), 4, "random", 4, 1)),
     "recipe": asdict(Recipe()),
-    "query": {k: v for k, v in asdict(QueryOptions()).items() if k not in ("progress", "group")},
+    "query": {
+        k: v for k, v in asdict(QueryOptions()).items() if k not in ("progress", "group", "samples")
+    },
     "variants": {"mine": {"strategy": "fishermask", "options": {"lamb": 0.5}}},
 }
 TRAINING = {"epochs": 2, "steps": 4, "accuracy": 1.0, "loss": 0.25}

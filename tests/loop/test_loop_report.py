@@ -164,8 +164,16 @@ def test_runs_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     [
         ({"data": {"pool_size": 9}}, {"data": {"pool_size": 8}}, "in data.pool_size: 8 and 9"),
         ({"schedule": {"initial": 9}}, {"schedule": {"initial": 8}}, "in schedule.initial"),
-        ({"variants": {"v": {"a": 1}}}, {"variants": {"v": {"a": 2}}}, "in variants.v"),
-        ({"variants": {"v": {}}}, {"variants": {"w": {}}}, None),
+        (
+            {"variants": {"v": {"strategy": "bait"}}},
+            {"variants": {"v": {"strategy": "random"}}},
+            "in variants.v",
+        ),
+        (
+            {"variants": {"v": {"strategy": "bait"}}},
+            {"variants": {"w": {"strategy": "bait"}}},
+            None,
+        ),
         ({"schedule": {"rounds": 9}}, {"schedule": {"rounds": 8}}, None),
         ({"data": {"root": "x", "seed": 0}}, {"data": {"root": "y", "seed": 1}}, None),
     ],
