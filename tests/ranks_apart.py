@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,100 @@ def other_package(name: str, entry: Callable[[int], Any]) -> Callable[[int], Any
     return call
 
 
+def eval_data_in_turns_on_one(rank: int) -> Any:
+    return query(eval_data=spread(make_pool(5), rank) if rank == 1 else None)
+
+
+def eval_data_in_turns_beside_its_own(rank: int) -> Any:
+    return query(eval_data=spread(make_pool(5), rank) if rank == 1 else make_pool(5))
+
+
+def in_turns_on_one(rank: int) -> Any:
+    data = spread(make_pool(), rank) if rank == 1 else make_pool()
+    return query(unlabeled=data, labeled=None)
+
+
+def in_turns_beside_none(rank: int) -> Any:
+    return query(unlabeled=spread(make_pool(), rank) if rank == 1 else None, labeled=None)
+
+
+def labeled_in_turns_on_one(rank: int) -> Any:
+    return query(labeled=spread(make_pool(4), rank) if rank == 1 else make_pool(4))
+
+
+def bad_progress(rank: int) -> Any:
+    return query(progress="x" if rank == 1 else False)
+
+
+def bad_progress_of_a_selection(rank: int) -> Any:
+    progress: Any = "x" if rank == 1 else False
+    return select_batch(torch.randn(8, 2, 5), 3, group=dist.group.WORLD, progress=progress)
+
+
+def labeled_fisher_on_rank_1(rank: int) -> Any:
+    known = torch.eye(5) if rank == 1 else None
+    return select_batch(
+        torch.randn(8, 2, 5), 3, labeled_fisher=known, n_labeled=2, group=dist.group.WORLD
+    )
+
+
+def rows_times(factor: float, more: float = 1.0) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda outputs: (factor * more * outputs).softmax(1).sqrt().diag_embed()
+
+
+def scaled(outputs: torch.Tensor, by: float = 1.0) -> torch.Tensor:
+    return (by * outputs).softmax(1).sqrt().diag_embed()
+
+
+class Rows:
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def scaled(self, outputs: torch.Tensor) -> torch.Tensor:
+        return scaled(outputs, self.by)
+
+
+# By kind of difference: a likelihood on all ranks but rank 1, and on that.
+FUNCTIONS: dict[str, tuple[Any, Any]] = {
+    "code": (lambda z: z.softmax(1).sqrt().diag_embed(), lambda z: z.sigmoid().diag_embed()),
+    "constant": (lambda z: (z * 1.0).softmax(1).diag_embed(),
+                 lambda z: (z * 2.0).softmax(1).diag_embed()),
+    "closure": (rows_times(1.0), rows_times(2.0)),
+    "closure over a tensor": (rows_times(torch.ones(3)), rows_times(torch.arange(3.0))),  # type: ignore[arg-type]
+    "partial": (functools.partial(scaled, by=1.0), functools.partial(scaled, by=2.0)),
+    "method": (Rows(1.0).scaled, Rows(2.0).scaled),
+}  # fmt: skip
+
+
+def other_function(kind: str) -> Callable[[int], Any]:
+    return lambda rank: query(likelihood=FUNCTIONS[kind][rank == 1])
+
+
+class Powered(nn.Module):
+    def __init__(self, power: Any) -> None:
+        super().__init__()
+        self.power, self.tensor = power, nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        power = self.power[0] if isinstance(self.power, tuple) else self.power
+        found: torch.Tensor = self.tensor(x.abs() ** float(power is not None and power))
+        return found
+
+
+def other_attribute(one: Any, other: Any) -> Callable[[int], Any]:
+    def call(rank: int) -> Any:
+        torch.manual_seed(0)
+        return query(Powered(other if rank == 1 else one), fraction=1.0)
+
+    return call
+
+
+def other_slope(rank: int) -> Any:
+    model = make_model()
+    model[2] = nn.LeakyReLU(0.2 if rank == 1 else 0.1)  # type: ignore[index]
+    return query(model)
+
+
 def plain_query(rank: int) -> Any:
     return query()
 
@@ -243,12 +338,50 @@ APART: dict[str, tuple[Callable[[int], Any], str]] = {
     "one file": (one_file, "out must be another one on each rank"),
     "fisher on rank 1": (fisher_on_rank_1, "fisher must be given on rank 0"),
     "places on some": (places_on_some, "sample_indices"),
+    "eval_data in turns on one": (eval_data_in_turns_on_one, "eval_data"),
+    "eval_data in turns beside its own": (eval_data_in_turns_beside_its_own, "eval_data"),
+    "unlabeled in turns on one": (in_turns_on_one, "unlabeled"),
+    "unlabeled in turns beside none": (in_turns_beside_none, "unlabeled"),
+    "labeled in turns on one": (labeled_in_turns_on_one, "labeled"),
+    "labeled_fisher on rank 1": (
+        labeled_fisher_on_rank_1,
+        "labeled_fisher must be given on rank 0",
+    ),
+    **{f"likelihood, another {kind}": (other_function(kind), "likelihood") for kind in FUNCTIONS},
+    **{
+        f"attribute {one} and {other}": (other_attribute(one, other), "model")
+        for one, other in ((1.0, 2.0), (1, 2), (True, False), (None, 1), ((1, "a"), (1, "b")))
+    },
+    "slope": (other_slope, "model"),
     **{
         f"{package}, {entry.__name__}": (other_package(package, entry), f"version of {package}")
         for package in ("fishermask_fast", "torch", "numpy")
         for entry in (plain_query, plain_selection)
     },
 }
+
+
+# What one rank alone is called with wrongly is an error of its type on all.
+WRONG_ON_ONE: dict[str, Callable[[int], Any]] = {
+    "progress of a query": bad_progress,
+    "progress of a selection": bad_progress_of_a_selection,
+}
+
+
+def labeled_fisher_of_rank_0(rank: int) -> list[int]:
+    """The picks with F_L on rank 0 alone, and where these are not those with it on all."""
+    pool = torch.randn(8, 2, 5, generator=torch.Generator().manual_seed(rank))
+    found = []
+    for known in (torch.eye(5) if rank == 0 else None, torch.eye(5)):
+        for criterion in ("trace", "logdet"):
+            found.append(
+                select_batch(
+                    pool, 3, labeled_fisher=known, n_labeled=2, group=dist.group.WORLD,
+                    lamb=0.1, criterion=criterion,
+                ).indices.tolist()
+            )  # fmt: skip
+    assert found[:2] == found[2:], found
+    return [*found[0], *found[1]]
 
 
 def equal_in_effect(rank: int) -> list[int]:
@@ -276,12 +409,14 @@ def equal_in_effect(rank: int) -> list[int]:
 def main() -> None:
     found: dict[str, Any] = {}
     with joined() as (rank, _, folder):
-        for name, (call, _) in APART.items():
+        cases = {name: call for name, (call, _) in APART.items()} | WRONG_ON_ONE
+        for name, call in cases.items():
             torch.manual_seed(rank)
             try:
                 found[name] = ("picks", call(rank).indices.tolist())
             except (TypeError, ValueError, RuntimeError) as error:
                 found[name] = (type(error).__name__, str(error))
+        found["labeled_fisher of rank 0"] = ("picks", labeled_fisher_of_rank_0(rank))
         found["equal in effect"] = ("picks", equal_in_effect(rank))
         torch.save(found, folder / f"{rank}.pt")
 

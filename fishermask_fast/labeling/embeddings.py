@@ -33,6 +33,7 @@ from fishermask_fast.strategies import ANY_LIKELIHOOD, Picks, pick, unread
 EMBEDDINGS, PROBABILITIES, LABELED, NAMES = "embeddings", "probabilities", "labeled", "names"
 _KNOWN = (EMBEDDINGS, PROBABILITIES, LABELED, NAMES)
 _OF_NETWORKS = ("keep_head", "head", "fisher_samples", "batch_size")
+SELECTORS = ("fishermask", "bait", "fishermask_entropy")  # those that take factors
 _LEAST = 1e-30  # of a probability, whose logarithm must be finite
 
 
@@ -127,6 +128,13 @@ def _both(path: Path, arrays: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
             )
     if len(h) != len(p):
         raise ValueError(f"{path}: {len(h):,} embeddings, but {len(p):,} rows of probabilities")
+    for name, value in ((EMBEDDINGS, h), (PROBABILITIES, p)):
+        bad = (~value.isfinite()).any(1).nonzero().flatten()
+        if len(bad):
+            raise ValueError(
+                f"{path}: {name} must be finite; {len(bad):,} of {len(value):,} rows hold NaN or "
+                f"Inf, the first is row {int(bad[0])}"
+            )
     return h, p
 
 
@@ -147,15 +155,7 @@ def pick_embeddings(
     Raises:
         ValueError: An option that embeddings alone cannot serve, or rows that are no probabilities.
     """
-    likelihood = options.likelihood or "categorical"
-    if likelihood not in ("categorical", "bernoulli"):
-        raise ValueError(f"likelihood must be categorical or bernoulli; got {likelihood}")
-    if likelihood != "categorical" and strategy not in ANY_LIKELIHOOD:
-        raise ValueError(
-            f"strategy {strategy} is for one class a sample; with likelihood {likelihood} take one "
-            f"of {', '.join(ANY_LIKELIHOOD)}"
-        )
-    _check(found.probabilities, likelihood)
+    check_embeddings(found, strategy, options)
     if strategy in ("fishermask", "bait"):
         return _by_factors(found, n, strategy, options)
     if strategy == "fishermask_entropy":
@@ -165,31 +165,84 @@ def pick_embeddings(
     return pick(strategy, model, parts[0], parts[1], n, seed, options)
 
 
+def check_embeddings(found: OwnEmbeddings, strategy: str, options: QueryOptions) -> None:
+    """Everything that ``pick_embeddings`` refuses, without picking.
+
+    Raises:
+        ValueError: An option that embeddings alone cannot serve, or rows that are no probabilities.
+    """
+    likelihood = options.likelihood or "categorical"
+    if likelihood not in ("categorical", "bernoulli"):
+        raise ValueError(f"likelihood must be categorical or bernoulli; got {likelihood}")
+    if likelihood != "categorical" and strategy not in ANY_LIKELIHOOD:
+        raise ValueError(
+            f"strategy {strategy} is for one class a sample; with likelihood {likelihood} take one "
+            f"of {', '.join(ANY_LIKELIHOOD)}"
+        )
+    _check(found.probabilities, likelihood)
+    if strategy not in SELECTORS:
+        return
+    if options.samples.eval_data is not None:
+        _check(options.samples.eval_data.probabilities, likelihood)
+    _aim_of(strategy, options).check()
+    mask = _mask_of(found, "fishermask" if strategy == "fishermask_entropy" else strategy, options)
+    one = found.unlabeled[:1]
+    factors_from_embeddings(
+        found.embeddings[one], found.probabilities[one], mask=mask, **_chosen(options)
+    )
+
+
 def _check(probabilities: Tensor, likelihood: str) -> None:
     check = check_distributions if likelihood == "categorical" else check_chances
     check(probabilities)
 
 
-def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:
-    if options.class_weight is not None:
-        raise ValueError("class_weight needs labels; embeddings come without any")
-    size = found.embeddings.shape[1]
-    if options.rows == "all":
-        size *= found.probabilities.shape[1]
-    mask: int | None = None
-    if strategy == "fishermask":
-        if options.mask not in ("global", "head"):
-            raise ValueError(
-                f"mask must be global or head: embeddings have one layer; got {options.mask}"
-            )
-        if options.mask == "global":
-            mask = mask_size(size, size, options.fraction, options.n_parameters, False).k
-    chosen: dict[str, Any] = {
+def _chosen(options: QueryOptions) -> dict[str, Any]:
+    """What factors are made by."""
+    return {
         "likelihood": options.likelihood or "categorical",
         "rank": options.rank,
         "weighting": options.weighting,
         "rows": options.rows,
     }
+
+
+def _aim_of(strategy: str, options: QueryOptions) -> Aim:
+    return Aim(
+        **_chosen(options),
+        lamb=LAMB if options.lamb == LAMB else options.lamb,
+        prior_precision=options.prior_precision,
+        criterion=options.criterion,
+        eval_weights=options.eval_weights,
+        max_per_cluster=options.samples.max_per_cluster,
+        backward_steps=int(strategy == "bait"),
+    )
+
+
+def _mask_of(found: OwnEmbeddings, strategy: str, options: QueryOptions) -> int | None:
+    """How many entries of the head are kept; None for all.
+
+    Raises:
+        ValueError: The options ask for what embeddings cannot give.
+    """
+    if options.class_weight is not None:
+        raise ValueError("class_weight needs labels; embeddings come without any")
+    if strategy != "fishermask":
+        return None
+    if options.mask not in ("global", "head"):
+        raise ValueError(
+            f"mask must be global or head: embeddings have one layer; got {options.mask}"
+        )
+    if options.mask == "head":
+        return None
+    size = found.embeddings.shape[1]
+    if options.rows == "all":
+        size *= found.probabilities.shape[1]
+    return mask_size(size, size, options.fraction, options.n_parameters, False).k
+
+
+def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:
+    mask, chosen = _mask_of(found, strategy, options), _chosen(options)
 
     def seen(of: OwnEmbeddings, rows: Tensor, mask: Any) -> Seen:
         h, p = of.embeddings[rows], of.probabilities[rows]
@@ -204,18 +257,8 @@ def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptio
         labeled = seen(found, found.labeled, own)
         known = Labeled(len(found.labeled), labeled.factors.fisher(), labeled.features)
     if asked.eval_data is not None:
-        _check(asked.eval_data.probabilities, chosen["likelihood"])
         aimed = seen(asked.eval_data, asked.eval_data.unlabeled, own)
-    aim = Aim(
-        **chosen,
-        lamb=LAMB if options.lamb == LAMB else options.lamb,
-        prior_precision=options.prior_precision,
-        criterion=options.criterion,
-        eval_weights=options.eval_weights,
-        max_per_cluster=asked.max_per_cluster,
-        backward_steps=int(strategy == "bait"),
-    )
-    aim.check()
+    aim = _aim_of(strategy, options)
     wishes = Wishes(asked.gain_weights, list(asked.pending), list(asked.exclude), asked.cluster_ids)
     answer = query_known(aim, wishes, n, pool, known, eval_data=aimed, progress=options.progress)
     selection = answer.selection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -24,16 +24,21 @@ from fishermask_fast.labeling.asked import (
 )
 from fishermask_fast.labeling.embeddings import (
     OwnEmbeddings,
+    check_embeddings,
     pick_embeddings,
     read_embeddings,
     read_eval_embeddings,
     unread_of_embeddings,
 )
 from fishermask_fast.labeling.output import PICKS_FILE, Predictions, check_classes
+from fishermask_fast.models import find_device
 from fishermask_fast.options import SelectOptions
 from fishermask_fast.strategies import check_samples
 
 logger = logging.getLogger(__name__)
+
+_OF_SAMPLES = ("device", "image_size", "mean", "std", "label_column")
+_DEFAULTS = {each.name: each.default for each in fields(SelectOptions)}
 
 
 def select_embeddings(options: SelectOptions) -> None:
@@ -42,6 +47,7 @@ def select_embeddings(options: SelectOptions) -> None:
     Raises:
         ValueError: Something that the user can set right; nothing is written then.
     """
+    find_device(options.device)  # what is not read is right nevertheless
     found = read_embeddings(cast(Path, options.embeddings))
     if options.n > len(found.unlabeled):
         raise ValueError(
@@ -54,6 +60,9 @@ def select_embeddings(options: SelectOptions) -> None:
     check_samples(options.strategy, query)
     if ignored := unread_of_embeddings(options.strategy, query):
         logger.warning("strategy %s does not read %s", options.strategy, ", ".join(ignored))
+    if ignored := [each for each in _OF_SAMPLES if getattr(options, each) != _DEFAULTS[each]]:
+        logger.warning("--embeddings does not read %s", ", ".join(ignored))
+    check_embeddings(found, options.strategy, query)
     classes = check_classes(list(options.classes or ()), found.probabilities.shape[1])
     if options.dry_run:
         n_classes, n_features = found.probabilities.shape[1], found.embeddings.shape[1]

@@ -4,8 +4,8 @@ An option is a field of a frozen dataclass here: its name is the flag and the ke
 type what they take, its default theirs, its line under "Attributes" the help. Rooms: picking (how
 to pick), data, schedule and training (of run), commands (what else each command takes), told (help
 beside the options), files (TOML), numbers (as they were written), paths (that are there, or can
-be), recorded (what a run was asked for). May import: files; no torch, so that ``--help`` is
-instant.
+be), recorded and recorded_config (what a run was asked for). May import: files; no torch, so that
+``--help`` is instant.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from fishermask_fast.options.picking import (
     SampleOptions,
 )
 from fishermask_fast.options.recorded import forget_seeds, record_seeds
+from fishermask_fast.options.recorded_config import check_config
 from fishermask_fast.options.schedule import DRAWS, Schedule
 from fishermask_fast.options.told import SENTENCES, epilogue, meant
 from fishermask_fast.options.training import Recipe
@@ -54,6 +55,7 @@ __all__ = [
     "SelectOptions",
     "Telling",
     "Variant",
+    "check_config",
     "check_paths",
     "check_whole_numbers",
     "epilogue",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from cyclopts import Parameter
 
@@ -119,3 +120,25 @@ class QueryOptions:
     progress: Annotated[bool, Parameter(parse=False)] = False
     group: Annotated[Any, Parameter(parse=False)] = None
     samples: Annotated[Any, Parameter(parse=False)] = SampleOptions()
+
+    def __post_init__(self) -> None:
+        # Whoever picks: who reads an option may look further, and judges its words.
+        for name in ("n_parameters", "fisher_samples", "rank", "batch_size"):
+            value = getattr(self, name)
+            if _is_number(value) and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        for name in ("lamb", "prior_precision"):
+            value = getattr(self, name)
+            if _is_number(value) and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a finite number above 0; got {value}")
+        if _is_number(self.fraction) and not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1]; got {self.fraction}")
+        if self.fraction is not None and self.n_parameters is not None:
+            raise ValueError(
+                "give fraction or n_parameters, not both; got "
+                f"{self.fraction!r} and {self.n_parameters!r}"
+            )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -83,7 +83,12 @@ def prepare(own: Parameters, asked: Asked, defaults: Mapping[str, Any]) -> Query
     Raises:
         TypeError, ValueError: see FisherMaskSelector.query; on all ranks together.
     """
-    ranks = Ranks.of(own.group, [asked.unlabeled, asked.labeled])
+    data = {
+        "unlabeled": asked.unlabeled,
+        "labeled": asked.labeled,
+        "eval_data": asked.eval_data,
+    }
+    ranks = Ranks.of(own.group, data)
     ranks.attempt(own.check)
     ranks.attempt(lambda: check_count("n_select", asked.n_select, optional=False))
     ranks.attempt(lambda: check_flag("progress", asked.progress))
