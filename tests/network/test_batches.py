@@ -51,7 +51,7 @@ def test_a_batch_sampler_of_a_subset_is_refused() -> None:
 
 
 def test_sparse_tensors_are_refused() -> None:
-    with pytest.raises(TypeError, match="must be a dense Tensor; got torch.sparse_coo"):
+    with pytest.raises(TypeError, match="must be a dense Tensor of numbers; got layout torch"):
         Pool.of(torch.eye(3).to_sparse())
 
 
