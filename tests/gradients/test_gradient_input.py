@@ -88,7 +88,7 @@ def test_bad_options(options: dict[str, Any], error: type[Exception], message: s
     [
         ({"n_samples": 0}, ValueError, "n_samples must be at least 1"),
         ({"n_samples": None}, TypeError, "n_samples must be a positive int"),
-        ({"expectation": "mean"}, ValueError, "one of exact, sampled"),
+        ({"expectation": "mean"}, ValueError, 'one of exact, sampled'),
         ({"batch_size": -1}, ValueError, "batch_size must be at least 1"),
     ],
 )
