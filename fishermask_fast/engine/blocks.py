@@ -34,7 +34,7 @@ from fishermask_fast.engine.precision import (
     PrecisionWarning,
     Remedy,
 )
-from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem
+from fishermask_fast.engine.problem import ILL_CONDITIONED, Problem, rounding
 from fishermask_fast.engine.rules import Limits
 from fishermask_fast.engine.state import Candidates, Fresh, Leaders, Report, Updates
 from fishermask_fast.engine.updating import take_updates
@@ -58,6 +58,10 @@ _MAX_IDLE = 64
 _TINY = 1e-290
 # The share of the objective that a pick may raise it by, or a removal lower it, through rounding.
 _ROUNDING = 1e-9
+# The plain formula loses as much of M's smallest eigenvalue, and finds its picks up to here.
+_MOST_LOST = 1e-2
+# What is left of the objective when so many times the rounding of all changes is taken anew.
+_DIGITS_LEFT = 1e3
 
 
 class _Stale(Exception):
@@ -122,6 +126,7 @@ class Engine:
         self._safe = False  # whether set-ups take the safe form
         self._careful = False  # whether scores are taken anew in the careful form
         self._warned = False
+        self._resolution = 0.0  # the relative rounding error of scores
         self._idle = 0
         self._empty_blocks = 0
         self._doubts = 0
@@ -129,13 +134,7 @@ class Engine:
 
     def _set_up(self) -> float:
         """M^-1, G and the state from their definitions, in float64; tr(M^-1 F)."""
-        index = self.taken
-        if self._sign < 0:
-            index = sorted(set(range(len(self._pool))).difference(index))
-        parts = [self._pool.rows(index)] if index else []
-        if self._pending is not None:
-            parts.insert(0, self._pending)
-        included = GradientFactors.cat(parts) if parts else None
+        included = self._included()
         start = self._problem.set_up(included, self._safe)
         lamb = self._problem.lamb if self._problem.trivial(included) else None
         matrices = start.roots or (start.inverse, start.double)
@@ -143,8 +142,9 @@ class Engine:
         if not resolved and start.roots is None:
             self._safe = True
             return self._set_up()
-        if not resolved:
-            self._warn()
+        self._resolution = max(self._resolution, rounding(max(start.condition, largest)))
+        if not resolved or self._resolution > self._policy.margin or start.lost > _MOST_LOST:
+            self._warn(self._problem.too_large())
         self._safe = start.roots is not None
         self._careful = self._careful or self._safe or largest > ILL_CONDITIONED
         if self._careful:
@@ -160,6 +160,31 @@ class Engine:
         )
         self._choice = Choice(self._problem, self._directions, self._policy, self._sign)
         return start.objective
+
+    def _included(self) -> GradientFactors | None:
+        """The samples in M, None for none."""
+        index = self.taken
+        if self._sign < 0:
+            index = sorted(set(range(len(self._pool))).difference(index))
+        parts = [self._pool.rows(index)] if index else []
+        if self._pending is not None:
+            parts.insert(0, self._pending)
+        return GradientFactors.cat(parts) if parts else None
+
+    def course(self) -> list[float]:
+        """The objective before the first that was taken, and after each.
+
+        Where rounding may be all that the changes leave of it, the last value is taken from its
+        definition, and those before are sums up to it, in which nothing cancels.
+        """
+        changes = torch.tensor(self.changes, dtype=torch.float64)
+        falling = self.objective - changes.cumsum(0)
+        lost = _DIGITS_LEFT * max(self._resolution, _ROUNDING) * abs(self.objective)
+        if self._log_det or not self.changes or float(falling[-1]) > lost:
+            return [self.objective, *falling.tolist()]
+        last = self._problem.set_up(self._included(), self._safe).objective
+        later = changes.flip(0).cumsum(0).flip(0)[1:]
+        return [self.objective, *(last + later).tolist(), last]
 
     def _renew(
         self, matrices: tuple[Tensor, ...], lamb: float | None = None, *, traces: bool = False
@@ -293,6 +318,8 @@ class Engine:
     def _guard(self, pick: Update, running: float, error: float) -> None:
         """Doubt a state that is new: by what it says of its first winner, and by the objective."""
         score = pick.score
+        if abs(score) < _TINY and self._problem.underflows(pick.rows):
+            self._warn(self._problem.too_small())
         apart = abs(running - score) > max(self._policy.margin * abs(score), 2 * error, _TINY)
         wrong_way = self._sign * pick.change < -_ROUNDING * abs(self.objective)
         if not (apart or wrong_way) or self._warned:
@@ -300,17 +327,14 @@ class Engine:
         if not self._safe:
             self._safe = True
             raise _Stale(Remedy.SETUP, abs(score))
-        self._warn()
+        self._warn(self._problem.too_large())
 
-    def _warn(self) -> None:
+    def _warn(self, cause: str) -> None:
         if self._warned:
             return
         self._warned = True
         warnings.warn(
-            "scores are beyond what float64 resolves: the gradients or fisher are too large "
-            f"against {self._problem.prior}, and picks may differ from those of exact "
-            "arithmetic; scale the gradients (for a head: its inputs, each column to a size near "
-            f"1) or raise {self._problem.prior.split()[0]}",
+            f"scores are beyond what float64 resolves: {cause}",
             PrecisionWarning,
             stacklevel=caller_level(),
         )

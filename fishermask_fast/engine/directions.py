@@ -6,8 +6,9 @@ transposes of U and W as rows,
     A_s = I +- K = Q (1 +- diag(lambda)) Q^T,   L = Q (1 +- diag(lambda))^-1/2
     U^T = L^T Y,   W^T = L^T Z -+ (L^T H L) U^T / 2,   score(s) = +- tr(L^T H L)
 
-where directions with lambda = 0, which change nothing, are left out of L. Where there are none,
-Cholesky's L, which needs no eigenvectors, does as well. M^-1 and G are brought up to date only now
+where directions of a lambda that changes no other score are left out of U and W, though not of the
+score: all that small gradients win lies there. Where there are none, Cholesky's L, which needs no
+eigenvectors, does as well. M^-1 and G are brought up to date only now
 and then, many picks at once; the picks since then come in by their U and W:
 
     Y = Y_0 -+ P U^T,   Z = Z_0 -+ (R U^T + P W^T),   P = V_s U,  R = V_s W
@@ -28,8 +29,10 @@ from fishermask_fast.factors import GradientFactors
 from fishermask_fast.ops import selection as ops
 from fishermask_fast.triangles import add_to_lower, mirror_lower
 
-# A direction this small changes M, and so every score, by less than this share of itself.
+# A direction this small changes M, and so every other score, by less than this share of itself.
 _NEGLIGIBLE = 1e-13
+# An eigenvalue below this share of the largest is what rounding left of zero.
+_ROUNDING = 1e-15
 _SMALLEST = 1e-16
 # Columns of U that wait before M^-1 and G are brought up to date: fewer cost more products with
 # these, more cost longer corrections.
@@ -182,35 +185,40 @@ class Directions:
         """The update of a sample from U^T F U, whose small parts no large ones cover."""
         assert self._fisher is not None
         y = self._times_inverse(rows)
-        basis = self._basis(y @ rows.T)
+        eigenvalues, vectors = torch.linalg.eigh(y @ rows.T)
+        basis, first = self.basis_of(eigenvalues, vectors)
+        # Where M's condition is large, F finds as much in what rounding left of a direction.
+        real = int((eigenvalues <= _ROUNDING * eigenvalues[-1]).sum())
         u = basis.T @ y
         t = u @ self._fisher
         half = t @ u.T
+        score = self._sign * float(half[real:, real:].trace())
+        u, t, half = u[first:], t[first:], half[first:, first:]
         w = torch.addmm(self._times_inverse(t), half + half.T, u, alpha=-self._sign / 4)
-        return Update(index, self._sign * float(half.trace()), rows, u, w)
+        return Update(index, score, rows, u, w)
 
     def _update(self, index: int, rows: Tensor, y: Tensor, z: Tensor) -> Update:
         """The update of a sample, which may have directions that change nothing."""
-        basis = self._basis(y @ rows.T)
+        # No direction is rounding's here: what is large against M is scored in the careful form.
+        basis, first = self.basis_of(*torch.linalg.eigh(y @ rows.T))
         half = basis.T @ (z @ rows.T) @ basis
+        score = self._sign * float(half.trace())
+        basis, half = basis[:, first:], half[first:, first:]
         u = basis.T @ y
         w = torch.addmm(basis.T @ z, half + half.T, u, alpha=-self._sign / 4)
-        return Update(index, self._sign * float(half.trace()), rows, u, w)
+        return Update(index, score, rows, u, w)
 
-    def _basis(self, inner: Tensor) -> Tensor:
-        """L of V M^-1 V^T, (r, q), which reads the lower triangle."""
-        return self.basis_of(*torch.linalg.eigh(inner))
+    def basis_of(self, eigenvalues: Tensor, basis: Tensor) -> tuple[Tensor, int]:
+        """L, (r, r), and where the columns begin in it that change other scores.
 
-    def basis_of(self, eigenvalues: Tensor, basis: Tensor) -> Tensor:
-        """The same from the eigenvalues, ascending, and the eigenvectors of V M^-1 V^T."""
-        negligible = max(_NEGLIGIBLE, 1e-15 * float(eigenvalues[-1]))
-        if float(eigenvalues[0]) <= negligible:
-            kept = eigenvalues > negligible
-            eigenvalues, basis = eigenvalues[kept], basis[:, kept]
+        Args:
+            eigenvalues: (r,) of V M^-1 V^T, ascending.
+            basis: (r, r) its eigenvectors.
+        """
+        negligible = max(_NEGLIGIBLE, _ROUNDING * float(eigenvalues[-1]))
         # For a removal that would leave M singular, an eigenvalue of 1 or, by rounding, above.
         shares = (1 + self._sign * eigenvalues).clamp_(min=_SMALLEST)
-        weighted: Tensor = basis * shares.rsqrt()
-        return weighted
+        return basis * shares.rsqrt(), int((eigenvalues <= negligible).sum())
 
     def add(self, updates: Updates) -> None:
         """Count picks: the samples after them see their updates."""

@@ -54,8 +54,8 @@ def select_greedily(
             limits=limits,
         )
         forward.run(n_forward, advance)
-        changes = list(forward.changes)
         removed: list[int] = []
+        removals: list[float] = []
         setups, passes = forward.setups, forward.passes
         if n_drop:
             rows = pool.rows(forward.taken)
@@ -70,15 +70,17 @@ def select_greedily(
             )
             backward.run(n_drop, advance)
             removed = backward.taken
-            changes += backward.changes
+            removals = backward.changes
             setups, passes = setups + backward.setups, passes + backward.passes
     dropped = set(removed)
     kept = [at for at in range(n_forward) if at not in dropped]
-    steps = [forward.objective, *(-change for change in changes)]
+    course = forward.course()
+    for change in removals:
+        course.append(course[-1] - change)
     return Selection(
         indices=torch.tensor([forward.taken[at] for at in kept], dtype=torch.int64),
         scores=torch.tensor([forward.changes[at] for at in kept], dtype=torch.float64),
-        objective=torch.tensor(steps, dtype=torch.float64).cumsum(0),
+        objective=torch.tensor(course, dtype=torch.float64),
         dropped=torch.tensor([forward.taken[at] for at in removed], dtype=torch.int64),
         setups=setups,
         passes=passes,

@@ -31,7 +31,8 @@ class LogDetProblem(Problem):
         if safe or float(m.diagonal().max()) > ILL_CONDITIONED * self.lamb:
             root = torch.linalg.solve_triangular(self.factor(m, included), eye, upper=True)
             objective = 2 * float(root.diagonal().abs().log().sum())
-            return SetUp(root @ root.T, none, objective, Roots(root, none, none[:, 0]))
+            inverse, roots = root @ root.T, Roots(root, none, none[:, 0])
+            return SetUp(inverse, none, objective, roots, *self.told(m, inverse))
         factor = self.cholesky(m)
         objective = -2 * float(factor.diagonal().log().sum())
         return SetUp(torch.cholesky_inverse(factor).contiguous(), none, objective)
@@ -51,8 +52,8 @@ class LogDetDirections(Directions):
         changes = shares.log1p().sum(1).tolist()
         found = []
         for at, index in enumerate(indices):
-            basis = self.basis_of(values[at], vectors[at])
-            u = basis.T @ inverse[at]
+            basis, first = self.basis_of(values[at], vectors[at])
+            u = basis[:, first:].T @ inverse[at]
             found.append(Update(index, changes[at], rows[at], u, u[:, :0]))
         return found
 

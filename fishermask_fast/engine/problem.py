@@ -8,6 +8,7 @@ first form with lamb = prior_precision K / (n_L + K) and K F_L in place of F_L: 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,14 @@ from fishermask_fast.factors import GradientFactors
 # From here on (largest entry of M over lamb) a set-up takes the safe form: what products with M^-1
 # lose, a rounding error times M's condition, must stay below what is called a tie.
 ILL_CONDITIONED = 1e5
+
+
+# Of the smallest scores whose digits are all there.
+_LOG_TINY = math.log(1e-290)
+
+_EPSILON = torch.finfo(torch.float64).eps
+# Products that find a largest eigenvalue, to well within a half.
+_POWERS = 8
 
 
 class Roots(NamedTuple):
@@ -40,6 +49,8 @@ class SetUp(NamedTuple):
     double: Tensor  # (k, k) G = M^-1 F M^-1
     objective: float  # tr(M^-1 F)
     roots: Roots | None = None  # in the safe form
+    condition: float = 1.0  # of M, about, in the safe form
+    lost: float = 0.0  # the share of M's smallest eigenvalue that rounding M's entries may change
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,33 @@ class Problem:
             f"{self.prior}; scale them down or raise {self.prior.split()[0]}"
         )
 
+    def too_large(self) -> str:
+        """What to do where rounding decides: V M^-1 V^T is too large."""
+        return (
+            f"the gradients or fisher are too large against {self.prior}, and picks may differ "
+            "from those of exact arithmetic; scale the gradients (for a head: its inputs, each "
+            f"column to a size near 1) down or raise {self.prior.split()[0]}"
+        )
+
+    def too_small(self) -> str:
+        """What to do where scores vanish."""
+        return (
+            f"the gradients or fisher are too small against {self.prior}, scores vanish, and picks "
+            "may differ from those of exact arithmetic; scale the gradients up or lower "
+            f"{self.prior.split()[0]}"
+        )
+
+    def underflows(self, rows: Tensor) -> bool:
+        """Whether no score of rows V, (r, k), can be told from zero, though none need be zero.
+
+        score <= |V|^2 |F| / lamb^2, in logarithms, as powers of what is small vanish themselves.
+        """
+        sizes = [float(part.abs().max()) for part in (rows, self.fisher) if part.numel()]
+        if len(sizes) < 2 or min(sizes) == 0:
+            return False
+        v, f = (math.log(size) for size in sizes)
+        return 2 * v + f - 2 * math.log(self.lamb) < _LOG_TINY
+
     @property
     def _m_in_words(self) -> str:
         if self.in_sums:
@@ -165,4 +203,28 @@ class Problem:
         objective = float((half.square() * signs).sum())
         double_root = root @ half
         roots = Roots(root, double_root, signs)
-        return SetUp(root @ root.T, (double_root * signs) @ double_root.T, objective, roots)
+        inverse, double = root @ root.T, (double_root * signs) @ double_root.T
+        return SetUp(inverse, double, objective, roots, *self.told(m, inverse))
+
+    def told(self, m: Tensor, inverse: Tensor) -> tuple[float, float]:
+        """SetUp's condition of M, and what is lost of it."""
+        condition = _largest(m) * _largest(inverse)
+        # F_L comes as a matrix; without it M is made from rows, and keeps all of lamb.
+        return condition, 0.0 if self.labeled_fisher is None else _EPSILON * condition
+
+
+def rounding(condition: float) -> float:
+    """The relative rounding error of scores where M has such a condition.
+
+    That of R with R^T R = M, made from rows, and of its inverse grows with R's condition, the root
+    of M's.
+    """
+    return _EPSILON * condition**0.5
+
+
+def _largest(matrix: Tensor) -> float:
+    """About the largest eigenvalue of a positive definite matrix, and no more than that."""
+    vector = matrix[:, matrix.diagonal().argmax()]
+    for _ in range(_POWERS):
+        vector = matrix @ (vector / vector.norm())
+    return float(vector.norm())

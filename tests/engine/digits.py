@@ -30,6 +30,7 @@ class Exact:
         changes: by how much each lowers tr(M^-1 F), negative for removals.
         gaps: how far, relative to its own, the next best score lies behind.
         objective: tr(M^-1 F) before the first step.
+        left: tr(M^-1 F) after each.
         n_forward: how many steps are picks.
     """
 
@@ -37,6 +38,7 @@ class Exact:
     changes: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     objective: float = 0.0
+    left: list[float] = field(default_factory=list)
     n_forward: int = 0
 
     @property
@@ -61,15 +63,17 @@ def select(
     m = _eye(len(f)) * int(Fraction(lamb) * 2**BITS) >> BITS
     if labeled_fisher is not None:
         m = m + fixed(labeled_fisher) * n_labeled // total
-    found = Exact(objective=_number(np.trace(_times(inverse(m), f))))
+    found = Exact(objective=_objective(m, f))
     left = list(range(len(v)))
     found.n_forward = min((1 + backward_steps) * n_select, len(v))
     share = (n_select, total)
     while len(found.steps) < found.n_forward:
         m = m + _gram(v[_step(found, left, v, m, f, share, 1)], share)
+        found.left.append(_objective(m, f))
     left = list(found.steps)
     while len(left) > n_select:
         m = m - _gram(v[_step(found, left, v, m, f, share, -1)], share)
+        found.left.append(_objective(m, f))
     return found
 
 
@@ -98,6 +102,10 @@ def _step(
     found.changes.append(_number(best))
     found.steps.append(left.pop(order[0]))
     return found.steps[-1]
+
+
+def _objective(m: Matrix, f: Matrix) -> float:
+    return _number(np.trace(_times(inverse(m), f)))
 
 
 def fixed(tensor: Tensor) -> Matrix:
