@@ -219,7 +219,7 @@ def rounding(condition: float) -> float:
     That of R with R^T R = M, made from rows, and of its inverse grows with R's condition, the root
     of M's.
     """
-    return _EPSILON * condition**0.5
+    return _EPSILON * math.sqrt(condition)
 
 
 def _largest(matrix: Tensor) -> float:
