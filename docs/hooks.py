@@ -1,7 +1,8 @@
 """Fills pages from what is declared elsewhere, so that nothing is said twice.
 
 ``<!-- results -->`` becomes what benchmarks/results holds, ``<!-- experiments -->`` the report of
-its experiments, ``<!-- changelog -->`` CHANGELOG.md, and ``<!-- command line -->`` the commands and
+its experiments, ``<!-- frozen -->`` that of the frozen track, ``<!-- changelog -->`` CHANGELOG.md,
+and ``<!-- command line -->`` the commands and
 options that fishermask_fast/options declares. The map of wings, a chain, becomes a list: the theme
 would fetch what draws it from elsewhere.
 """
@@ -19,11 +20,13 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 EXPERIMENTS = RESULTS / "experiments"
+FROZEN = RESULTS / "frozen"
 MAP = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
-    for plot in sorted([*RESULTS.glob("*.png"), *EXPERIMENTS.glob("*/*.png")]):
+    plots = [*RESULTS.glob("*.png"), *EXPERIMENTS.glob("*/*.png"), *FROZEN.glob("*.png")]
+    for plot in sorted(plots):
         name = f"results/{plot.relative_to(RESULTS)}"
         files.append(File.generated(config, name, abs_src_path=str(plot)))
     return files
@@ -52,6 +55,11 @@ def experiments() -> str:
     return re.sub(r"(?<!!)\[([^]]*)\]\(\.\.[^)]*\)", r"`\1`", report)
 
 
+def frozen() -> str:
+    """The tables that frozen/report.py made, with their pictures where they are."""
+    return re.sub(r"(!\[[^]]*\]\()", r"\1results/frozen/", (FROZEN / "report.md").read_text())
+
+
 def changelog() -> str:
     """What follows the changelog's heading, which the page has already."""
     return (ROOT / "CHANGELOG.md").read_text().partition("\n")[2]
@@ -78,6 +86,7 @@ def chain(flowchart: str) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "<!-- results -->": results,
     "<!-- experiments -->": experiments,
+    "<!-- frozen -->": frozen,
     "<!-- changelog -->": changelog,
     "<!-- command line -->": command_line,
 }

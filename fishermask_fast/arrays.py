@@ -40,10 +40,15 @@ def as_tensor(name: str, value: object) -> Any:
         value: anything.
 
     Raises:
-        TypeError: an array whose dtype has no counterpart in torch, or that does not give its data.
+        TypeError: an array whose dtype has no counterpart in torch, or that does not give its data;
+            a tensor without numbers of its own.
         ValueError: an array that hides values of its own behind a mask.
     """
-    if isinstance(value, (Tensor, type)):
+    if isinstance(value, Tensor):
+        if value.is_nested or value.is_quantized:
+            raise no_numbers(name, "nested" if value.is_nested else "quantized")
+        return value
+    if isinstance(value, type):
         return value
     if isinstance(value, np.ndarray):
         return _from_numpy(name, value)
@@ -59,6 +64,11 @@ def as_tensor(name: str, value: object) -> Any:
     if hasattr(value, "__array__"):
         return _from_numpy(name, np.asarray(value))
     return value
+
+
+def no_numbers(name: str, kind: str) -> TypeError:
+    """What to raise of a tensor that holds no numbers of its own."""
+    return TypeError(f"{name} must be a tensor that holds its numbers; got a {kind} tensor")
 
 
 def sample_numbers(
@@ -80,6 +90,8 @@ def sample_numbers(
     """
     if not isinstance(tensor, Tensor) or tensor.dtype == torch.bool or tensor.is_complex():
         raise TypeError(f"{name} must be {expected}; got {type(tensor).__name__}")
+    if tensor.is_meta:
+        raise no_numbers(name, "meta")
     if tuple(tensor.shape) != (n,):
         raise ValueError(f"{name} must have shape ({n},), one a sample; got {tuple(tensor.shape)}")
     numbers = tensor.detach().double()

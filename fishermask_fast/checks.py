@@ -146,7 +146,20 @@ def tensor_kind(tensor: Tensor) -> str:
     """What a tensor that holds no numbers of its own is, in words."""
     if tensor.is_nested:
         return "a nested tensor"
+    if tensor.is_quantized:
+        return "a quantized tensor"
     return "a meta tensor" if tensor.is_meta else f"layout {tensor.layout}"
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
+    """`value` as one of some words.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    return value
 
 
 def check_matrix(name: str, matrix: object, k: int, device: torch.device) -> Tensor:

@@ -1,7 +1,8 @@
 """One way to write a file or a folder: it is there whole, or what was there before still is.
 
 A draft of a name that nobody can foretell is made beside it, filled, flushed to the disk, renamed,
-and the renaming flushed as well. A link that has the final name is replaced, never followed. Drafts
+and the renaming flushed as well. A link to a file that has the final name is replaced, never
+followed; what is no file (a folder, a pipe, a device, a socket) is refused and stays. Drafts
 go when writing fails or is interrupted; one that a killed process left goes with the next writing
 of the same name.
 """
@@ -44,12 +45,43 @@ def open_file(path: Path, flags: int) -> int:
         OSError: it cannot be opened.
         ValueError: it is a folder, a pipe, a device or the like.
     """
-    # A pipe would otherwise wait for its other end.
-    descriptor = os.open(path, flags | _ALWAYS | getattr(os, "O_NONBLOCK", 0), 0o666)
+    no_file = f"{path} must be a file; it is a folder, a pipe or a device"
+    try:
+        # A pipe would otherwise wait for its other end.
+        descriptor = os.open(path, flags | _ALWAYS | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # of sockets, and of pipes that nobody reads
+            raise
+        raise ValueError(no_file) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError(f"{path} must be a file; it is a folder, a pipe or a device")
+        raise ValueError(no_file)
     return descriptor
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise where something stands at a path that a file must not take the place of.
+
+    Raises:
+        ValueError: it is neither a regular file nor a link to one or to nothing.
+    """
+    target = Path(path)
+    with suppress(OSError):  # nothing is there, or what opens the file will say why not
+        mode = target.stat().st_mode
+        if not stat.S_ISREG(mode):
+            link = "a link to " if target.is_symlink() else ""
+            raise ValueError(f"{target} must be a file or not there; it is {link}{_kind(mode)}")
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no file")
 
 
 @contextmanager
@@ -63,9 +95,11 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: it cannot be written.
+        ValueError: something else than a file is there.
     """
+    check_replaceable(path)
     with (
-        _draft(Path(path), _new_file, os.replace) as (_, descriptor),
+        _draft(Path(path), _new_file, _rename_over) as (_, descriptor),
         os.fdopen(descriptor, "wb", closefd=False) as file,
     ):
         yield file
@@ -78,6 +112,7 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises:
         OSError: it cannot be written.
+        ValueError: something else than a file is there.
     """
     with written_whole(path) as file:
         file.write(content)
@@ -94,6 +129,7 @@ def folder_written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: it cannot be written, or there is something of that name.
     """
     target = Path(path)
+    _check_absent(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _draft(target, _new_folder, _rename_to_new) as (draft, _):
         yield draft
@@ -216,10 +252,19 @@ def _new_folder(path: Path) -> int:
     return _NONE if fcntl is None else os.open(path, os.O_RDONLY | _ALWAYS)
 
 
+def _rename_over(draft: Path, target: Path) -> None:
+    check_replaceable(target)
+    os.replace(draft, target)
+
+
 def _rename_to_new(draft: Path, target: Path) -> None:
+    _check_absent(target)
+    draft.rename(target)
+
+
+def _check_absent(target: Path) -> None:
     if target.exists() or target.is_symlink():
         raise FileExistsError(errno.EEXIST, "exists already", str(target))
-    draft.rename(target)
 
 
 def _lock(descriptor: int, wait: bool) -> bool:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fishermask_fast.files import replace_file
+from fishermask_fast.files import check_replaceable, replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_SHOWN = 96
-# Okabe and Ito's palette and two of Tol's, told apart with any colour vision; markers and dashes
+# Okabe and Ito's palette and five of Tol's, told apart with any colour vision; markers and dashes
 # do it in grey.
 COLOURS = (
     "#0072B2",
@@ -35,11 +35,28 @@ COLOURS = (
     "#56B4E9",
     "#882255",
     "#999933",
+    "#332288",
+    "#DDCC77",
+    "#AA4499",
 )
 STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", "h", ">", "p")
 GREY = "0.62"
 FORMATS = ("png", "svg")
+
+
+def check_picture(path: Path) -> None:
+    """Raise where ``figure_to`` could not write, as something else than a file is there.
+
+    Raises:
+        ValueError: It is.
+    """
+    for file in _files(path):
+        check_replaceable(file)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path.with_name(f"{path.name}.{ending}") for ending in FORMATS]
 
 
 @contextmanager
@@ -49,6 +66,7 @@ def figure_to(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    check_picture(path)
     # Letters stay letters, a class named $5 is no formula, and the same figure gives the same file.
     with matplotlib.rc_context(
         {
@@ -60,11 +78,11 @@ def figure_to(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        for ending in FORMATS:
+        for ending, file in zip(FORMATS, _files(path), strict=True):
             picture = io.BytesIO()
             metadata = {"Date": None} if ending == "svg" else None
             figure.savefig(picture, format=ending, dpi=150, metadata=metadata)
-            replace_file(path.with_name(f"{path.name}.{ending}"), picture.getvalue())
+            replace_file(file, picture.getvalue())
 
 
 def plain(axes: Axes) -> None:

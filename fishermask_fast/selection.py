@@ -191,6 +191,7 @@ def select_batch(
     """
 
     def options() -> Options:
+        check_flag("progress", progress)
         return Options.checked(
             n_select,
             lamb,
@@ -206,7 +207,6 @@ def select_batch(
             exclude=exclude,
         )
 
-    check_flag("progress", progress)
     with torch.no_grad(), full_float32():
         if group is not None:
             exchange = Exchange(group)

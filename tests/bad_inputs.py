@@ -266,11 +266,16 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
                 [np.full((N, 3), 1 / 3), data().numpy()]),
             lambda: {"query_size": 2, "labeled_fisher": np.eye(9), "n_labeled": 2},
             {"query_size": "count", "labeled_fisher": "matrix", "n_labeled": "size",
-             "mask": "head mask", "lamb": "positive", "backward_steps": "size", "rank": "count"},
+             "mask": "head mask", "lamb": "positive", "backward_steps": "size", "rank": "count",
+             "prior_precision": "optional positive", "criterion": "choice", "rows": "choice",
+             "eval_data": "pair", "eval_weights": "eval weights", "labeled_embeddings": "anything",
+             "class_weight": "optional choice", "labels": "anything",
+             "gain_weights": "factors above 0", "pending": "samples", "exclude": "samples",
+             "cluster_ids": "clusters", "max_per_cluster": "count"},
         ),
         "baal.labeled_fisher": Call(
             baal.labeled_fisher, lambda: {"predictions": [np.full((N, 3), 1 / 3), data().numpy()]},
-            {"predictions": "predictions", "mask": "head mask", "rank": "count"},
+            {"predictions": "predictions", "mask": "head mask", "rank": "count", "rows": "choice"},
             {"predictions": ("probabilities", "embeddings")},
         ),
         "baal.head_mask": Call(

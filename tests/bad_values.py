@@ -78,6 +78,12 @@ _NO_INT: list[Any] = [
     b"1",
 ]
 _NO_TENSOR: list[Any] = ["x", 3, Odd(), [[1.0]], {"a": 1}, b"1"]
+# Tensors without numbers of their own that can be read.
+_NO_NUMBERS: list[Tensor] = [
+    torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    torch.ones(N, device="meta"),
+    torch.quantize_per_tensor(torch.ones(N), 0.1, 0, torch.qint8),
+]
 _NO_FLOAT: list[Any] = ["1", [1.0], Odd(), True, torch.tensor([1.0, 2.0]), 1j]
 
 # kind -> values that are bad for any argument of it.
@@ -108,11 +114,12 @@ BAD: dict[str, Callable[[], list[Any]]] = {
         "data", 3, Odd(), {"x": data()}, torch.zeros(0, 3), torch.tensor(1.0), torch.zeros(N, 4),
         spoiled(data(), NAN), [None] * N,
     ],
+    "pair": lambda: [3, "x", Odd(), [], [np.zeros((N, 3))], {"a": 1}],
     "eval weights": lambda: ["nonsense", 3, Odd(), -torch.ones(N), torch.ones(N + 1),
                              spoiled(torch.ones(N), NAN), torch.ones(N, 2), ["a"]],
     "fraction": lambda: [*_NO_FLOAT, 0.0, -0.5, 1.5, NAN, INF, 10**400],
     "flag": lambda: ["yes", 2, Odd(), None, [], torch.tensor([True, False])],
-    "choice": lambda: ["nonsense", "", 3, Odd(), None, ["a"]],
+    "choice": lambda: ["nonsense", "", 3, Odd(), None, ["a"], np.array(["a", "b"])],
     "path": lambda: [3, Odd(), b"x", ["a"], "", "no/such/folder/file", "."],
     "gradients": lambda: [
         *_NO_TENSOR, torch.zeros(0, R, K), torch.zeros(N, 0, K), torch.zeros(N, R, 0),
@@ -147,7 +154,7 @@ BAD: dict[str, Callable[[], list[Any]]] = {
     ],
     "labeled data": lambda: [
         x for x in BAD["data"]()
-        if not (isinstance(x, (list, Tensor)) and getattr(x, "ndim", 1) and len(x) == 0)
+        if not (isinstance(x, Tensor) and not x.is_nested and x.ndim and len(x) == 0) and x != []
     ],
     "mask": lambda: [
         "nonsense", 3, Odd(), None, torch.zeros(3), [1, 2], fm.FisherMask.head(nn.Linear(4, 3)),
@@ -222,3 +229,10 @@ BAD: dict[str, Callable[[], list[Any]]] = {
                              torch.tensor([N]), [0.5]],
     "anything": lambda: [],
 }  # fmt: skip
+# Kinds that take a tensor.
+for _kind in (
+    "factors above 0", "sum weights", "samples", "clusters", "eval data", "eval weights",
+    "gradients", "matrix", "data", "mask", "indices", "places", "embeddings",
+    "probabilities", "head mask", "factor part", "head index", "predictions", "choice",
+):  # fmt: skip
+    BAD[_kind] = lambda values=BAD[_kind]: [*values(), *_NO_NUMBERS]  # type: ignore[misc]

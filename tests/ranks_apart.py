@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from differing import FUNCTIONS, Powered
 from ranks import joined
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -40,11 +41,14 @@ PARAMETERS: dict[str, tuple[Any, Any]] = {
 }
 # These are each rank's own, or have cases of their own below.
 OWN_PARAMETERS = ("model", "device", "group")
-QUERY: dict[str, tuple[Any, Any]] = {"n_select": (3, 4)}
-OWN_QUERY = (
-    "unlabeled", "labeled", "progress", "out", "eval_data", "gain_weights", "pending", "exclude",
-    "cluster_ids", "labels",
-)  # fmt: skip
+QUERY: dict[str, tuple[Any, Any]] = {
+    "n_select": (3, 4),
+    "pending": ([0, 20], [0, 21]),
+    "exclude": (None, [3]),
+    "gain_weights": (None, torch.ones(9)),
+    "cluster_ids": (None, torch.arange(9)),
+}
+OWN_QUERY = ("unlabeled", "labeled", "progress", "out", "eval_data", "labels")
 SELECTION: dict[str, tuple[Any, Any]] = {
     "n_select": (3, 4),
     "lamb": (1.0, 0.5),
@@ -55,12 +59,15 @@ SELECTION: dict[str, tuple[Any, Any]] = {
     "prior_precision": (None, 2.0),
     "criterion": ("trace", "logdet"),
     "max_per_cluster": (None, 2),
+    "pending": ([0, 20], [0, 21]),
+    "exclude": (None, [3]),
+    "gain_weights": (None, torch.ones(8)),
+    "cluster_ids": (None, torch.arange(8)),
     "fisher": (torch.eye(5), 2 * torch.eye(5)),
     "labeled_fisher": (torch.eye(5), torch.eye(5, dtype=torch.float64) * 3),
 }
 OWN_SELECTION = (
-    "gradients", "chunk_size", "progress", "device", "group", "sample_indices", "gain_weights",
-    "pending", "exclude", "cluster_ids",
+    "gradients", "chunk_size", "progress", "device", "group", "sample_indices",
 )  # fmt: skip
 
 
@@ -80,6 +87,8 @@ def query(model: nn.Module | None = None, **changed: Any) -> Any:
     data = given.pop("unlabeled", make_pool())
     asked["out"] = given.pop("out", None)
     asked["progress"] = given.pop("progress", False)
+    for name in ("pending", "exclude", "gain_weights", "cluster_ids", "eval_data", "labels"):
+        asked[name] = given.pop(name, None)
     given.setdefault("group", dist.group.WORLD)
     return FisherMaskSelector(model or make_model(), **given).query(data, **asked)
 
@@ -157,6 +166,24 @@ def other_axes(rank: int) -> Any:
     return query(unlabeled=make_pool()[:, None] if rank == 1 else make_pool())
 
 
+def eval_data_on_some(rank: int) -> Any:
+    aimed = None if rank == 1 else spread(make_pool(5), rank)
+    data = {"unlabeled": spread(make_pool(), rank), "labeled": spread(make_pool(4), rank)}
+    return query(group=None, **data, eval_data=aimed)
+
+
+def eval_weights_on_some(rank: int) -> Any:
+    return query(eval_weights=torch.ones(9) if rank == 1 else None)
+
+
+def negative_labels_on_one(rank: int) -> Any:
+    return query(class_weight="balanced", labels=[0, 1, 2, -1 if rank == 1 else 0])
+
+
+def cost_of_nothing_on_one(rank: int) -> Any:
+    return query(gain_weights=torch.ones(9) * (rank != 1))
+
+
 def one_file(rank: int) -> Any:
     return query(out=Path(sys.argv[3]) / "one file")
 
@@ -189,6 +216,61 @@ def other_package(name: str, entry: Callable[[int], Any]) -> Callable[[int], Any
     return call
 
 
+def eval_data_in_turns_on_one(rank: int) -> Any:
+    return query(eval_data=spread(make_pool(5), rank) if rank == 1 else None)
+
+
+def eval_data_in_turns_beside_its_own(rank: int) -> Any:
+    return query(eval_data=spread(make_pool(5), rank) if rank == 1 else make_pool(5))
+
+
+def in_turns_on_one(rank: int) -> Any:
+    data = spread(make_pool(), rank) if rank == 1 else make_pool()
+    return query(unlabeled=data, labeled=None)
+
+
+def in_turns_beside_none(rank: int) -> Any:
+    return query(unlabeled=spread(make_pool(), rank) if rank == 1 else None, labeled=None)
+
+
+def labeled_in_turns_on_one(rank: int) -> Any:
+    return query(labeled=spread(make_pool(4), rank) if rank == 1 else make_pool(4))
+
+
+def bad_progress(rank: int) -> Any:
+    return query(progress="x" if rank == 1 else False)
+
+
+def bad_progress_of_a_selection(rank: int) -> Any:
+    progress: Any = "x" if rank == 1 else False
+    return select_batch(torch.randn(8, 2, 5), 3, group=dist.group.WORLD, progress=progress)
+
+
+def labeled_fisher_on_rank_1(rank: int) -> Any:
+    known = torch.eye(5) if rank == 1 else None
+    return select_batch(
+        torch.randn(8, 2, 5), 3, labeled_fisher=known, n_labeled=2, group=dist.group.WORLD
+    )
+
+
+def other_function(kind: str) -> Callable[[int], Any]:
+    return lambda rank: query(likelihood=FUNCTIONS[kind][rank == 1])
+
+
+def other_attribute(one: Any, other: Any) -> Callable[[int], Any]:
+    def call(rank: int) -> Any:
+        torch.manual_seed(0)
+        return query(Powered(other if rank == 1 else one), fraction=1.0)
+
+    return call
+
+
+def other_slope(rank: int) -> Any:
+    model = make_model()
+    model[2] = nn.LeakyReLU(0.2 if rank == 1 else 0.1)  # type: ignore[index]
+    return query(model)
+
+
 def plain_query(rank: int) -> Any:
     return query()
 
@@ -210,15 +292,57 @@ APART: dict[str, tuple[Callable[[int], Any], str]] = {
     "labeled on some": (labeled_on_some, "labeled"),
     "dtype of the data": (other_dtype, "unlabeled data"),
     "axes of the data": (other_axes, "unlabeled data"),
+    "eval_data on some": (eval_data_on_some, "eval_data"),
+    "eval_weights on some": (eval_weights_on_some, "eval_weights"),
+    "negative labels on one": (negative_labels_on_one, "labels must be classes 0..2; got -1"),
+    "cost of nothing on one": (cost_of_nothing_on_one, "gain_weights must be finite and above 0"),
     "one file": (one_file, "out must be another one on each rank"),
     "fisher on rank 1": (fisher_on_rank_1, "fisher must be given on rank 0"),
     "places on some": (places_on_some, "sample_indices"),
+    "eval_data in turns on one": (eval_data_in_turns_on_one, "eval_data"),
+    "eval_data in turns beside its own": (eval_data_in_turns_beside_its_own, "eval_data"),
+    "unlabeled in turns on one": (in_turns_on_one, "unlabeled"),
+    "unlabeled in turns beside none": (in_turns_beside_none, "unlabeled"),
+    "labeled in turns on one": (labeled_in_turns_on_one, "labeled"),
+    "labeled_fisher on rank 1": (
+        labeled_fisher_on_rank_1,
+        "labeled_fisher must be given on rank 0",
+    ),
+    **{f"likelihood, another {kind}": (other_function(kind), "likelihood") for kind in FUNCTIONS},
+    **{
+        f"attribute {one} and {other}": (other_attribute(one, other), "model")
+        for one, other in ((1.0, 2.0), (1, 2), (True, False), (None, 1), ((1, "a"), (1, "b")))
+    },
+    "slope": (other_slope, "model"),
     **{
         f"{package}, {entry.__name__}": (other_package(package, entry), f"version of {package}")
         for package in ("fishermask_fast", "torch", "numpy")
         for entry in (plain_query, plain_selection)
     },
 }
+
+
+# What one rank alone is called with wrongly is an error of its type on all.
+WRONG_ON_ONE: dict[str, Callable[[int], Any]] = {
+    "progress of a query": bad_progress,
+    "progress of a selection": bad_progress_of_a_selection,
+}
+
+
+def labeled_fisher_of_rank_0(rank: int) -> list[int]:
+    """The picks with F_L on rank 0 alone, and where these are not those with it on all."""
+    pool = torch.randn(8, 2, 5, generator=torch.Generator().manual_seed(rank))
+    found = []
+    for known in (torch.eye(5) if rank == 0 else None, torch.eye(5)):
+        for criterion in ("trace", "logdet"):
+            found.append(
+                select_batch(
+                    pool, 3, labeled_fisher=known, n_labeled=2, group=dist.group.WORLD,
+                    lamb=0.1, criterion=criterion,
+                ).indices.tolist()
+            )  # fmt: skip
+    assert found[:2] == found[2:], found
+    return [*found[0], *found[1]]
 
 
 def equal_in_effect(rank: int) -> list[int]:
@@ -246,12 +370,14 @@ def equal_in_effect(rank: int) -> list[int]:
 def main() -> None:
     found: dict[str, Any] = {}
     with joined() as (rank, _, folder):
-        for name, (call, _) in APART.items():
+        cases = {name: call for name, (call, _) in APART.items()} | WRONG_ON_ONE
+        for name, call in cases.items():
             torch.manual_seed(rank)
             try:
                 found[name] = ("picks", call(rank).indices.tolist())
             except (TypeError, ValueError, RuntimeError) as error:
                 found[name] = (type(error).__name__, str(error))
+        found["labeled_fisher of rank 0"] = ("picks", labeled_fisher_of_rank_0(rank))
         found["equal in effect"] = ("picks", equal_in_effect(rank))
         torch.save(found, folder / f"{rank}.pt")
 

@@ -1,8 +1,8 @@
 """One selection by several processes, with the picks of one.
 
-Rooms: exchange (what ranks tell each other), agreement (what they must have in common), parts
-(which samples are whose), candidates (a rank's shard of the pool), shards (the selection). May
-import: engine, masks, network, factors, checks, arrays.
+Rooms: exchange (what ranks tell each other), agreement (what they must have in common), functions
+(what a function is made of), parts (which samples are whose), candidates (a rank's shard of the
+pool), shards (the selection). May import: engine, masks, network, factors, checks, arrays.
 """
 
 from __future__ import annotations

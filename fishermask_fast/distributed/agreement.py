@@ -7,6 +7,7 @@ get all descriptions, so that all of them raise the same error, or none does.
 from __future__ import annotations
 
 import numbers
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from fishermask_fast.arrays import as_tensor, digest
 from fishermask_fast.checks import is_integer
 from fishermask_fast.distributed.exchange import Exchange
+from fishermask_fast.distributed.functions import attributes, contents
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import Inputs, unwrap
 from fishermask_fast.version import __version__
@@ -65,7 +67,13 @@ def check_apart(exchange: Exchange, name: str, value: str | None) -> None:
 
 def packages() -> dict[str, str | None]:
     """Versions of the packages that decide numbers, as arguments to compare."""
-    found = {"fishermask_fast": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    found = {
+        "fishermask_fast": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        # Of another one the code of one function is another.
+        "python": ".".join(platform.python_version_tuple()[:2]),
+    }
     return {f"the version of {name}": str(version) for name, version in found.items()}
 
 
@@ -89,7 +97,8 @@ def described(value: object) -> str | None:
         kind = f"{array.dtype} {tuple(array.shape)}".removeprefix("torch.")
         return f"{kind} with digest {digest([('', array)])}"
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    return f"{name} with digest {digest([], repr(contents(value)))}" if callable(value) else name
 
 
 def described_device(value: Any) -> str | None:
@@ -98,9 +107,12 @@ def described_device(value: Any) -> str | None:
 
 
 def described_model(model: nn.Module) -> str:
-    """The class of a model, and a digest of its modules, parameters and buffers, in order."""
+    """The class of a model, and a digest of its modules, parameters and buffers, in order.
+
+    Of modules their plain attributes count too, such as a slope.
+    """
     net = unwrap(model)
-    modules = [(name, type(module).__qualname__) for name, module in net.named_modules()]
+    modules = attributes(net)
     frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
     tensors = (*net.named_parameters(), *net.named_buffers())
     return f"a {type(net).__name__} with digest {digest(tensors, str((modules, frozen)))}"

@@ -21,6 +21,9 @@ from fishermask_fast.network import Pool
 
 T = TypeVar("T")
 
+_SPREAD = ("unlabeled", "labeled")
+"""Data whose samplers say that processes share a query."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -67,21 +70,34 @@ class Ranks:
         self._exchange = None if group is None else Exchange(group)
 
     @classmethod
-    def of(cls, group: dist.ProcessGroup | None, data: list[Any]) -> Ranks:
+    def of(cls, group: dist.ProcessGroup | None, data: Mapping[str, Any]) -> Ranks:
         """The given group, or all processes where a DataLoader has a DistributedSampler.
 
+        Args:
+            group: as given; None where a sampler says it.
+            data: data sets by name, of which ``unlabeled`` and ``labeled`` say it.
+
         Raises:
-            ValueError: one of the data sets is spread over processes and another is not, or the
-                samplers are made for others than the group.
+            ValueError: one of the data sets is spread over processes and another is not, the
+                samplers are made for others than the group, or ranks have them and others not.
         """
-        samplers = [sampler_of(item) for item in data if item is not None]
-        if any(sampler is not None for sampler in samplers):
+        samplers = {name: sampler_of(item) for name, item in data.items() if item is not None}
+        if any(samplers.get(name) is not None for name in _SPREAD):
             if not dist.is_available() or not dist.is_initialized():
                 raise ValueError("a DistributedSampler needs torch.distributed.init_process_group")
             group = group or dist.group.WORLD
         ranks = cls(group)
         # Together, or the ranks whose samplers are right would wait for the one that has failed.
-        ranks.attempt(lambda: _check_samplers(samplers, group))
+        if not ranks.alone:
+            ranks.attempt(lambda: _check_samplers(samplers, group))
+        ranks.check_same(
+            lambda: {
+                f"how {name} is read": "in turns, by a DistributedSampler"
+                if samplers.get(name) is not None
+                else "whole, by each rank its own"
+                for name in data
+            }
+        )
         return ranks
 
     @property
@@ -179,20 +195,18 @@ def sampler_of(data: object) -> Any:
     return None
 
 
-def _check_samplers(samplers: list[Any], group: dist.ProcessGroup | None) -> None:
+def _check_samplers(samplers: Mapping[str, Any], group: dist.ProcessGroup | None) -> None:
     """Raise where samplers are missing or for others than this process in its group."""
     # A sampler that drops its only samples is false.
-    missing = [sampler is None for sampler in samplers]
-    if all(missing):
-        return
-    if any(missing):
+    missing = [samplers[name] is None for name in _SPREAD if name in samplers]
+    if any(missing) and not all(missing):
         raise ValueError(
             "unlabeled and labeled must both be DataLoaders with a DistributedSampler, or "
             "neither; got one of them"
         )
     here = (dist.get_rank(group), dist.get_world_size(group))
-    for sampler in samplers:
-        if (sampler.rank, sampler.num_replicas) != here:
+    for sampler in samplers.values():
+        if sampler is not None and (sampler.rank, sampler.num_replicas) != here:
             raise ValueError(
                 f"the DistributedSampler must be rank {here[0]} of {here[1]}, as this process "
                 f"is in its group; got rank {sampler.rank} of {sampler.num_replicas}"
@@ -204,7 +218,7 @@ def is_empty(data: Any) -> bool:
     # A DataLoader's own length counts batches, and may be 0 where it drops an incomplete one.
     samples = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(samples, Tensor):
-        return samples.ndim > 0 and len(samples) == 0
+        return not samples.is_nested and samples.ndim > 0 and len(samples) == 0
     return samples is None or (hasattr(samples, "__len__") and len(samples) == 0)
 
 

@@ -43,6 +43,10 @@ class Given:
     gain_weights: object = None
     cluster_ids: object = None
 
+    def matrices(self) -> dict[str, object]:
+        """Those that count on rank 0, by name."""
+        return {"fisher": self.fisher, "labeled_fisher": self.labeled_fisher}
+
 
 def select_from_shards(
     exchange: Exchange, given: Given, options: Callable[[], Options], progress: bool
@@ -65,9 +69,12 @@ def select_from_shards(
     _check_places(exchange, places, n_total)
     rules = _agree_on_rules(exchange, asked, given, places, n_total)
     exchange.agree(lambda: asked.check_pool(source, n_total, where, rules))
+    # Rank 0's counts: that of another one is checked where it has any.
+    elsewhere = exchange.rank > 0 and given.labeled_fisher is None
+    n_labeled = 0 if elsewhere else asked.n_labeled
     f, f_labeled = exchange.agree(
         lambda: check_matrices(
-            source, given.fisher, given.labeled_fisher, asked.n_labeled, asked.criterion
+            source, given.fisher, given.labeled_fisher, n_labeled, asked.criterion
         )
     )
     factors = exchange.agree(lambda: computable(source, where))
@@ -125,7 +132,7 @@ def _agree_on_arguments(
     def describe() -> dict[str, str | None]:
         values = {field.name: getattr(options, field.name) for field in fields(options)}
         del values["chunk_size"]  # as much as each rank has memory for
-        given = {"fisher": own.fisher, "labeled_fisher": own.labeled_fisher}
+        given = own.matrices()
         each = {"gain_weights": own.gain_weights, "cluster_ids": own.cluster_ids}
         return {
             **packages(),
@@ -137,12 +144,14 @@ def _agree_on_arguments(
         }
 
     check_same(exchange, exchange.agree(describe))
-    given = exchange.everyone(own.fisher is not None)
-    if any(given) and not given[0]:
-        raise ValueError(
-            f"fisher must be given on rank 0, whose counts; it is on rank {given.index(True)} and "
-            "not on rank 0"
-        )
+    told = exchange.everyone({name: value is not None for name, value in own.matrices().items()})
+    for name in own.matrices():
+        given = [one[name] for one in told]
+        if any(given) and not given[0]:
+            raise ValueError(
+                f"{name} must be given on rank 0, whose counts; it is on rank {given.index(True)} "
+                "and not on rank 0"
+            )
 
 
 def _whether(value: object) -> str:

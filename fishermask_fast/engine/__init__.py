@@ -35,13 +35,14 @@ from fishermask_fast.engine.option_checks import (
 )
 from fishermask_fast.engine.precision import PrecisionWarning
 from fishermask_fast.engine.result import Selection
-from fishermask_fast.engine.rules import Rules
+from fishermask_fast.engine.rules import Limits, Rules
 from fishermask_fast.engine.scores import scores_along
 from fishermask_fast.engine.state import Fresh, Leaders, Report, State, Updates
 
 __all__ = [
     "Fresh",
     "Leaders",
+    "Limits",
     "LocalCandidates",
     "Options",
     "PrecisionWarning",

@@ -13,6 +13,7 @@ from torch import Tensor
 from fishermask_fast.arrays import as_tensor
 from fishermask_fast.checks import (
     caller_level,
+    check_choice,
     check_integer,
     check_matrix,
 )
@@ -84,8 +85,7 @@ class Options:
         Raises:
             TypeError, ValueError: see select_batch.
         """
-        if precision not in ("mixed", "float64"):
-            raise ValueError(f"precision must be 'mixed' or 'float64'; got {precision!r}")
+        check_choice("precision", precision, ("mixed", "float64"))
         return cls(
             check_integer("n_select", n_select, 1),
             check_prior(lamb, prior_precision),

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fishermask_fast.arrays import as_tensor, sample_numbers
-from fishermask_fast.checks import Default, check_positive
+from fishermask_fast.arrays import as_tensor, no_numbers, sample_numbers
+from fishermask_fast.checks import Default, check_choice, check_positive
 
 CRITERIA = ("trace", "logdet")
 # What "auto" is, times tr(F) / k, the mean of what one sample tells of a parameter: in sums the
@@ -67,9 +67,7 @@ def check_criterion(criterion: object) -> str:
     Raises:
         ValueError: anything else.
     """
-    if not isinstance(criterion, str) or criterion not in CRITERIA:
-        raise ValueError(f"criterion must be 'trace' or 'logdet'; got {criterion!r}")
-    return criterion
+    return check_choice("criterion", criterion, CRITERIA)
 
 
 def check_samples(name: str, given: object) -> Tensor | None:
@@ -128,6 +126,8 @@ def _integers(name: str, given: object, shape: str) -> Tensor:
         value = _from_list(name, list(value))
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be integers, {shape}; got {type(given).__name__}")
+    if value.is_meta:
+        raise no_numbers(name, "meta")
     if value.ndim != 1:
         raise ValueError(f"{name} must have shape {shape}; got {tuple(value.shape)}")
     if not value.numel():

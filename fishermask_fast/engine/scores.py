@@ -7,7 +7,7 @@ Before each pick s, with A_x = I + V_x M^-1 V_x^T, B_x = V_x G V_x^T and G = M^-
     A_x <- A_x - P P^T,  B_x <- B_x - P R^T - R P^T,  P = V_x U,  R = V_x W
     M^-1 <- M^-1 - U U^T,  G <- G - U W^T - W U^T
 
-in float64 throughout.
+in float64 throughout. Of log det M the score is log det A_x, and there are no G, W and B.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import LAMB
+from fishermask_fast.engine.inputs import Options
 from fishermask_fast.factors import GradientFactors
 
 _CHUNK = 1024
@@ -26,34 +28,49 @@ _CHUNK = 1024
 def scores_along(
     factors: GradientFactors,
     indices: Sequence[int],
-    fisher: Tensor,
+    fisher: Tensor | None,
     labeled_fisher: Tensor | None = None,
     *,
-    lamb: float = 1.0,
+    lamb: float | str = LAMB,
     n_labeled: int = 0,
+    prior_precision: float | str | None = None,
+    criterion: str = "trace",
+    pending: Tensor | Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
-    """How much every candidate would lower tr(M^-1 F), before each pick and after the last.
+    """How much every candidate would change the objective, before each pick and after the last.
 
     Args:
         factors: the N candidates.
         indices: the K picks, in order; M holds the picks before each.
-        fisher: (k, k) F.
+        fisher: (k, k) F; None with "logdet", or for the mean over the candidates.
         labeled_fisher: (k, k) F_L, or None.
-        lamb: lambda of M.
+        lamb: lambda of M, as for select_batch.
         n_labeled: n_L.
+        prior_precision: as for select_batch.
+        criterion: "trace", or "logdet".
+        pending: samples that are in M from the start.
 
     Yields:
         K + 1 times (N,) float64; the samples picked before are scored as if they came again.
     """
-    n_select, k, r = len(indices), factors.n_columns, factors.n_rows
-    total = n_labeled + n_select
-    scale = (n_select / total) ** 0.5
-    m = lamb * torch.eye(k, dtype=torch.float64, device=factors.device)
-    if labeled_fisher is not None:
-        m += labeled_fisher.double() * (n_labeled / total)
+    asked = Options.checked(
+        len(indices), lamb, n_labeled, 0, None, None, "float64",
+        prior_precision=prior_precision, criterion=criterion, pending=pending,
+    )  # fmt: skip
+    f = asked.needed_fisher(factors) if fisher is None else fisher.double()
+    known = None if labeled_fisher is None else labeled_fisher.double()
+    problem = asked.problem(f, known, factors.device)
+    scale, r = problem.scale, factors.n_rows
+    waiting = None
+    if asked.pending is not None and len(asked.pending):
+        waiting = factors[asked.pending.to(factors.device)]
+    m = problem.information(waiting)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(m))
-    double = inverse @ fisher.double() @ inverse
     eye = torch.eye(r, dtype=torch.float64, device=factors.device)
+    if asked.log_det:
+        yield from _log_dets(factors, indices, inverse, scale)
+        return
+    double = inverse @ problem.fisher @ inverse
     a, b = (scale**2 * form for form in factors.quadratic_forms(inverse, double))
     a += eye
     for index in indices:
@@ -71,6 +88,24 @@ def scores_along(
             a[part] -= p @ p.mT
             b[part] -= p @ q.mT + q @ p.mT
     yield _traces(a, b)
+
+
+def _log_dets(
+    factors: GradientFactors, indices: Sequence[int], inverse: Tensor, scale: float
+) -> Iterator[Tensor]:
+    (k,) = (scale**2 * form for form in factors.quadratic_forms(inverse))  # A - I
+    eye = torch.eye(factors.n_rows, dtype=torch.float64, device=factors.device)
+    for index in indices:
+        yield torch.linalg.eigvalsh(k).log1p().sum(1)
+        v = factors[int(index)].dense()[0].double() * scale
+        y = v @ inverse
+        half = torch.linalg.cholesky(torch.linalg.inv(eye + _symmetric(y @ v.T)))
+        u = half.T @ y  # U^T
+        inverse = inverse - u.T @ u
+        for start, chunk in factors.chunks(_CHUNK):
+            p = chunk.times(u.T.contiguous()).mul_(scale)
+            k[start : start + len(chunk)] -= p @ p.mT
+    yield torch.linalg.eigvalsh(k).log1p().sum(1)
 
 
 def _traces(a: Tensor, b: Tensor) -> Tensor:

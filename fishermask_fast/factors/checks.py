@@ -27,6 +27,8 @@ def check_part(name: str, part: object, ndim: int) -> None:
 def check_head_index(index: object, size: int, device: torch.device) -> None:
     if not isinstance(index, Tensor):
         raise TypeError(f"head_index must be a 1-d int64 tensor; got {type(index).__name__}")
+    if index.is_nested:
+        raise TypeError(f"head_index must be a 1-d int64 tensor; got {tensor_kind(index)}")
     if index.dtype != torch.int64 or index.ndim != 1:
         raise TypeError(
             f"head_index must be a 1-d int64 tensor; got {index.dtype} {tuple(index.shape)}"

@@ -5,9 +5,9 @@ planning (which parameters go by rule), tracing and trial (which do, found by ru
 (rules with autograd), capture (one forward, r backward passes), reading (what each kind of
 operation saved), rules and lookups (from delta to rows, by kind of operation), terms (the forms
 that rows take), weight_products (dW = delta a^T), fallback (torch.func), kept (parameters that a
-kept tensor hides), places and order (where each sample is in a result), resumable and fingerprint
-(gradients in a file). May import: masks, network, factors, likelihoods, ops, progress, checks,
-arrays, files.
+kept tensor hides), taken (what a forward uses from before), places and order (where each sample is
+in a result), resumable and fingerprint (gradients in a file). May import: masks, network, factors,
+likelihoods, ops, progress, checks, arrays, files.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.checks import check_flag
+from fishermask_fast.checks import check_choice, check_flag
 from fishermask_fast.gradients.capture import Tape, backward, forward
 from fishermask_fast.gradients.fallback import per_sample_rows
 from fishermask_fast.gradients.passes import batches
@@ -90,8 +90,7 @@ def fisher_diagonal(
     check_count("n_samples", n_samples, optional=False)
     check_count("batch_size", batch_size)
     seed = check_seed(seed)
-    if expectation not in EXPECTATIONS:
-        raise ValueError(f'expectation must be "exact" or "sampled"; got {expectation!r}')
+    check_choice("expectation", expectation, EXPECTATIONS)
     assumed = likelihood_of(likelihood)
     parameters = trainable(unwrap(model))
     warn_where_another_is_stated(model, assumed.name)

@@ -6,19 +6,23 @@ a merged or normalised weight, a buffer), so that f depends on theta and autogra
     z = f(x; theta, g),   g made before:   dz / dtheta = 0 by autograd, though g = g(theta)
 
 Such parameters are found by trying: those that the logits' graph does not lead to are changed. The
-logits stay the same then, and change once the model is put into eval mode anew.
+logits stay the same then, and change once the model is put into eval mode anew. A g made before and
+kept for good leaves no such trace: there the forward's own use of tensors from before is asked.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fishermask_fast.checks import caller_level
 from fishermask_fast.gradients.fallback import call_with
+from fishermask_fast.gradients.taken import taken_from_before
 from fishermask_fast.gradients.tracing import Traced, replaced, trace
 from fishermask_fast.network import (
     Inputs,
@@ -66,9 +70,46 @@ def trace_past_kept_tensors(model: nn.Module, inputs: Inputs, names: Collection[
             "that computes such tensors from the parameters. Change it so, or leave these "
             "parameters out by requires_grad_(False)"
         )
+    if lost:
+        _check_not_kept_before(model, two, lost, before)
     if lost and not traced.graph.opaque:  # which may use parameters unseen
         logger.warning("no way leads from the logits to %s: zeros for gradients", _listed(lost))
     return traced
+
+
+def _check_not_kept_before(
+    model: nn.Module, inputs: Inputs, lost: list[str], before: KeptTensors
+) -> None:
+    """Sees to it that nobody takes zeros for gradients where a tensor was made from parameters.
+
+    Raises:
+        ValueError: parameters that no operation was given, in a module that takes other tensors
+            from before. Where these are another module's, a warning says so.
+    """
+    taken = taken_from_before(model, inputs, lost)
+    hidden = [name for name in lost if name not in taken.parameters and taken.near(name)]
+    if hidden:
+        # Those are used after all, without autograd, as by .data.
+        used = _that_count(_AsItIs(model, before), inputs, hidden)
+        hidden = [name for name in hidden if name not in used]
+    own = [name for name in hidden if taken.of(name)]
+    if own:
+        raise ValueError(
+            f"the logits do not depend on {_listed(own)}, but their module uses tensors from "
+            "before the forward, which may have been made from them and kept; expected a forward "
+            "that computes such tensors from the parameters. Change it so, and load the state_dict "
+            "into a new model that keeps nothing; or, where these parameters are unused, leave "
+            "them out by requires_grad_(False)"
+        )
+    if hidden:
+        warnings.warn(
+            f"no way leads from the logits to {_listed(hidden)}: their gradients are taken for "
+            "zeros. They are unused by these samples, or the model keeps tensors that it made from "
+            "them before: then load the state_dict into a new model that keeps nothing. Unused "
+            "ones can be left out by requires_grad_(False)",
+            UserWarning,
+            stacklevel=caller_level(),
+        )
 
 
 def _computed_in_training(

@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.arrays import as_tensor
+from fishermask_fast.checks import LAMB
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
-from fishermask_fast.integrations.skactiveml import (
-    Array,
-    BaitQuery,
-    FisherMaskQuery,
-    FisherQuery,
-)
+from fishermask_fast.integrations.skactiveml import BaitQuery, FisherMaskQuery
 from fishermask_fast.integrations.skactiveml_networks import ChosenOutput, check_network
+from fishermask_fast.integrations.skactiveml_queries import CHOOSE, Array, FisherQuery
+from fishermask_fast.selector import Seen, Wishes
 
 try:
     from skactiveml.base import SkactivemlRegressor, SkorchMixin
@@ -47,6 +45,12 @@ class _RegressorQuery(FisherQuery):
         candidates: Any = None,
         batch_size: int = 1,
         return_utilities: bool = False,
+        *,
+        eval_data: Any = None,
+        gain_weights: Any = None,
+        pending: Any = None,
+        exclude: Any = None,
+        cluster_ids: Any = None,
     ) -> Any:
         """Picks the batch of candidates that most lowers tr(M^-1 F).
 
@@ -62,6 +66,11 @@ class _RegressorQuery(FisherQuery):
                 (n_candidates, ...) samples of their own.
             batch_size: how many to pick.
             return_utilities: whether to return the utilities beside the indices.
+            eval_data: as FisherMaskQuery's, as are those that follow.
+            gain_weights: (n_samples,) or (n_candidates,).
+            pending: indices of samples without a target that are being measured.
+            exclude: indices of samples that are not picked.
+            cluster_ids: (n_samples,) or (n_candidates,).
 
         Returns:
             query_indices: (batch_size,) into X, or into `candidates` where these are samples.
@@ -73,20 +82,23 @@ class _RegressorQuery(FisherQuery):
         """
         return self._query(
             X, y, (reg, "reg", SkactivemlRegressor), fit_reg, sample_weight, candidates,
-            batch_size, return_utilities,
+            batch_size, return_utilities, eval_data,
+            Wishes(gain_weights, pending, exclude, cluster_ids),
         )  # fmt: skip
 
-    def _factors(self, clf: Any, samples: Array) -> GradientFactors:
+    def _seen(self, clf: Any, samples: Array, mask: Any = CHOOSE) -> tuple[Seen, Any]:
         check_network(clf, "fit_reg=False the regressor")
         if isinstance(clf, SkorchMixin):
             given = samples.astype(clf.sample_dtype, copy=False)
-            return self._module_factors(_predictor(clf), as_tensor("X", given))
+            return self._seen_by(_predictor(clf), as_tensor("X", given), mask, _no_classes)
         features = samples.reshape(len(samples), -1)
         if features.dtype.kind != "f":
             features = features.astype(float)
-        return self._feature_factors(torch.from_numpy(features))
+        h = torch.from_numpy(features)
+        factors = self._feature_factors(h, mask)
+        return Seen(factors, _no_classes, lambda: h), factors.head_index
 
-    def _feature_factors(self, features: Tensor) -> GradientFactors:
+    def _feature_factors(self, features: Tensor, mask: Any) -> GradientFactors:
         raise NotImplementedError
 
 
@@ -94,11 +106,15 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
     """BAIT (Ash et al. 2021) in regression: the gradients of the head, oversampled and pruned.
 
     Args:
-        lamb: lambda > 0, in units of the noise's variance.
+        lamb: lambda > 0, in units of the noise's variance, or "auto".
         backward_steps: b: (1 + b) batches are picked, then b batches dropped again.
         bias: whether the fit to X has an intercept. A module's own head knows.
         missing_label: the label of a sample without one.
         random_state: accepted for the framework's sake: nothing here is random.
+        prior_precision: instead of lamb; see FisherMaskSelector, as for those that follow.
+        criterion: "trace" or "logdet".
+        eval_weights: "uncovered", or (n_eval,) or (n_candidates,) weights.
+        max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
 
     Example:
         >>> import numpy as np
@@ -114,11 +130,15 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
 
     def __init__(
         self,
-        lamb: float = 1.0,
+        lamb: float | str = LAMB,
         backward_steps: int = 1,
         bias: bool = True,
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
+        prior_precision: float | str | None = None,
+        criterion: str = "trace",
+        eval_weights: Any = None,
+        max_per_cluster: int | None = None,
     ) -> None:
         super().__init__(
             lamb=lamb,
@@ -126,9 +146,13 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
             bias=bias,
             missing_label=missing_label,
             random_state=random_state,
+            prior_precision=prior_precision,
+            criterion=criterion,
+            eval_weights=eval_weights,
+            max_per_cluster=max_per_cluster,
         )
 
-    def _feature_factors(self, features: Tensor) -> GradientFactors:
+    def _feature_factors(self, features: Tensor, mask: Any) -> GradientFactors:
         return factors_from_embeddings(features, likelihood="gaussian", bias=self.bias)
 
 
@@ -141,11 +165,15 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         keep_head: whether the mask keeps the whole head.
         head_entries: the most features of a linear fit that the mask keeps.
         fisher_samples: samples behind the mask of a module, drawn by `random_state`.
-        lamb: lambda > 0, in units of the noise's variance.
+        lamb: lambda > 0, in units of the noise's variance, or "auto".
         backward_steps: see BaitRegressorQuery.
         bias: see BaitRegressorQuery.
         missing_label: the label of a sample without one.
         random_state: of the samples behind the mask, and of a random mask.
+        prior_precision: instead of lamb; see FisherMaskSelector, as for those that follow.
+        criterion: "trace" or "logdet".
+        eval_weights: "uncovered", or (n_eval,) or (n_candidates,) weights.
+        max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
 
     Example:
         >>> import numpy as np
@@ -166,11 +194,15 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         keep_head: bool = True,
         head_entries: int = 2000,
         fisher_samples: int = 1024,
-        lamb: float = 1.0,
+        lamb: float | str = LAMB,
         backward_steps: int = 0,
         bias: bool = True,
         missing_label: Any = MISSING_LABEL,
         random_state: Any = None,
+        prior_precision: float | str | None = None,
+        criterion: str = "trace",
+        eval_weights: Any = None,
+        max_per_cluster: int | None = None,
     ) -> None:
         super().__init__(
             fraction=fraction,
@@ -183,13 +215,20 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
             bias=bias,
             missing_label=missing_label,
             random_state=random_state,
+            prior_precision=prior_precision,
+            criterion=criterion,
+            eval_weights=eval_weights,
+            max_per_cluster=max_per_cluster,
         )
 
-    def _feature_factors(self, features: Tensor) -> GradientFactors:
-        entries = min(self.head_entries, features.shape[1] + self.bias)
-        return factors_from_embeddings(
-            features, likelihood="gaussian", mask=entries, bias=self.bias
-        )
+    def _feature_factors(self, features: Tensor, mask: Any) -> GradientFactors:
+        if isinstance(mask, str):
+            mask = min(self.head_entries, features.shape[1] + self.bias)
+        return factors_from_embeddings(features, likelihood="gaussian", mask=mask, bias=self.bias)
+
+
+def _no_classes() -> Tensor:
+    raise ValueError("a regression has no probabilities of classes")
 
 
 def _predictor(reg: Any) -> nn.Module:

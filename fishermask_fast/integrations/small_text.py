@@ -8,20 +8,31 @@ labeled samples, and the batch most lowers tr(M^-1 F).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import issparse
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fishermask_fast.checks import check_integer, check_positive, warn_ignored_of
-from fishermask_fast.factors import GradientFactors, factors_from_embeddings
+from fishermask_fast.arrays import as_tensor
+from fishermask_fast.checks import LAMB, check_integer, warn_ignored_of
+from fishermask_fast.factors import factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
-from fishermask_fast.masks import check_size
-from fishermask_fast.network import check_seed
-from fishermask_fast.selection import select_batch
-from fishermask_fast.selector import MASKS, FisherMaskSelector, unread_options
+from fishermask_fast.masks import FisherMask, check_size
+from fishermask_fast.network import check_seed, predict
+from fishermask_fast.selector import (
+    MASKS,
+    Aim,
+    FisherMaskSelector,
+    Labeled,
+    Seen,
+    Wishes,
+    query_known,
+    unread_options,
+)
 
 try:
     from small_text.query_strategies import QueryStrategy
@@ -32,6 +43,7 @@ except ImportError as error:
     ) from error
 
 Array = np.ndarray[Any, Any]
+CHOOSE = "choose"  # a mask for these samples
 
 
 class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
@@ -47,7 +59,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         head_entries: the most entries of a linear head on features that the mask keeps.
         embeddings: whether to take a linear head on the classifier's embeddings even where it has
             a network of its own.
-        lamb: lambda > 0.
+        lamb: lambda > 0, or "auto".
         backward_steps: b: (1 + b) n are picked, then b n dropped again.
         fisher_samples: samples behind the mask of a network, drawn by `seed`.
         rank: rows a sample; None is exact.
@@ -55,6 +67,13 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         n_parameters: how many parameters the mask keeps, instead of a share; with neither see
             FisherMaskSelector.
         head: name of a network's head; None reads it from the logits.
+        prior_precision: instead of lamb; see FisherMaskSelector, as for those that follow.
+        criterion: "trace" or "logdet".
+        rows: "all" or "top_class".
+        eval_weights: "balanced", "uncovered", or a tensor of a weight for each unlabeled sample or
+            each of the query's eval_data.
+        class_weight: "balanced".
+        max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
 
     Attributes:
         scores_: by how much each pick of the last query lowered tr(M^-1 F), in the order picked.
@@ -83,13 +102,19 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         keep_head: bool = True,
         head_entries: int = 2000,
         embeddings: bool = False,
-        lamb: float = 1.0,
+        lamb: float | str = LAMB,
         backward_steps: int = 0,
         fisher_samples: int = 1024,
         rank: int | None = None,
         seed: int = 0,
         n_parameters: int | None = None,
         head: str | None = None,
+        prior_precision: float | str | None = None,
+        criterion: str = "trace",
+        rows: str = "all",
+        eval_weights: Any = None,
+        class_weight: str | None = None,
+        max_per_cluster: int | None = None,
     ) -> None:
         self.fraction = fraction
         self.n_parameters = n_parameters
@@ -99,6 +124,12 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         self.head_entries = head_entries
         self.embeddings = embeddings
         self.lamb = lamb
+        self.prior_precision = prior_precision
+        self.criterion = criterion
+        self.rows = rows
+        self.eval_weights = eval_weights
+        self.class_weight = class_weight
+        self.max_per_cluster = max_per_cluster
         self.backward_steps = backward_steps
         self.fisher_samples = fisher_samples
         self.rank = rank
@@ -114,6 +145,12 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         indices_labeled: Array,
         y: Array,
         n: int = 10,
+        *,
+        eval_data: Any = None,
+        gain_weights: Any = None,
+        pending: Any = None,
+        exclude: Any = None,
+        cluster_ids: Any = None,
     ) -> Array:
         """Picks n samples of the unlabeled pool.
 
@@ -122,9 +159,16 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             dataset: all samples.
             indices_unlabeled: of the samples to pick from.
             indices_labeled: of the labeled samples.
-            y: their labels, of which only the kind is read: a sparse matrix where texts have
-                several.
+            y: their labels: a sparse matrix where texts have several; read for class_weight alone.
             n: how many to pick.
+            eval_data: samples as `dataset` whose uncertainty is to fall, instead of that of the
+                unlabeled and labeled ones. These options go through a learner's
+                `query_strategy_kwargs`.
+            gain_weights: factors on gains, one for each sample of `dataset`, such as 1 / cost.
+            pending: indices into `dataset` of samples that are at the annotators: they are in M
+                like picks, and are not picked.
+            exclude: indices into `dataset` of samples that are not picked.
+            cluster_ids: integers, one for each sample of `dataset`; with `max_per_cluster`.
 
         Returns:
             (n,) indices into `dataset`, in the order picked.
@@ -139,27 +183,55 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         likelihood = _likelihood(clf, issparse(y))
         pool = _indices("indices_unlabeled", indices_unlabeled, len(dataset))
         labeled = _indices("indices_labeled", indices_labeled, len(dataset))
-        factors = self._factors(clf, dataset[np.concatenate([pool, labeled])], likelihood)
-        labeled_fisher = factors[len(pool) :].fisher() if len(labeled) else None
-        selection = select_batch(
-            factors[: len(pool)],
-            n,
-            factors.fisher(),
-            labeled_fisher,
-            lamb=self.lamb,
-            n_labeled=len(labeled),
-            backward_steps=self.backward_steps,
+        aim = replace(self._aim, likelihood=likelihood)
+        aim.check()
+        aim.check_query(eval_data is not None)
+        wishes = Wishes(gain_weights, pending, exclude, cluster_ids).among(
+            pool, len(dataset), labeled
         )
-        self.scores_ = selection.scores.numpy()
-        chosen: Array = pool[selection.indices.numpy()]
+        wishes.check(aim, n, len(pool))
+        every = dataset[np.concatenate([pool, labeled])]
+        seen, mask = self._seen(clf, every, likelihood)
+        size, n_labeled = len(pool), len(labeled)
+        known = Labeled(
+            n_labeled,
+            seen.factors[size:].fisher() if n_labeled else None,
+            lambda: seen.features()[size:],
+            y if self.class_weight is not None else None,
+        )
+        free = Seen(
+            seen.factors[:size], lambda: seen.probabilities()[:size], lambda: seen.features()[:size]
+        )
+        aimed = None if eval_data is None else self._seen(clf, eval_data, likelihood, mask)[0]
+        answer = query_known(aim, wishes, n, free, known, mean=seen.factors.fisher, eval_data=aimed)
+        self.scores_ = answer.selection.scores.numpy()
+        chosen: Array = pool[answer.selection.indices.numpy()]
         return chosen
 
-    def _factors(self, clf: Any, dataset: Any, likelihood: str) -> GradientFactors:
+    @property
+    def _aim(self) -> Aim:
+        weights = self.eval_weights
+        return Aim(
+            rank=self.rank,
+            rows=self.rows,
+            lamb=self.lamb,
+            prior_precision=self.prior_precision,
+            criterion=self.criterion,
+            eval_weights=weights
+            if isinstance(weights, str)
+            else as_tensor("eval_weights", weights),
+            class_weight=self.class_weight,
+            max_per_cluster=self.max_per_cluster,
+            backward_steps=self.backward_steps,
+        )
+
+    def _seen(
+        self, clf: Any, dataset: Any, likelihood: str, mask: Any = CHOOSE
+    ) -> tuple[Seen, Any]:
+        """Samples as the classifier sees them, and the mask that was chosen or given."""
         if hasattr(clf, "_create_collate_fn") and not self.embeddings:
-            return self._network_factors(clf, dataset, likelihood)
-        probabilities = np.asarray(clf.predict_proba(dataset), dtype=np.float64)
-        if likelihood == "categorical":
-            probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+            return self._seen_by_network(clf, dataset, likelihood, mask)
+        probabilities = _probabilities(clf, dataset, likelihood)
         features = clf.embed(dataset) if hasattr(clf, "embed") else dataset.x
         if hasattr(features, "toarray"):
             features = features.toarray()
@@ -176,13 +248,19 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             ("fraction", "keep_head", "fisher_samples", "seed"),
             "entries of a head on features are chosen by head_entries",
         )
-        size = probabilities.shape[1] * features.shape[1]
-        entries = size if self.mask == "head" else min(self.head_entries, size)
-        return factors_from_embeddings(
-            features, probabilities, likelihood=likelihood, mask=entries, rank=self.rank
-        )
+        if isinstance(mask, str):
+            size = features.shape[1] * (probabilities.shape[1] if self.rows == "all" else 1)
+            mask = size if self.mask == "head" else min(self.head_entries, size)
+        factors = factors_from_embeddings(
+            features, probabilities, likelihood=likelihood, mask=mask, rank=self.rank,
+            rows=self.rows,
+        )  # fmt: skip
+        p, h = torch.from_numpy(probabilities), torch.from_numpy(features)
+        return Seen(factors, lambda: p, lambda: h), factors.head_index
 
-    def _network_factors(self, clf: Any, dataset: Any, likelihood: str) -> GradientFactors:
+    def _seen_by_network(
+        self, clf: Any, dataset: Any, likelihood: str, mask: Any
+    ) -> tuple[Seen, FisherMask]:
         if getattr(clf, "model", None) is None:
             raise ValueError(f"{type(clf).__name__} was not fitted: it has no model yet")
         collate = clf._create_collate_fn()
@@ -192,13 +270,25 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             batch_size=clf.mini_batch_size,
             collate_fn=lambda items: _inputs(collate(items)),
         )
+        if not isinstance(mask, FisherMask):
+            mask = self._network_mask(clf.model, samples, likelihood)
+        factors = masked_gradients(
+            clf.model, samples, mask, likelihood=likelihood, rank=self.rank, rows=self.rows
+        )
+        return Seen(
+            factors,
+            lambda: torch.from_numpy(_probabilities(clf, dataset, likelihood)),
+            lambda: predict(clf.model, samples, hidden=True, head=self.head)[1],
+        ), mask
+
+    def _network_mask(self, model: nn.Module, samples: Any, likelihood: str) -> FisherMask:
         warn_ignored_of(
             self,
             ("head_entries", *unread_options(self.mask)),
             f'the parameters of a network are chosen by mask="{self.mask}"',
         )
         selector = FisherMaskSelector(
-            clf.model,
+            model,
             fraction=self.fraction,
             n_parameters=self.n_parameters,
             mask=self.mask,
@@ -209,8 +299,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             rank=self.rank,
             seed=self.seed,
         )
-        mask = selector.make_mask(samples)
-        return masked_gradients(clf.model, samples, mask, likelihood=likelihood, rank=self.rank)
+        return selector.make_mask(samples)
 
     def _check_parameters(self) -> None:
         check_size(self.fraction, self.n_parameters)
@@ -228,7 +317,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         check_seed(self.seed)
         if self.rank is not None:
             check_integer("rank", self.rank, 1)
-        check_positive("lamb", self.lamb)
+        self._aim.check()
 
     def __str__(self) -> str:
         size = (
@@ -237,6 +326,12 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             else f"fraction={self.fraction}"
         )
         return f"{type(self).__name__}(mask={self.mask!r}, {size})"
+
+
+def _probabilities(clf: Any, dataset: Any, likelihood: str) -> Array:
+    """(n, C) float64, which sum to 1 where a sample has one class."""
+    found = np.asarray(clf.predict_proba(dataset), dtype=np.float64)
+    return found / found.sum(axis=1, keepdims=True) if likelihood == "categorical" else found
 
 
 def _likelihood(clf: Any, several: bool) -> str:

@@ -1,12 +1,13 @@
 """What people have and label tools take: folders, tables, checkpoints in; picks and tasks out.
 
 Rooms: select (the command), pools (a folder or a table as data sets), images and tables (which of
-them are labeled, which not), prepared (samples that a function makes into batches), embeddings
-(without a network), trained (a network by name), checkpoints (its weights), weights (where a file
-holds them), output (what is written), telling (what is printed), shown (copies for browsers),
-label_studio (tasks out, exports in), import_labels (the command). May import: strategies, models,
-datasets, selector, inspection, selection, distributed, masks, network, factors, options, plotting,
-progress, checks, memory, files; not loop.
+them are labeled, which not), prepared (samples that a function makes into batches), embeddings and
+no_network (the command on a file of them), asked (lists of samples, and columns about them),
+trained (a network by name), checkpoints (its weights), weights (where a file holds them), output
+(what is written), telling (what is printed), shown (copies for browsers), label_studio (tasks out,
+exports in), import_labels (the command). May import: strategies, models, datasets, selector,
+inspection, distributed, masks, network, factors, options, plotting, progress, checks, memory,
+files; not loop.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from fishermask_fast.factors import (
 from fishermask_fast.files import open_file
 from fishermask_fast.masks import mask_size
 from fishermask_fast.options import QueryOptions
-from fishermask_fast.selection import select_batch
-from fishermask_fast.selector import balanced_weights, uncovered_weights
-from fishermask_fast.strategies import ANY_LIKELIHOOD, STRATEGIES, Picks
+from fishermask_fast.selector import Aim, Labeled, Seen, Wishes, query_known
+from fishermask_fast.strategies import ANY_LIKELIHOOD, Picks, pick, unread
 
 EMBEDDINGS, PROBABILITIES, LABELED, NAMES = "embeddings", "probabilities", "labeled", "names"
+_KNOWN = (EMBEDDINGS, PROBABILITIES, LABELED, NAMES)
+_OF_NETWORKS = ("keep_head", "head", "fisher_samples", "batch_size")
+SELECTORS = ("fishermask", "bait", "fishermask_entropy")  # those that take factors
 _LEAST = 1e-30  # of a probability, whose logarithm must be finite
 
 
@@ -44,6 +47,7 @@ class OwnEmbeddings:
         unlabeled: (N_U,) int64, rows to pick from.
         labeled: (N_L,) int64, rows that have a label.
         names: Of all rows; None where the file names none.
+        arrays: What else the file holds, by name.
     """
 
     embeddings: Tensor
@@ -51,6 +55,7 @@ class OwnEmbeddings:
     unlabeled: Tensor
     labeled: Tensor
     names: tuple[str, ...] | None
+    arrays: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_embeddings(file: str | os.PathLike[str]) -> OwnEmbeddings:
@@ -71,6 +76,47 @@ def read_embeddings(file: str | os.PathLike[str]) -> OwnEmbeddings:
     """
     path = Path(file)
     arrays = _arrays(path)
+    h, p = _both(path, arrays)
+    known = _labeled(path, arrays.get(LABELED), len(h))
+    names = arrays.get(NAMES)
+    if names is not None and (isinstance(names, Tensor) or len(names) != len(h)):
+        raise ValueError(f"{path}: names must be {len(h):,} texts; got {_shown(names)}")
+    if known.all():
+        raise ValueError(f"{path} must hold samples that are not labeled; all are")
+    free, has = (~known).nonzero().flatten(), known.nonzero().flatten()
+    others = {name: value for name, value in arrays.items() if name not in _KNOWN}
+    return OwnEmbeddings(h, p, free, has, names, others)
+
+
+def read_eval_embeddings(file: Path, pool: OwnEmbeddings) -> OwnEmbeddings:
+    """Samples whose uncertainty is to fall, of which no labels are read.
+
+    Raises:
+        ValueError: As read_embeddings, or of other widths than the pool's.
+    """
+    h, p = _both(file, _arrays(file))
+    for name, found, wanted in (
+        (EMBEDDINGS, h, pool.embeddings),
+        (PROBABILITIES, p, pool.probabilities),
+    ):
+        if found.shape[1] != wanted.shape[1] or not len(found):
+            raise ValueError(
+                f"{file}: {name} must be (N, {wanted.shape[1]}), as the pool's are; got "
+                f"{tuple(found.shape)}"
+            )
+    return OwnEmbeddings(h, p, torch.arange(len(h)), torch.arange(0), None)
+
+
+def unread_of_embeddings(strategy: str, options: QueryOptions) -> list[str]:
+    """Options that were given and that nobody reads where there is no network."""
+    others = [
+        name for name in _OF_NETWORKS if getattr(options, name) != getattr(QueryOptions(), name)
+    ]
+    return sorted({*unread(strategy, options), *others})
+
+
+def _both(path: Path, arrays: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Embeddings and probabilities of a file's arrays."""
     for name in (EMBEDDINGS, PROBABILITIES):
         if name not in arrays:
             raise ValueError(f"{path} must hold {name}; it holds {', '.join(arrays) or 'nothing'}")
@@ -82,14 +128,14 @@ def read_embeddings(file: str | os.PathLike[str]) -> OwnEmbeddings:
             )
     if len(h) != len(p):
         raise ValueError(f"{path}: {len(h):,} embeddings, but {len(p):,} rows of probabilities")
-    known = _labeled(path, arrays.get(LABELED), len(h))
-    names = arrays.get(NAMES)
-    if names is not None and (isinstance(names, Tensor) or len(names) != len(h)):
-        raise ValueError(f"{path}: names must be {len(h):,} texts; got {_shown(names)}")
-    if known.all():
-        raise ValueError(f"{path} must hold samples that are not labeled; all are")
-    free, has = (~known).nonzero().flatten(), known.nonzero().flatten()
-    return OwnEmbeddings(h, p, free, has, names)
+    for name, value in ((EMBEDDINGS, h), (PROBABILITIES, p)):
+        bad = (~value.isfinite()).any(1).nonzero().flatten()
+        if len(bad):
+            raise ValueError(
+                f"{path}: {name} must be finite; {len(bad):,} of {len(value):,} rows hold NaN or "
+                f"Inf, the first is row {int(bad[0])}"
+            )
+    return h, p
 
 
 def pick_embeddings(
@@ -109,6 +155,22 @@ def pick_embeddings(
     Raises:
         ValueError: An option that embeddings alone cannot serve, or rows that are no probabilities.
     """
+    check_embeddings(found, strategy, options)
+    if strategy in ("fishermask", "bait"):
+        return _by_factors(found, n, strategy, options)
+    if strategy == "fishermask_entropy":
+        return _hybrid(found, n, seed, options)
+    model = _GivenHead(found.embeddings.shape[1], found.probabilities.shape[1])
+    parts = [_Rows(found, rows) for rows in (found.unlabeled, found.labeled)]
+    return pick(strategy, model, parts[0], parts[1], n, seed, options)
+
+
+def check_embeddings(found: OwnEmbeddings, strategy: str, options: QueryOptions) -> None:
+    """Everything that ``pick_embeddings`` refuses, without picking.
+
+    Raises:
+        ValueError: An option that embeddings alone cannot serve, or rows that are no probabilities.
+    """
     likelihood = options.likelihood or "categorical"
     if likelihood not in ("categorical", "bernoulli"):
         raise ValueError(f"likelihood must be categorical or bernoulli; got {likelihood}")
@@ -117,75 +179,90 @@ def pick_embeddings(
             f"strategy {strategy} is for one class a sample; with likelihood {likelihood} take one "
             f"of {', '.join(ANY_LIKELIHOOD)}"
         )
+    _check(found.probabilities, likelihood)
+    if strategy not in SELECTORS:
+        return
+    if options.samples.eval_data is not None:
+        _check(options.samples.eval_data.probabilities, likelihood)
+    _aim_of(strategy, options).check()
+    mask = _mask_of(found, "fishermask" if strategy == "fishermask_entropy" else strategy, options)
+    one = found.unlabeled[:1]
+    factors_from_embeddings(
+        found.embeddings[one], found.probabilities[one], mask=mask, **_chosen(options)
+    )
+
+
+def _check(probabilities: Tensor, likelihood: str) -> None:
     check = check_distributions if likelihood == "categorical" else check_chances
-    check(found.probabilities)
-    if strategy in ("fishermask", "bait"):
-        return _by_factors(found, n, strategy, options)
-    if strategy == "fishermask_entropy":
-        return _hybrid(found, n, seed, options)
-    model = _GivenHead(found.embeddings.shape[1], found.probabilities.shape[1])
-    parts = [_Rows(found, rows) for rows in (found.unlabeled, found.labeled)]
-    return STRATEGIES[strategy](model, parts[0], parts[1], n, seed, options)
+    check(probabilities)
 
 
-def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:
-    if options.class_weight is not None:
-        raise ValueError("class_weight needs labels; embeddings come without any")
-    size = found.embeddings.shape[1]
-    if options.rows == "all":
-        size *= found.probabilities.shape[1]
-    mask: int | None = None
-    if strategy == "fishermask":
-        if options.mask not in ("global", "head"):
-            raise ValueError(
-                f"mask must be global or head: embeddings have one layer; got {options.mask}"
-            )
-        if options.mask == "global":
-            mask = mask_size(size, size, options.fraction, options.n_parameters, False).k
-    chosen: dict[str, Any] = {
+def _chosen(options: QueryOptions) -> dict[str, Any]:
+    """What factors are made by."""
+    return {
         "likelihood": options.likelihood or "categorical",
         "rank": options.rank,
         "weighting": options.weighting,
         "rows": options.rows,
     }
 
-    def factors(rows: Tensor, mask: Any) -> Any:
-        return factors_from_embeddings(
-            found.embeddings[rows], found.probabilities[rows], mask=mask, **chosen
-        )
 
-    pool = factors(found.unlabeled, mask)
-    fisher, known_fisher = None, None
-    n_known = len(found.labeled)
-    if n_known:
-        known_fisher = factors(found.labeled, None if mask is None else pool.head_index).fisher()
-    if options.eval_weights is not None:
-        fisher = pool.fisher(weights=_eval_weights(found, options.eval_weights))
-    elif options.criterion == "trace":
-        fisher = pool.fisher()
-        if known_fisher is not None:
-            fisher = torch.lerp(fisher, known_fisher, n_known / len(found.embeddings))
-    selection = select_batch(
-        pool,
-        n,
-        fisher,
-        known_fisher,
+def _aim_of(strategy: str, options: QueryOptions) -> Aim:
+    return Aim(
+        **_chosen(options),
         lamb=LAMB if options.lamb == LAMB else options.lamb,
         prior_precision=options.prior_precision,
         criterion=options.criterion,
-        n_labeled=n_known,
+        eval_weights=options.eval_weights,
+        max_per_cluster=options.samples.max_per_cluster,
         backward_steps=int(strategy == "bait"),
-        progress=options.progress,
     )
+
+
+def _mask_of(found: OwnEmbeddings, strategy: str, options: QueryOptions) -> int | None:
+    """How many entries of the head are kept; None for all.
+
+    Raises:
+        ValueError: The options ask for what embeddings cannot give.
+    """
+    if options.class_weight is not None:
+        raise ValueError("class_weight needs labels; embeddings come without any")
+    if strategy != "fishermask":
+        return None
+    if options.mask not in ("global", "head"):
+        raise ValueError(
+            f"mask must be global or head: embeddings have one layer; got {options.mask}"
+        )
+    if options.mask == "head":
+        return None
+    size = found.embeddings.shape[1]
+    if options.rows == "all":
+        size *= found.probabilities.shape[1]
+    return mask_size(size, size, options.fraction, options.n_parameters, False).k
+
+
+def _by_factors(found: OwnEmbeddings, n: int, strategy: str, options: QueryOptions) -> Picks:
+    mask, chosen = _mask_of(found, strategy, options), _chosen(options)
+
+    def seen(of: OwnEmbeddings, rows: Tensor, mask: Any) -> Seen:
+        h, p = of.embeddings[rows], of.probabilities[rows]
+        factors = factors_from_embeddings(h, p, mask=mask, **chosen)
+        return Seen(factors, lambda: p, lambda: h)
+
+    asked = options.samples
+    pool = seen(found, found.unlabeled, mask)
+    own = None if mask is None else pool.factors.head_index
+    known, aimed = Labeled(), None
+    if len(found.labeled):
+        labeled = seen(found, found.labeled, own)
+        known = Labeled(len(found.labeled), labeled.factors.fisher(), labeled.features)
+    if asked.eval_data is not None:
+        aimed = seen(asked.eval_data, asked.eval_data.unlabeled, own)
+    aim = _aim_of(strategy, options)
+    wishes = Wishes(asked.gain_weights, list(asked.pending), list(asked.exclude), asked.cluster_ids)
+    answer = query_known(aim, wishes, n, pool, known, eval_data=aimed, progress=options.progress)
+    selection = answer.selection
     return Picks(selection.indices.cpu(), {"scores": selection.scores.tolist()})
-
-
-def _eval_weights(found: OwnEmbeddings, name: str) -> Tensor:
-    """Whose uncertainty is to fall, of the unlabeled samples."""
-    if name == "balanced":
-        return balanced_weights(found.probabilities[found.unlabeled])
-    known = found.embeddings[found.labeled]
-    return uncovered_weights(found.embeddings[found.unlabeled], known)
 
 
 def _hybrid(found: OwnEmbeddings, n: int, seed: int, options: QueryOptions) -> Picks:
@@ -194,14 +271,13 @@ def _hybrid(found: OwnEmbeddings, n: int, seed: int, options: QueryOptions) -> P
     free = torch.ones(len(found.unlabeled), dtype=torch.bool)
     free[first.indices] = False
     rest = free.nonzero().flatten()
-    left = OwnEmbeddings(
-        found.embeddings,
-        found.probabilities,
-        found.unlabeled[rest],
-        found.labeled,
-        found.names,
+    left = replace(found, unlabeled=found.unlabeled[rest])
+    place, asked = free.cumsum(0) - 1, options.samples
+    pending, exclude = (
+        tuple(place[list(some)].tolist()) for some in (asked.pending, asked.exclude)
     )
-    then = _by_factors(left, n - n // 2, "fishermask", options)
+    samples = replace(asked, pending=pending, exclude=exclude)
+    then = _by_factors(left, n - n // 2, "fishermask", replace(options, samples=samples))
     scores = [*first.info["scores"], *then.info["scores"]]
     return Picks(torch.cat([first.indices, rest[then.indices]]), {"scores": scores})
 

@@ -70,10 +70,11 @@ def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
     return OwnImages(tuple(free), tuple(known), labels, tuple(by_class), root, tuple(notes))
 
 
-def from_csv(file: Path, label: str = "label") -> OwnImages:
+def from_csv(file: Path, label: str = "label", aside: Sequence[str] = ()) -> OwnImages:
     """Rows of a table with a column ``path`` and, where some are labeled, a column of labels.
 
-    Paths are relative to the file's folder; a row without a label is one to pick from.
+    Paths are relative to the file's folder; a row without a label is one to pick from. Columns
+    `aside` are read elsewhere.
 
     Raises:
         ValueError: The file cannot be read, has no column ``path``, no row without a label, or a
@@ -100,7 +101,7 @@ def from_csv(file: Path, label: str = "label") -> OwnImages:
     known = [path for path, given in zip(paths, labels, strict=True) if given]
     if not free:
         raise ValueError(f"{file} must have rows without a label to pick from; all have one")
-    unread = [name for name in table.names if name not in ("path", label)]
+    unread = [name for name in table.names if name not in ("path", label, *aside)]
     notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]
     if not has_labels:
         notes.append(Note(file, SKIPPED, f"no column {label}, so all rows count as unlabeled"))

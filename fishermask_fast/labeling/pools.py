@@ -22,6 +22,7 @@ from fishermask_fast.datasets import (
     LabeledSamples,
     Note,
     evaluation_transform,
+    images_below,
 )
 from fishermask_fast.distributed import Ranks
 from fishermask_fast.labeling.checkpoints import Prepare
@@ -33,7 +34,7 @@ from fishermask_fast.labeling.images import (
     read_images,
 )
 from fishermask_fast.labeling.prepared import ImageFiles, Prepared
-from fishermask_fast.labeling.tables import OwnTable, kind_of_table, read_own_table
+from fishermask_fast.labeling.tables import PATH, OwnTable, kind_of_table, read_own_table
 from fishermask_fast.labeling.trained import Kind, Look
 
 ALONE = Ranks(None)
@@ -54,6 +55,7 @@ class OwnPool:
         notes: What was left out, followed or converted, and why.
         found: All images or rows, also those that cannot be read.
         look: How images become tensors; None for others.
+        known: Labels of this process's labeled samples, in their order.
     """
 
     kind: Kind
@@ -65,6 +67,7 @@ class OwnPool:
     notes: tuple[Note, ...]
     found: OwnImages | OwnTable
     look: Look | None = None
+    known: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -145,15 +148,15 @@ def read_table(
     return pool_of(found, Look.of(None, image_size, mean, std), prepare, progress=progress)
 
 
-def find_in_table(file: Path, label_column: str) -> OwnImages | OwnTable:
-    """The images that a table lists, or its rows.
+def find_in_table(file: Path, label_column: str, aside: Sequence[str] = ()) -> OwnImages | OwnTable:
+    """The images that a table lists, or its rows; columns `aside` are no features.
 
     Raises:
         ValueError: As ``read_table``.
     """
     if kind_of_table(file, label_column) == "images":
-        return from_csv(file, label_column)
-    return read_own_table(file, label_column)
+        return from_csv(file, label_column, aside)
+    return read_own_table(file, label_column, aside)
 
 
 def pool_of(
@@ -206,7 +209,74 @@ def pool_of(
         (*found.notes, *(note for _, some in told for note in some)),
         found,
         look,
+        () if known is None else _labels_of(found, known[0].paths),
     )
+
+
+def _labels_of(found: OwnImages, paths: Sequence[Path]) -> tuple[str, ...]:
+    label = dict(zip(found.labeled, found.labels, strict=True))
+    return tuple(label[path] for path in paths)
+
+
+def eval_samples(
+    place: Path,
+    pool: OwnPool,
+    prepare: Prepare | None,
+    *,
+    progress: bool = False,
+    ranks: Ranks = ALONE,
+    part: Callable[[int], slice] = lambda n: slice(n),
+) -> tuple[Dataset[Any], tuple[Note, ...]]:
+    """Samples of the kind of a pool, of which no labels are read; and what was left out.
+
+    Args:
+        place: A folder of images or a table that lists some; a table like the pool's.
+        pool: The pool.
+        prepare: What makes batches instead.
+        progress: Show how far reading is.
+        ranks: The processes that read together.
+        part: Which of n samples this process reads.
+
+    Raises:
+        ValueError: They cannot be read, or are of another kind.
+    """
+    found, look = pool.found, pool.look
+    if isinstance(found, OwnTable):
+        table = read_own_table(place, found.label, found.aside, every=True)
+        _check_alike(place, table, found)
+        return _rows(table, prepare, part).unlabeled, ()
+    assert look is not None
+    if place.is_dir():
+        paths, notes = images_below(place)
+    else:
+        table = read_own_table(place, every=True)
+        if PATH not in table.table.names:
+            raise ValueError(
+                f"eval_data must be a folder of images or a table with a column path; got {place}"
+            )
+        paths, notes = [place.parent / cell for cell in table.table.column(PATH)], []
+    if not paths:
+        raise ValueError(f"{place} holds no images")
+    read, samples = ranks.attempt(
+        lambda: _images(paths, "eval images", look, prepare, progress, part)
+    )
+    told = ranks.everyone((len(read.paths), read.notes))
+    if not any(count for count, _ in told):
+        raise _none_can_be_read("eval", [notes for _, notes in told])
+    return samples, (*notes, *(note for _, some in told for note in some))
+
+
+def _check_alike(place: Path, table: OwnTable, found: OwnTable) -> None:
+    if table.text != found.text:
+        raise ValueError(f"{place} must have a column text, or none, as {found.file} has")
+    if table.text:
+        return
+    names = [[each.table.names[at] for at in each.columns()] for each in (table, found)]
+    if names[0] != names[1]:
+        raise ValueError(
+            f"{place} must have the columns of {found.file}, {', '.join(names[1])}; it has "
+            f"{', '.join(names[0])}"
+        )
 
 
 def _none_can_be_read(which: str, notes: Sequence[Sequence[Note]]) -> ValueError:
@@ -257,6 +327,7 @@ def _rows(table: OwnTable, prepare: Prepare | None, part: Callable[[int], slice]
         table.classes,
         table.notes,
         table,
+        known=table.labels[part(len(table.labeled))],
     )
 
 

@@ -20,20 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from fishermask_fast.datasets import summary, write_csv
+from fishermask_fast.datasets import summary
 from fishermask_fast.distributed import Ranks
-from fishermask_fast.files import folder_written_whole
 from fishermask_fast.inspection import inspect_model
 from fishermask_fast.labeling import label_studio
-from fishermask_fast.labeling.embeddings import OwnEmbeddings, pick_embeddings, read_embeddings
+from fishermask_fast.labeling.asked import Asked, label_places
 from fishermask_fast.labeling.images import OwnImages, from_folders
+from fishermask_fast.labeling.no_network import select_embeddings
 from fishermask_fast.labeling.output import (
-    PICKS_FILE,
     Files,
     Predictions,
     check_classes,
 )
-from fishermask_fast.labeling.pools import OwnPool, find_in_table, pool_of
+from fishermask_fast.labeling.pools import OwnPool, eval_samples, find_in_table, pool_of
 from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.labeling.telling import tell, tell_of_a_query
 from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
@@ -49,13 +48,15 @@ from fishermask_fast.network import (
 )
 from fishermask_fast.options import QueryOptions, SelectOptions
 from fishermask_fast.strategies import (
-    STRATEGIES,
     Forecast,
     Picks,
     announce,
     check,
+    check_samples,
     estimated,
+    pick,
     predict,
+    unread,
 )
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def select_samples(options: SelectOptions) -> None:
         _check_free(options.out)
     with _processes(options) as ranks:
         if options.embeddings is not None:
-            ranks.attempt(lambda: _select_embeddings(options, ranks))
+            ranks.attempt(lambda: None if ranks.number else select_embeddings(options))
         else:
             _select(options, ranks)
 
@@ -81,6 +82,8 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     # What fails for one process, such as a file that its machine lacks, ends all.
     found, look, trained, query, names = ranks.attempt(lambda: _begin(options, ranks))
     kind = _kind(found)
+    say = _say if ranks.number == 0 else _say_nothing
+    asked = ranks.attempt(lambda: Asked.of(options, found, say))
     size, rank = ranks.size, ranks.number
 
     def part(n: int) -> slice:
@@ -89,9 +92,27 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     logger.info("reading")
     pool = pool_of(found, look, trained.prepare, progress=query.progress, ranks=ranks, part=part)
     _check_enough(options.n, len(pool), kind)
+    counts = ranks.everyone(len(pool.unlabeled))  # type: ignore[arg-type]
+    mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    query = replace(query, samples=asked.places(options.n, pool.names, mine, say))
+    notes = pool.notes
+    if options.eval_data is not None:
+        aimed, more = eval_samples(
+            options.eval_data,
+            pool,
+            trained.prepare,
+            progress=query.progress,
+            ranks=ranks,
+            part=part,
+        )
+        notes = (*notes, *more)
+        query = replace(query, samples=replace(query.samples, eval_data=aimed))
+    check_samples(options.strategy, query)
     if rank == 0:
-        for line in summary(pool.notes):
-            print(line, file=sys.stderr)
+        for line in summary(notes):
+            say(line)
+        if ignored := unread(options.strategy, query):
+            logger.warning("strategy %s does not read %s", options.strategy, ", ".join(ignored))
 
     def checked() -> list[str]:
         if trained.prepare is None or not len(pool.unlabeled):  # type: ignore[arg-type]
@@ -100,6 +121,9 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         return _checked(options, names, trained, query, some)
 
     classes = max(ranks.everyone(ranks.attempt(checked)), key=len)
+    if query.class_weight is not None:
+        known = ranks.attempt(lambda: label_places(pool.known, classes))
+        query = replace(query, samples=replace(query.samples, labels=known))
     labeled: Any = pool.labeled if pool.labeled is not None else Subset(pool.unlabeled, [])
     if options.inspect:
         _inspect(trained, pool, query)
@@ -111,8 +135,8 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     if options.dry_run:
         return
     logger.info("query: %d picks of %d by %s", options.n, len(pool), options.strategy)
-    picks = STRATEGIES[options.strategy](
-        trained.model, pool.unlabeled, labeled, options.n, options.seed, query
+    picks = pick(
+        options.strategy, trained.model, pool.unlabeled, labeled, options.n, options.seed, query
     )
     for step, seconds in picks.info.get("seconds", {}).items():
         logger.info("%s took %.2f s", step, seconds)
@@ -133,6 +157,14 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
         logger.info("writing %s", options.out)
         files.write(options.out)
         tell(options.out, pool, files)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _say_nothing(line: str) -> None:
+    """Of several processes the first speaks."""
 
 
 def _begin(
@@ -230,7 +262,8 @@ def _check_free(out: Path) -> None:
 def _find(options: SelectOptions) -> OwnImages | OwnTable:
     if options.unlabeled is not None:
         return from_folders(options.unlabeled, options.labeled)
-    return find_in_table(cast(Path, options.csv), options.label_column)
+    aside = [each for each in (options.cluster_column, options.cost_column) if each is not None]
+    return find_in_table(cast(Path, options.csv), options.label_column, aside)
 
 
 def _label_names(classes: Sequence[str], query: QueryOptions) -> list[str]:
@@ -307,46 +340,6 @@ def _inspect(trained: Trained, pool: OwnPool, query: QueryOptions) -> None:
         some,
         likelihood=query.likelihood or "categorical",
         head=query.head,
-        lamb=query.lamb,
+        lamb=1.0 if isinstance(query.lamb, str) else query.lamb,
     )
     print(report)
-
-
-def _select_embeddings(options: SelectOptions, ranks: Ranks) -> None:
-    """Without a network, by the first process alone: a file of embeddings is read in no time."""
-    if ranks.number:
-        return
-    found = read_embeddings(cast(Path, options.embeddings))
-    _check_enough(options.n, len(found.unlabeled), "embeddings")
-    query = replace(options.query, progress=True)
-    classes = check_classes(list(options.classes or ()), found.probabilities.shape[1])
-    if options.dry_run:
-        n_classes, n_features = found.probabilities.shape[1], found.embeddings.shape[1]
-        print(
-            f"{options.n:,} picks by {options.strategy}, a head of {n_classes:,} x {n_features:,}"
-        )
-        print(_embedding_counts(found))
-        print("nothing was written")
-        return
-    picks = pick_embeddings(found, options.n, options.strategy, options.seed, query)
-    rows = found.unlabeled[picks.indices]
-    several = query.likelihood == "bernoulli"
-    predictions = Predictions.of(found.probabilities[rows], classes, several)
-    scores = picks.info.get("scores") or [None] * len(rows)
-    header = ["row", *(["name"] if found.names else [])]
-    lines = []
-    for rank, (row, score, labels, p) in enumerate(
-        zip(rows.tolist(), scores, predictions.labels, predictions.probabilities, strict=True),
-        1,
-    ):
-        named = [found.names[row]] if found.names else []
-        said = "" if score is None else f"{score:.6g}"
-        lines.append([row, *named, rank, said, "; ".join(labels), f"{p:.3f}"])
-    with folder_written_whole(options.out) as draft:
-        write_csv(draft / PICKS_FILE, [*header, "rank", "score", "predicted", "probability"], lines)
-    print(_embedding_counts(found))
-    print(f"picks         {options.out / PICKS_FILE}")
-
-
-def _embedding_counts(found: OwnEmbeddings) -> str:
-    return f"{len(found.unlabeled):,} unlabeled rows and {len(found.labeled):,} labeled ones"

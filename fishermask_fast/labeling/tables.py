@@ -34,6 +34,7 @@ class OwnTable:
         labels: Of those.
         classes: Names of the labels, sorted; empty where nothing is labeled.
         notes: What was left out.
+        aside: Columns that the network does not read.
     """
 
     file: Path
@@ -45,10 +46,12 @@ class OwnTable:
     labels: tuple[str, ...]
     classes: tuple[str, ...]
     notes: tuple[Note, ...]
+    aside: tuple[str, ...] = ()
 
     def columns(self) -> list[int]:
         """Places of the columns that the network reads as numbers."""
-        return feature_places(self.file, self.table, self.label)
+        places = feature_places(self.file, self.table, self.label)
+        return [place for place in places if self.table.names[place] not in self.aside]
 
     def numbers(self, rows: Sequence[int]) -> Tensor:
         """float32 (rows, columns) of some rows.
@@ -111,8 +114,16 @@ def kind_of_table(file: Path, label: str) -> str:
     return "images" if PATH in names else "texts" if TEXT in names else "table"
 
 
-def read_own_table(file: Path, label: str = "label") -> OwnTable:
+def read_own_table(
+    file: Path, label: str = "label", aside: Sequence[str] = (), *, every: bool = False
+) -> OwnTable:
     """Rows of a table, labeled where its column of labels is not empty.
+
+    Args:
+        file: The table.
+        label: Column of the labels.
+        aside: Columns that the network does not read.
+        every: Whether all rows are taken for unlabeled ones.
 
     Raises:
         ValueError: The file cannot be read, or has no row without a label.
@@ -120,7 +131,8 @@ def read_own_table(file: Path, label: str = "label") -> OwnTable:
     table = _read(file, label)
     has_labels = label in table.names
     labels = [each.strip() for each in table.column(label)] if has_labels else []
-    labels = labels or [""] * len(table.cells)
+    if every or not labels:
+        labels = [""] * len(table.cells)
     for line, each in zip(table.lines, labels, strict=True):
         if not each.isprintable():
             raise ValueError(f"{file}, line {line}: {label} must be printable UTF-8; got {each!r}")
@@ -131,14 +143,15 @@ def read_own_table(file: Path, label: str = "label") -> OwnTable:
     text = TEXT in table.names
     notes = []
     if text:
-        unread = [name for name in table.names if name not in (TEXT, label)]
+        unread = [name for name in table.names if name not in (TEXT, label, *aside)]
         notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]
     if not has_labels:
         notes.append(Note(file, SKIPPED, f"no column {label}, so all rows count as unlabeled"))
     given = tuple(labels[i] for i in known)
     return OwnTable(
-        file, table, label, text, free, known, given, tuple(sorted(set(given))), tuple(notes)
-    )
+        file, table, label, text, free, known, given, tuple(sorted(set(given))), tuple(notes),
+        tuple(aside),
+    )  # fmt: skip
 
 
 def _read(file: Path, label: str) -> Rows:

@@ -132,6 +132,8 @@ def different_likelihoods(there: str, here: str) -> str:
 
     Numbers may differ by what the rounding of a model's outputs changes from machine to machine.
     """
+    if there == here:
+        return ""
     (name, *numbers), (other, *others) = there.split(" "), here.split(" ")
     if name != other:
         return f"{name} there, {other} here"

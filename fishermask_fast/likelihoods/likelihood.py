@@ -16,7 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fishermask_fast.checks import is_integer
+from fishermask_fast.checks import check_choice, is_integer
 
 WEIGHTINGS = ("fisher", "none")
 
@@ -64,8 +64,7 @@ class Likelihood(Protocol):
 
 def check_options(weighting: str, rank: int | None) -> None:
     """What holds for every likelihood: see `Likelihood.check_options`."""
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f'weighting must be "fisher" or "none"; got {weighting!r}')
+    check_choice("weighting", weighting, WEIGHTINGS)
     if rank is None:
         return
     if not is_integer(rank):

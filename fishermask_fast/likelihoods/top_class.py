@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fishermask_fast.checks import check_choice
 from fishermask_fast.likelihoods.categorical import Categorical
 from fishermask_fast.likelihoods.likelihood import Likelihood
 from fishermask_fast.likelihoods.names import likelihood_of
@@ -33,7 +34,7 @@ class TopClass(Categorical):
         return make_rows(outputs)
 
     def identity(self, samples: Iterable[Tensor]) -> str:
-        return f"{self.name}, the likeliest class against the rest"
+        return f"{self.name}:top_class"
 
 
 def make_rows(logits: Tensor) -> Tensor:
@@ -61,9 +62,7 @@ def likelihood_with(given: object, rows: object) -> Likelihood:
             of several classes.
     """
     found = likelihood_of(given)
-    if not isinstance(rows, str) or rows not in ROWS:
-        raise ValueError(f"rows must be 'all' or 'top_class'; got {rows!r}")
-    if rows == "all":
+    if check_choice("rows", rows, ROWS) == "all":
         return found
     if type(found) not in (Categorical, TopClass):
         raise ValueError(
@@ -78,7 +77,9 @@ def check_rows(rows: str, weighting: str, rank: int | None) -> None:
     Raises:
         ValueError: names both.
     """
-    if rows != "all" and rank is not None:
+    if check_choice("rows", rows, ROWS) == "all":
+        return
+    if rank is not None:
         raise ValueError(f"rows={rows!r} gives one row a sample: leave out rank; got {rank}")
-    if rows != "all" and weighting != "fisher":
+    if weighting != "fisher":
         raise ValueError(f"rows={rows!r} is for weighting 'fisher'; got {weighting!r}")

@@ -34,6 +34,7 @@ from fishermask_fast.files import (
 )
 from fishermask_fast.installation import versions
 from fishermask_fast.loop.rounds import Line, Round, read_lines
+from fishermask_fast.options import check_config
 
 logger = logging.getLogger(__name__)
 
@@ -113,22 +114,23 @@ class RunFolder:
             longer = _extended(json.loads(json.dumps(config)), content["config"], self.path)
             known = [content["versions"], *content.get("resumed_with", [])]
             if now in known and not longer:
-                self._is_ours = True
                 self._read(content["config"])
+                self._is_ours = True
                 return
             if now not in known:
                 logger.warning("%s was begun with other versions; picks may differ", self.path)
                 content["resumed_with"] = [*known[1:], now]
-        self._is_ours = True
         # As it will be read: a tuple is a list there.
         content = json.loads(json.dumps(content))
         content["checksum"] = checksum({**content, "checksum": None})
-        replace_file(self.path / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
         self._read(content["config"])
+        self._is_ours = True
+        replace_file(self.path / CONFIG_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
     def _read(self, config: dict[str, Any]) -> None:
         file = self.path / ROUNDS_FILE
         if not file.exists() and not file.is_symlink():
+            self._check_states()  # of a record that was removed
             return
         content = _read(file)
         lines = read_lines(content, file, config)
@@ -141,7 +143,9 @@ class RunFolder:
         self._check_states()
 
     def _check_states(self) -> None:
-        """Raise where a state is of a round that follows one which is not recorded.
+        """Raise where states are there whose rounds are not recorded.
+
+        A state is written before its line, one after the other, so that one may be ahead.
 
         Raises:
             ValueError: Lines have been lost.
@@ -149,13 +153,16 @@ class RunFolder:
         reached: dict[str, int] = {}
         for entry in self.rounds:
             reached[entry.strategy] = entry.round
-        for path in (self.path / STATE_FOLDER).glob("*-*.pt"):
+        ahead = 0
+        for path in sorted((self.path / STATE_FOLDER).glob("*-*.pt")):
             strategy, _, number = path.stem.rpartition("-")
-            # A state is written before its line.
-            if number.isdecimal() and int(number) > reached.get(strategy, -1) + 1:
+            if not number.isdecimal() or int(number) <= reached.get(strategy, -1):
+                continue
+            ahead += 1
+            if ahead > 1 or int(number) > reached.get(strategy, -1) + 1:
                 raise ValueError(
-                    f"{self.path / ROUNDS_FILE} has lost lines: {path} is of a later round than "
-                    "the last one recorded"
+                    f"{self.path / ROUNDS_FILE} has lost lines, or was removed: {path} is of a "
+                    "later round than the last one recorded; start the run anew in another folder"
                 )
 
     def append(self, entry: Round) -> None:
@@ -235,7 +242,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process run here; remove the folder where it is new and holds no round."""
-        if self._is_ours and not (self.path / ROUNDS_FILE).exists():
+        # One that was removed under way has a size.
+        if self._is_ours and not self._size and not (self.path / ROUNDS_FILE).exists():
             self._drop_states()
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             if self._is_new:
@@ -253,11 +261,12 @@ class RunFolder:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(_read(path / CONFIG_FILE))
-        for part in ("config", "versions"):
-            if not isinstance(content[part], dict):
-                raise TypeError(f"{part} is no object")
-        if not isinstance(content.get("resumed_with", []), list):
+        check_config(content["config"])
+        resumed = content.get("resumed_with", [])
+        if not isinstance(resumed, list):
             raise TypeError("resumed_with is no list")
+        if not all(isinstance(each, dict) for each in (content["versions"], *resumed)):
+            raise TypeError("versions, and each of resumed_with, must be objects")
         # Earlier versions wrote none.
         if "checksum" in content and content["checksum"] != checksum({**content, "checksum": None}):
             raise ValueError("it is damaged: its checksum is another")

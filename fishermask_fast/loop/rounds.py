@@ -7,14 +7,13 @@ so that no line can be lost, doubled, moved or changed in between.
 from __future__ import annotations
 
 import json
-import math
-import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from fishermask_fast.files import check_name, checksum, parse_json
+from fishermask_fast.loop.round_checks import check_parts
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def read_lines(content: bytes, file: Path, config: Mapping[str, Any]) -> list[Li
     sequence = _Sequence(config)
     for number, text in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            line = _parse(text, lines[-1].checksum if lines else None)
+            line = _parse(text, lines[-1].checksum if lines else None, config)
             sequence.check(line.entry)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}, line {number} is not a round: {error}") from error
@@ -101,7 +100,7 @@ def read_lines(content: bytes, file: Path, config: Mapping[str, Any]) -> list[Li
     return lines
 
 
-def _parse(text: bytes, before: str | None) -> Line:
+def _parse(text: bytes, before: str | None, config: Mapping[str, Any]) -> Line:
     """A line after that of checksum ``before``; None for the first.
 
     Raises:
@@ -122,7 +121,8 @@ def _parse(text: bytes, before: str | None) -> Line:
     if unknown:
         raise ValueError(f"{sorted(unknown)[0]} is no part of a round")
     entry = Round(**content)
-    _check(entry)
+    check_name("strategy", entry.strategy)
+    check_parts(vars(entry), config)
     return Line(entry, state, stated)
 
 
@@ -168,42 +168,3 @@ class _Sequence:
         if entry.strategy not in self._schedule.get("strategies", [entry.strategy]):
             raise ValueError(f"{entry.strategy} is none of the run's strategies")
         self._last[entry.strategy] = entry
-
-
-def _check(entry: Round) -> None:
-    """Raise unless all parts of a round are of their types and within their ranges.
-
-    Raises:
-        TypeError, ValueError: One is not.
-    """
-    check_name("strategy", entry.strategy)
-    for name in ("seed", "round", "n_labeled"):
-        _check_counts(name, [getattr(entry, name)])
-    for name in ("picks", "label_counts"):
-        _check_counts(name, getattr(entry, name))
-    if not isinstance(entry.class_accuracy, list):
-        raise TypeError("class_accuracy must be a list")
-    shares = [entry.accuracy, *(share for share in entry.class_accuracy if share is not None)]
-    if not all(_is_number(share) and 0 <= share <= 1 for share in shares):
-        raise ValueError("accuracies must be numbers from 0 to 1")
-    for name in ("training", "seconds", "query"):
-        if not isinstance(getattr(entry, name), dict):
-            raise TypeError(f"{name} must be an object")
-    if not all(map(_is_number, (*entry.training.values(), *entry.seconds.values()))):
-        raise TypeError("training and seconds must hold numbers")
-    if not all(seconds >= 0 for seconds in entry.seconds.values()):
-        raise ValueError("seconds must be 0 or more")
-    overlap = entry.query.get("mask_overlap", 0.0)
-    if not _is_number(overlap) or math.isnan(overlap):
-        raise TypeError("mask_overlap must be a number")
-
-
-def _check_counts(name: str, values: Any) -> None:
-    if not isinstance(values, Iterable) or isinstance(values, str | dict):
-        raise TypeError(f"{name} must be a list")
-    if any(type(value) is not int or value < 0 for value in values):
-        raise ValueError(f"{name} must be whole numbers from 0")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -19,6 +19,7 @@ from fishermask_fast.loop.rounds import Round
 from fishermask_fast.loop.run import Experiment
 from fishermask_fast.models import default_model, find_device
 from fishermask_fast.options import STRATEGIES, QueryOptions, RunOptions, forget_seeds, record_seeds
+from fishermask_fast.plotting import check_picture
 from fishermask_fast.strategies import unread
 
 CURVE_NAME = "learning_curve"
@@ -44,6 +45,7 @@ def run_experiments(options: RunOptions) -> None:
             path = _folder(options, experiment)
             folders.append(RunFolder(path, experiment.config(), resume=options.resume))
             opened.callback(folders[-1].close)
+            check_picture(path / CURVE_NAME)
         if len(options.seed) > 1 and options.out is not None:
             record_seeds(options.out, options.seed)
         try:

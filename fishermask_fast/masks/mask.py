@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast import plotting
-from fishermask_fast.checks import check_flag, check_path
+from fishermask_fast.checks import check_choice, check_flag, check_path
 from fishermask_fast.masks.checks import (
     check_masked,
     check_same_shapes,
@@ -163,8 +163,7 @@ class FisherMask:
             >>> len(FisherMask.from_scores(scores, n_parameters=30, model=model))
             30
         """
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        check_choice("method", method, METHODS)
         check_size(fraction, n_parameters)
         check_flag("keep_head", keep_head)
         check_scores(scores)

@@ -5,7 +5,7 @@ batches (samples by index), collating (batches that hold what was asked for), gr
 consumes which parameter), threads (one reader at a time), head (which layer gives the logits),
 stated (what a model says of its likelihood), advice (what looks wrong in outputs and data),
 predictions (probabilities, and the head's inputs). May import: likelihoods, progress, checks,
-arithmetic.
+arrays, arithmetic.
 """
 
 from __future__ import annotations

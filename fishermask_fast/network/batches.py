@@ -26,6 +26,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from fishermask_fast.arrays import as_tensor
 from fishermask_fast.checks import check_integer, is_integer
 from fishermask_fast.network.collating import (
     Collated,
@@ -262,7 +263,7 @@ def check_indices(indices: Iterable[int], n: int) -> list[int]:
         ValueError: none, or some outside 0..n-1.
     """
     try:
-        given = list(indices)
+        given = list(as_tensor("indices", indices))
     except TypeError:
         raise TypeError(f"indices must be a sequence of ints; got {indices!r}") from None
     odd = [i for i in given if not is_integer(i)]

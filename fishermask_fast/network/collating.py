@@ -2,9 +2,11 @@
 
 A collate function gets items (x_i) and gives the model's inputs, whose row i is taken for x_i. Ones
 that leave out samples, repeat some or sort them by length exist, and say nothing; so the number of
-rows is compared, and a function that is not torch's own is asked once more with the items reversed:
+rows is compared, and a function that is not torch's own is asked again with the items in orders p:
 
-    rows(collate(x_n .. x_1)) = rows(collate(x_1 .. x_n)) reversed
+    rows(collate(x_p(1) .. x_p(n))) = rows(collate(x_1 .. x_n))[p],    p a rotation, p a swap
+
+Where it answers otherwise each time, the same rows in another order are a shuffle.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
+
+from fishermask_fast.checks import tensor_kind
 
 Inputs = Tensor | dict[str, Any]
 """What a model is called with: one tensor, or keyword arguments."""
@@ -38,6 +42,8 @@ class Keywords(dict[str, Any]):
         return Keywords(values, self.shared)
 
 
+# Times that a function is asked whether it draws its rows at random.
+_AGAIN = 3
 _LABEL_KEYS = ("labels", "label", "target", "targets")
 
 
@@ -162,28 +168,54 @@ def _keeps_order(
 ) -> bool:
     """Whether a batch's rows are the items in order, as far as asking again can tell.
 
-    A function that draws at random, or that changes its items, answers otherwise each time; of it
-    nothing is known.
+    A function that draws numbers into its rows, or that changes its items, answers otherwise each
+    time; of it nothing is known.
     """
-    if len(items) < 2 or _rows(batch) != len(items):
+    n = len(items)
+    if n < 2 or _rows(batch) != n:
         return True
+    rows = _row_tensors(batch, n)
+
+    def asked(order: list[int]) -> dict[str, Tensor]:
+        again = _marked(collate([items[i] for i in order]), shared)
+        return _row_tensors(again, len(order))
+
     try:
-        mirrored = _marked(collate(items[::-1]), shared)
-        if _same_rows(batch, mirrored, len(items), reverse=True):
-            return True
-        again = _marked(collate(list(items)), shared)
-        return not _same_rows(batch, again, len(items), reverse=False)
+        for order in _orders(n):
+            found = asked(order)
+            off = {key: rows[key] for key in rows if not _equal(rows[key][order], found.get(key))}
+            # More than once, as few draws may be the same by chance.
+            for _ in range(_AGAIN if off else 0):
+                again = asked(list(range(n)))
+                off = {key: value for key, value in off.items() if _moved(value, again.get(key))}
+            if off:
+                return False
     except Exception:
-        return True
+        pass
+    return True
 
 
-def _same_rows(batch: object, other: object, n: int, *, reverse: bool) -> bool:
-    left, right = _row_tensors(batch, n), _row_tensors(other, n)
-    if left.keys() != right.keys():
+def _orders(n: int) -> tuple[list[int], list[int]]:
+    """Two orders of n items after which no function but one that keeps the order agrees.
+
+    A rotation and a swap make up every permutation, and only the identity commutes with all of
+    three items or more. Of two all permutations commute: there the first is asked for once more.
+    Padding to the longest is the same in all of them.
+    """
+    rotated = [*range(1, n), 0]
+    return rotated, [0, 1, 0] if n == 2 else [1, 0, *range(2, n)]
+
+
+def _moved(rows: Tensor, again: Tensor | None) -> bool:
+    """Whether two answers hold the same rows, in whatever order."""
+    if again is None or again.shape != rows.shape or again.dtype != rows.dtype:
         return False
-    return all(
-        _equal(value, right[key].flip(0) if reverse else right[key]) for key, value in left.items()
-    )
+    return _sorted_rows(rows) == _sorted_rows(again)
+
+
+def _sorted_rows(rows: Tensor) -> list[bytes]:
+    flat = rows.detach().cpu().contiguous().reshape(len(rows), -1)
+    return sorted(row.tobytes() for row in flat.view(torch.uint8).numpy())
 
 
 def _row_tensors(batch: object, n: int) -> dict[str, Tensor]:
@@ -191,8 +223,8 @@ def _row_tensors(batch: object, n: int) -> dict[str, Tensor]:
     return {"": inputs} if isinstance(inputs, Tensor) else samples_of(inputs, n)
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+def _equal(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def model_inputs(batch: object) -> Inputs:
@@ -275,11 +307,11 @@ def check_samples(name: str, values: Tensor, alone: bool = True) -> None:
         alone: whether it is all there is; others may hold constants beside the samples.
 
     Raises:
-        TypeError: a sparse one.
+        TypeError: a sparse, nested, quantized or meta one.
         ValueError: a scalar, or no samples.
     """
-    if values.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense Tensor; got {values.layout}")
+    if values.layout != torch.strided or values.is_nested or values.is_meta or values.is_quantized:
+        raise TypeError(f"{name} must be a dense Tensor of numbers; got {tensor_kind(values)}")
     if alone and values.ndim == 0:
         raise ValueError(f"{name} must be a Tensor (N, ...) of samples; got a scalar")
     if alone and len(values) == 0:

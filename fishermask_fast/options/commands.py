@@ -97,6 +97,18 @@ class SelectOptions:
         strategy: Who picks.
         seed: Of all that is drawn.
         out: Folder to write; must not exist.
+        pending: Samples that are at the annotators, such as the picks.csv of an earlier select: a
+            table with a column path (of images), row (of a table or of embeddings) or name (of
+            embeddings), or a .txt with one a line. They count as picks, and are not picked.
+        exclude: Samples that are not picked, listed likewise.
+        cluster_column: Column of --csv, or array of --embeddings, that says which video, patient or
+            group of duplicates each sample is of.
+        max_per_cluster: Picks of one of these at most, the pending ones counted.
+        cost_column: Column or array, likewise, of what a label of each sample costs: a gain counts
+            1 / cost.
+        eval_data: Whose uncertainty is to fall, instead of that of all samples here: where the
+            model will be used, as a folder of images, a table or a file of embeddings, whichever
+            the pool is. No labels of it are read.
         document_root: LOCAL_FILES_DOCUMENT_ROOT of a Label Studio that is set up (default: the
             folder above that of the images).
         dry_run: Say what a query would read and need, in memory and time, and pick nothing.
@@ -120,13 +132,19 @@ class SelectOptions:
     strategy: Annotated[StrategyName, Parameter(group="Picking")] = "fishermask"
     seed: Annotated[int, Parameter(group="Picking")] = 0
     out: Annotated[Path, Parameter(group="Picking")] = Path("picks")
+    pending: Annotated[Path | None, Parameter(group="Picking")] = None
+    exclude: Annotated[Path | None, Parameter(group="Picking")] = None
+    cluster_column: Annotated[str | None, Parameter(group="Picking")] = None
+    max_per_cluster: Annotated[int | None, Parameter(group="Picking")] = None
+    cost_column: Annotated[str | None, Parameter(group="Picking")] = None
+    eval_data: Annotated[Path | None, Parameter(group="Picking")] = None
     document_root: Annotated[Path | None, Parameter(group="Picking")] = None
     dry_run: Annotated[bool, Parameter(group="Picking", negative=())] = False
     inspect: Annotated[bool, Parameter(group="Picking", negative=())] = False
     query: QueryOptions = QueryOptions()
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("seed", 0), ("image_size", 1)):
+        for name, least in (("n", 1), ("seed", 0), ("image_size", 1), ("max_per_cluster", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}; got {value}")
@@ -143,6 +161,7 @@ class SelectOptions:
             raise ValueError("--embeddings needs no network: leave --model and --checkpoint out")
         if self.embeddings is not None and self.document_root:
             raise ValueError("--document-root is where Label Studio finds images; it needs some")
+        self._check_columns()
         if self.dry_run and self.inspect:
             raise ValueError("give --dry-run or --inspect, not both")
         for name in ("mean", "std"):
@@ -152,6 +171,22 @@ class SelectOptions:
             if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
                 expected = "finite and above 0" if name == "std" else "finite"
                 raise ValueError(f"{name} must be {expected}; got {' '.join(map(str, values))}")
+
+    def _check_columns(self) -> None:
+        if (self.cluster_column is None) != (self.max_per_cluster is None):
+            raise ValueError("--cluster-column and --max-per-cluster go together: both or neither")
+        named = {"cluster-column": self.cluster_column, "cost-column": self.cost_column}
+        for flag, column in named.items():
+            if column is not None and self.unlabeled is not None:
+                raise ValueError(
+                    f"--{flag} is a column of --csv or an array of --embeddings; folders have none"
+                )
+            if column is not None and column == self.label_column and self.csv is not None:
+                raise ValueError(
+                    f"--{flag} must be another column than --label-column; got {column}"
+                )
+        if self.eval_data is not None and self.query.criterion == "logdet":
+            raise ValueError("--eval-data plays no part in --criterion logdet; leave it out")
 
 
 @Parameter(name="*", negative=())

@@ -124,7 +124,7 @@ def _meaning(flag: Argument, key: str, value: Any) -> Any:
     """A value as Python has it: a negative flag turned round, 2 a float where one is wanted."""
     if isinstance(value, bool):
         return value != (f"--{key}" in flag.negatives)
-    if plain_type(flag.hint) is float:
+    if plain_type(flag.hint) is float and not isinstance(value, str):
         return float(value)
     return value
 
@@ -140,7 +140,14 @@ def _give(flag: Argument, key: str, value: Any, path: str) -> None:
 
 def _check(where: str, value: Any, hint: Any) -> None:
     wanted = plain_type(hint)
-    if get_origin(wanted) is tuple:
+    words = _words(hint)
+    if isinstance(value, str) and words:
+        if value not in words:
+            raise ValueError(
+                f"{where} must be a number or {', '.join(words)}; got {value!r}"
+                f"{meant(value, words)}"
+            )
+    elif get_origin(wanted) is tuple:
         if not isinstance(value, list) or not value:
             raise ValueError(f"{where} must be a list; got {value!r}")
         for each in value:
@@ -160,6 +167,20 @@ def _check(where: str, value: Any, hint: Any) -> None:
         fits = isinstance(value, (int, float) if kind is float else kind)
         if not fits or isinstance(value, bool):
             raise ValueError(f"{where} must be of type {kind.__name__}; got {value!r}")
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    """Words that a flag takes beside numbers: auto, of ``float | Literal["auto"]``."""
+    if get_origin(hint) is Annotated:
+        return _words(get_args(hint)[0])
+    if get_origin(hint) not in (Union, UnionType):
+        return ()
+    choices = [each for each in get_args(hint) if get_origin(each) is Literal]
+    return (
+        tuple(word for each in choices for word in get_args(each))
+        if plain_type(hint) is float
+        else ()
+    )
 
 
 def plain_type(hint: Any) -> Any:

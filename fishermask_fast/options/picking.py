@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 from cyclopts import Parameter
 
 StrategyName = Literal[
     "fishermask",
     "fishermask_entropy",
+    "fishermask_coverage",
     "bait",
     "random",
     "entropy",
@@ -17,6 +19,8 @@ StrategyName = Literal[
     "least_confidence",
     "coreset",
     "badge",
+    "uherding",
+    "typiclust",
 ]
 STRATEGIES: tuple[str, ...] = get_args(StrategyName)
 """Names of the strategies, each a function of ``fishermask_fast.strategies``."""
@@ -30,6 +34,40 @@ LikelihoodName = Literal["categorical", "bernoulli", "gaussian"]
 
 AS_TYPED = Parameter(show_default=lambda values: " ".join(map(str, values)))
 """Of several values: the help shows the default as one would type it."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What is asked of single samples; see ``FisherMaskSelector.query``.
+
+    Attributes:
+        pending: Places, in the whole pool, of samples that are at the annotators.
+        exclude: Likewise of samples that are not picked.
+        cluster_ids: Of each sample of this process's part of the pool.
+        max_per_cluster: How many of a cluster may be picked.
+        gain_weights: Of each sample of this process's part of the pool.
+        labels: Of this process's labeled samples, places of their classes among the outputs.
+        eval_data: Whose uncertainty is to fall: this process's part of a data set.
+    """
+
+    pending: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
+    cluster_ids: tuple[int, ...] | None = None
+    max_per_cluster: int | None = None
+    gain_weights: tuple[float, ...] | None = None
+    labels: tuple[int, ...] | None = None
+    eval_data: Any = None
+
+    @property
+    def barred(self) -> set[int]:
+        """Samples that are not picked, whoever picks."""
+        return {*self.pending, *self.exclude}
+
+    def for_query(self) -> dict[str, Any]:
+        """Arguments of a query, those that were given."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        del given["max_per_cluster"]
+        return {name: value for name, value in given.items() if value is not None and value != ()}
 
 
 @Parameter(name="*", group="Picking")
@@ -47,7 +85,7 @@ class QueryOptions:
             means of numbers (default: as the data set has it, else categorical).
         head: Name of the layer that gives the logits (default: read from them).
         weighting: Gradients times sqrt(p), or as they are.
-        lamb: lambda I is where M starts.
+        lamb: lambda I is where M starts; auto is 0.1 tr(F) / k.
         prior_precision: The same with M in sums, instead of lamb, or auto.
         criterion: What picks change most: tr(M^-1 F), or log det M.
         rows: All rows of each sample, or one for the likeliest class against the rest.
@@ -60,6 +98,7 @@ class QueryOptions:
         progress: Show how far a query is.
         group: Processes that query together, each with its own part of the pool, as
             ``FisherMaskSelector`` takes them.
+        samples: What is asked of single samples.
     """
 
     fraction: float | None = None
@@ -69,7 +108,7 @@ class QueryOptions:
     likelihood: LikelihoodName | None = None
     head: str | None = None
     weighting: Literal["fisher", "none"] = "fisher"
-    lamb: float = 1.0
+    lamb: float | Literal["auto"] = 1.0
     prior_precision: float | Literal["auto"] | None = None
     criterion: Literal["trace", "logdet"] = "trace"
     rows: Literal["all", "top_class"] = "all"
@@ -80,3 +119,26 @@ class QueryOptions:
     batch_size: int | None = None
     progress: Annotated[bool, Parameter(parse=False)] = False
     group: Annotated[Any, Parameter(parse=False)] = None
+    samples: Annotated[Any, Parameter(parse=False)] = SampleOptions()
+
+    def __post_init__(self) -> None:
+        # Whoever picks: who reads an option may look further, and judges its words.
+        for name in ("n_parameters", "fisher_samples", "rank", "batch_size"):
+            value = getattr(self, name)
+            if _is_number(value) and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        for name in ("lamb", "prior_precision"):
+            value = getattr(self, name)
+            if _is_number(value) and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be a finite number above 0; got {value}")
+        if _is_number(self.fraction) and not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1]; got {self.fraction}")
+        if self.fraction is not None and self.n_parameters is not None:
+            raise ValueError(
+                "give fraction or n_parameters, not both; got "
+                f"{self.fraction!r} and {self.n_parameters!r}"
+            )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

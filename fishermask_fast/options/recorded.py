@@ -13,6 +13,7 @@ from typing import Any
 
 from fishermask_fast.files import parse_json, replace_file
 from fishermask_fast.options.commands import Variant
+from fishermask_fast.options.recorded_config import check_config
 
 CONFIG_FILE, SEEDS_FILE = "config.json", "seeds.json"
 # Names of the record that are not those of flags, and what is no flag or is chosen anew.
@@ -85,8 +86,7 @@ def _all_seeds(folder: Path, found: list[int]) -> list[int]:
 def _config(file: Path) -> dict[str, Any]:
     try:
         content = parse_json(file.read_bytes())["config"]
-        if not isinstance(content, dict):
-            raise TypeError("config is no object")
+        check_config(content)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a run's configuration: {error}") from error
-    return content
+    return dict(content)

@@ -19,9 +19,9 @@ class Schedule:
     """The course of a run.
 
     Attributes:
-        strategies: all, or some of fishermask, fishermask_entropy, bait, random, entropy, margin,
-            least_confidence, coreset, badge and of a file's variants, to be compared; each has its
-            own copy of the pool.
+        strategies: all, or some of fishermask, fishermask_entropy, fishermask_coverage, bait,
+            random, entropy, margin, least_confidence, coreset, badge, uherding, typiclust and of a
+            file's variants, to be compared; each has its own copy of the pool.
         initial: Labels of the first training.
         initial_draw: Uniformly, or of each class its share of the pool and at least one.
         per_round: Labels added each round.

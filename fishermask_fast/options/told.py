@@ -9,6 +9,8 @@ SENTENCES = {
     "fishermask": "the batch that most lowers tr(M^-1 F) over a mask of a few parameters of all "
     "layers: each pick counts what the others and the labels already tell.",
     "fishermask_entropy": "half of the batch by entropy, the other half by fishermask.",
+    "fishermask_coverage": "five candidates a pick by fishermask, with lamb by the trace of F and "
+    "each class alike, and of them the batch by uherding.",
     "bait": "the objective of fishermask over the last layer alone, whole: no mask to find.",
     "random": "any sample alike: what every other strategy has to beat.",
     "entropy": "the samples whose predicted probabilities have the highest entropy.",
@@ -18,6 +20,10 @@ SENTENCES = {
     "by the inputs of the last layer (k-center greedy).",
     "badge": "k-means++ over the last layer's gradients for the likeliest class: uncertain samples "
     "that lie apart.",
+    "uherding": "one after the other the sample that covers most of what is uncertain and not near "
+    "a labeled or picked one, by the inputs of the last layer.",
+    "typiclust": "the most typical sample of each cluster without labels, by the inputs of the "
+    "last layer: for the very first labels.",
 }
 """Who picks, in a sentence each."""
 

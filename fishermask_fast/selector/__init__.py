@@ -6,14 +6,17 @@ the batch that most reduces tr(M^-1 F), where
     F   = (1/N)   sum over all samples, labeled and unlabeled, of V_x^T V_x
     F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 
-Rooms in reading order: selector (the public class), parameters (what it was given), wishes (a query
-has for its candidates), course (of a query), query (its steps on this process's samples), targets
-(weights), labels (counts of classes), counting (memory and seconds). May import: estimates,
+Rooms in reading order: selector (the class), parameters (what it was given), aims (of M, F, gains),
+wishes (for candidates), course (of a query), query (its steps), targets (weights), labels (counts),
+counting (memory, seconds), known (where gradients are there already). May import: estimates,
 selection, distributed, engine, gradients, masks, network, factors, likelihoods, checks, arrays.
 """
 
 from __future__ import annotations
 
+from fishermask_fast.selector.aims import Aim
+from fishermask_fast.selector.known import Answer, Labeled, Seen, query_known
+from fishermask_fast.selector.labels import check_labels
 from fishermask_fast.selector.parameters import MASKS, unread_options
 from fishermask_fast.selector.selector import FisherMaskSelector
 from fishermask_fast.selector.targets import (
@@ -21,12 +24,19 @@ from fishermask_fast.selector.targets import (
     scarce_class_weights,
     uncovered_weights,
 )
-from fishermask_fast.selector.wishes import split_options
+from fishermask_fast.selector.wishes import Wishes, split_options
 
 __all__ = [
+    "Aim",
+    "Answer",
     "FisherMaskSelector",
+    "Labeled",
     "MASKS",
+    "Seen",
+    "Wishes",
     "balanced_weights",
+    "check_labels",
+    "query_known",
     "scarce_class_weights",
     "split_options",
     "uncovered_weights",

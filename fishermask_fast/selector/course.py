@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import check_count
 from fishermask_fast.selection import Selection, select_batch
 from fishermask_fast.selector.counting import check_fits
+from fishermask_fast.selector.labels import check_labels_of
 from fishermask_fast.selector.parameters import Parameters
 from fishermask_fast.selector.query import Query
 from fishermask_fast.selector.wishes import Wishes
@@ -49,12 +50,14 @@ class Asked:
 
     def in_words(self, own: Parameters) -> dict[str, str | None]:
         """What all ranks must have called the query with."""
-        known = None
+        known = aimed = None
         if own.group is None:  # else a rank may have no samples of its own
             known = "None" if self.labeled is None else "given"
+            aimed = "None" if self.eval_data is None else "given"
         return {
             "n_select": described(self.n_select),
             "labeled": known,
+            "eval_data": aimed,
             "pending": described(check_samples("pending", self.wishes.pending)),
             "exclude": described(check_samples("exclude", self.wishes.exclude)),
         }
@@ -80,7 +83,12 @@ def prepare(own: Parameters, asked: Asked, defaults: Mapping[str, Any]) -> Query
     Raises:
         TypeError, ValueError: see FisherMaskSelector.query; on all ranks together.
     """
-    ranks = Ranks.of(own.group, [asked.unlabeled, asked.labeled])
+    data = {
+        "unlabeled": asked.unlabeled,
+        "labeled": asked.labeled,
+        "eval_data": asked.eval_data,
+    }
+    ranks = Ranks.of(own.group, data)
     ranks.attempt(own.check)
     ranks.attempt(lambda: check_count("n_select", asked.n_select, optional=False))
     ranks.attempt(lambda: check_flag("progress", asked.progress))
@@ -89,19 +97,26 @@ def prepare(own: Parameters, asked: Asked, defaults: Mapping[str, Any]) -> Query
     ranks.check_same(lambda: own.in_common() | asked.in_words(own))
     ranks.check_apart("out", None if asked.out is None else _place(asked.out))
     own.warn_of_ignored(defaults)
-    aims, given = asked.eval_data is not None, asked.given
-    ranks.attempt(lambda: own.check_query(aims, given is not None, ranks.alone))
+    given = asked.given
+    aims = any(ranks.everyone(asked.eval_data is not None))
+    ranks.attempt(lambda: own.aim.check_query(aims, given is not None, ranks.alone))
     progress = asked.progress and has_tqdm()
-    data = None if given is not None else asked.eval_data
-    query = Query.of(own, ranks, asked.unlabeled, asked.labeled, progress, data)
+    query = Query.of(own, ranks, asked.unlabeled, asked.labeled, progress)
+    if aims and given is None:
+        query = replace(query, aim=ranks.part(asked.eval_data, "eval_data"))
+        query.check_aim()
     pool, n_select = query.pool, asked.n_select
     if n_select > pool.n_total:
         raise ValueError(
             f"n_select must be at most the {pool.n_total} unlabeled samples; got {n_select}"
         )
-    ranks.attempt(lambda: asked.wishes.check(own, n_select, pool, alone=ranks.alone))
+    ranks.check_same(lambda: asked.wishes.in_words() if len(pool) else {})
+    n_total = None if ranks.alone else pool.n_total
+    ranks.attempt(lambda: asked.wishes.check(own.aim, n_select, len(pool), n_total))
     ranks.attempt(lambda: query.check_eval_weights(given))
-    query.check_samples()
+    n_outputs = query.check_samples()
+    scarce = own.class_weight is not None
+    ranks.attempt(lambda: check_labels_of(query.known, asked.labels, n_outputs, wanted=scarce))
     query.warn()
     return query
 
@@ -125,7 +140,7 @@ def run(query: Query, asked: Asked) -> Found:
         factors = ranks.attempt(partial(query.gradients, query.pool, mask, asked.out))
     with query.timed("fisher"):
         fisher = None
-        if asked.eval_data is not None or own.eval_weights is not None:
+        if given is not None or query.aim.n_total or own.eval_weights is not None:
             fisher = query.target(factors, mask, given)
         elif own.criterion == "trace":
             fisher = query.fisher(factors, labeled_fisher, mask)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.checks import check_flag, check_integer, is_integer, warn_ignored
+from fishermask_fast.checks import check_flag, is_integer, warn_ignored
 from fishermask_fast.distributed import described, described_device, described_model, packages
-from fishermask_fast.engine import check_criterion, check_prior
-from fishermask_fast.likelihoods import (
-    Likelihood,
-    LikelihoodLike,
-    check_rows,
-    likelihood_of,
-    likelihood_with,
-)
+from fishermask_fast.likelihoods import Likelihood, LikelihoodLike, likelihood_with
 from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
 from fishermask_fast.network import (
     Head,
@@ -31,11 +24,11 @@ from fishermask_fast.network import (
     trainable,
     unwrap,
 )
+from fishermask_fast.selector.aims import Aim
 
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
 
-EVAL_WEIGHTS = ("balanced", "uncovered")
 MASKS = (*METHODS, "random", "head", "middle")
 BY_DIAGONAL = (*METHODS, "middle")
 """Those that take the Fisher diagonal."""
@@ -132,8 +125,7 @@ class Parameters:
             raise ValueError(
                 f"mask must be one of {', '.join(MASKS)} or a FisherMask; got {self.mask!r}"
             )
-        likelihood_of(self.likelihood).check_options(self.weighting, self.rank)
-        self._check_aim()
+        self.aim.check()
         check_flag("keep_head", self.keep_head)
         if self.device is not None:
             check_device(self.device)
@@ -155,54 +147,10 @@ class Parameters:
             if head is not None:
                 self.mask_size(head)
 
-    def _check_aim(self) -> None:
-        check_rows(self.rows, self.weighting, self.rank)
-        assumed = self.row_likelihood
-        check_prior(self.lamb, self.prior_precision)
-        check_criterion(self.criterion)
-        if self.max_per_cluster is not None:
-            check_integer("max_per_cluster", self.max_per_cluster, 1)
-        if self.class_weight not in (None, "balanced"):
-            raise ValueError(f"class_weight must be None or 'balanced'; got {self.class_weight!r}")
-        named = isinstance(self.eval_weights, str)
-        if named and self.eval_weights not in EVAL_WEIGHTS:
-            raise ValueError(
-                f"eval_weights must be {' or '.join(map(repr, EVAL_WEIGHTS))}, or a Tensor of a "
-                f"weight a sample; got {self.eval_weights!r}"
-            )
-        if self.criterion == "logdet" and self.eval_weights is not None:
-            raise ValueError("eval_weights play no part in criterion='logdet'; leave them out")
-        for name, value in (
-            ("class_weight", self.class_weight),
-            ("eval_weights", self.eval_weights if named else None),
-        ):
-            if value == "balanced" and assumed.name != "categorical":
-                raise ValueError(
-                    f"{name}='balanced' is for likelihood 'categorical'; got {assumed.name!r}"
-                )
-
-    def check_query(self, aims: bool, by_factors: bool, alone: bool) -> None:
-        """Raise for what is not defined together.
-
-        Args:
-            aims: whether there is eval_data.
-            by_factors: whether it is factors.
-            alone: whether one process queries.
-
-        Raises:
-            ValueError: names both.
-        """
-        if aims and self.criterion == "logdet":
-            raise ValueError("eval_data plays no part in criterion='logdet'; leave it out")
-        if by_factors and isinstance(self.eval_weights, str):
-            raise ValueError(
-                f"eval_weights={self.eval_weights!r} asks the model of samples; factors as "
-                "eval_data take a Tensor of weights"
-            )
-        if not alone and self.eval_weights == "uncovered":
-            raise ValueError("eval_weights='uncovered' is not defined over several processes")
-        if not alone and by_factors:
-            raise ValueError("eval_data must be data, not factors, over several processes")
+    @property
+    def aim(self) -> Aim:
+        """What adapters ask for as well."""
+        return Aim(**{each.name: getattr(self, each.name) for each in fields(Aim)})
 
     def warn_of_ignored(self, defaults: Mapping[str, Any]) -> None:
         """Warn of those that were set and that this way to choose the mask does not read."""

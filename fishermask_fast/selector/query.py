@@ -79,7 +79,6 @@ class Query:
         unlabeled: Any,
         labeled: Any,
         progress: bool = False,
-        eval_data: Any = None,
     ) -> Query:
         """The query for some data.
 
@@ -90,8 +89,7 @@ class Query:
         known = NOTHING
         if labeled is not None or parameters.group is not None:
             known = ranks.part(labeled, "labeled")
-        aim = NOTHING if eval_data is None else ranks.part(eval_data, "eval_data")
-        return cls(parameters, ranks, pool, known, progress, aim=aim)
+        return cls(parameters, ranks, pool, known, progress)
 
     @property
     def some(self) -> Part:
@@ -117,24 +115,37 @@ class Query:
         if n and not isinstance(weights, str):
             check_weights(weights, n, torch.device("cpu"), "eval_weights")
 
-    def check_samples(self) -> None:
+    def check_aim(self) -> None:
+        """Raise where eval_data hold no sample on any rank.
+
+        Raises:
+            ValueError: says so.
+        """
+        if not self.aim.n_total:
+            raise ValueError("eval_data hold no samples; expected at least one, or None")
+
+    def check_samples(self) -> int:
         """One sample of each part through the model, so that a wrong width is found at once.
+
+        Returns:
+            How many outputs it has; 0 where this process has no samples.
 
         Raises:
             ValueError: The model does not take it, or its outputs are not the likelihood's.
         """
         named = ((self.pool, self.name), (self.known, "labeled"), (self.aim, "eval_data"))
-        for part, name in named:
-            self.ranks.attempt(partial(self._check_sample, part, name))
+        found = [self.ranks.attempt(partial(self._check_sample, *each)) for each in named]
+        return max(found)
 
-    def _check_sample(self, part: Part, name: str) -> None:
+    def _check_sample(self, part: Part, name: str) -> int:
         if not len(part):
-            return
+            return 0
         own = self.parameters
         with evaluating(own.model, own.device) as net, torch.no_grad():
             inputs = to_model(part.some, device_of(net), input_dtype(net, part.some))
             found = outputs_of_samples(net, inputs, name)
         likelihood_of(own.likelihood).check_shape(found.shape)
+        return found.shape[1] if found.ndim > 1 else 1
 
     def warn(self) -> None:
         """Tell, once, what looks wrong in outputs and data."""

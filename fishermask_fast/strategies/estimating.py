@@ -23,6 +23,8 @@ _FEWER = 128
 _TIMED = 16
 _WORTH = 64  # samples: a query of fewer is over before it could be estimated
 
+_READ_LABELED = ("coreset", "uherding", "typiclust")  # their heads' inputs
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -70,7 +72,7 @@ def estimated(
         need = SELECTORS[name](model, seed, options).estimate(pool, n, labeled)
         return Forecast(need.seconds, need)
     some = Subset(pool, range(min(n_pool, _TIMED)))
-    hidden = name in ("coreset", "badge")
+    hidden = name == "badge" or name in _READ_LABELED
     reading: dict[str, Any] = {
         "hidden": hidden,
         "head": options.head,
@@ -79,7 +81,7 @@ def estimated(
     predict(model, some, **reading)  # what is made at the first call is not timed
     start = time.perf_counter()
     predict(model, some, **reading)
-    n_read = n_pool + n_labeled * (name == "coreset")
+    n_read = n_pool + n_labeled * (name in _READ_LABELED)
     return Forecast({"predictions": (time.perf_counter() - start) * n_read / len(some)})
 
 

@@ -1,10 +1,12 @@
 """FisherMask, its hybrid with entropy, and BAIT: one engine, picking by what lowers tr(M^-1 F).
 
-They differ in their masks, and BAIT removes as well as picks.
+They differ in their masks, and BAIT removes as well as picks. What a strategy asks of M and F is
+the user's, or, of candidates for others to pick from, the strategy's own first (aimed).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from fishermask_fast.checks import LAMB
 from fishermask_fast.distributed import Ranks
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selector import FisherMaskSelector
-from fishermask_fast.strategies.interface import Picks, Pool, sizes
+from fishermask_fast.strategies.interface import Picks, Pool, leave_out, sizes
 from fishermask_fast.strategies.uncertainty import entropy
 
 
@@ -30,13 +32,18 @@ def fishermask_entropy(
     model: nn.Module, pool: Pool, labeled: Pool, n: int, seed: int, options: QueryOptions
 ) -> Picks:
     """The authors' hybrid: n // 2 by entropy, the others by FisherMask from the rest."""
-    counts = sizes(pool, options)
-    first = entropy(model, pool, labeled, n // 2, seed, options)
+    counts, asked = sizes(pool, options), options.samples
+    first = leave_out(entropy, model, pool, labeled, n // 2, seed, options)
     free = torch.ones(sum(counts), dtype=torch.bool)
     free[first.indices] = False
     rest = free.nonzero().flatten()
     own = free.split(counts)[Ranks(options.group).number].nonzero().flatten()
-    then = fishermask(model, Subset(pool, own.tolist()), labeled, n - n // 2, seed, options)
+    place = free.cumsum(0) - 1  # of those that are left, among them
+    pending, exclude = (
+        tuple(place[list(some)].tolist()) for some in (asked.pending, asked.exclude)
+    )
+    left = replace(options, samples=replace(asked, pending=pending, exclude=exclude))
+    then = fishermask(model, Subset(pool, own.tolist()), labeled, n - n // 2, seed, left)
     scores = first.info["scores"] + then.info["scores"]
     indices = torch.cat([first.indices, rest[then.indices]])
     return Picks(indices, {**then.info, "scores": scores}, then.mask)
@@ -59,7 +66,19 @@ def aim(options: QueryOptions) -> dict[str, Any]:
         "rows": options.rows,
         "eval_weights": options.eval_weights,
         "class_weight": options.class_weight,
+        "max_per_cluster": options.samples.max_per_cluster,
     }
+
+
+def aimed(options: QueryOptions) -> QueryOptions:
+    """lamb = 0.1 tr(F) / k and each class alike, unless a prior and weights are given."""
+    own: dict[str, Any] = {
+        "lamb": LAMB if options.prior_precision is not None else "auto",
+        "eval_weights": options.eval_weights or "balanced",
+        "criterion": "trace",
+        "class_weight": None,
+    }
+    return replace(options, **own)
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
@@ -97,9 +116,14 @@ def _bait_selector(model: nn.Module, seed: int, options: QueryOptions) -> Fisher
     )
 
 
+def _candidates_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:
+    return _fishermask_selector(model, seed, aimed(options))
+
+
 SELECTORS = {
     "fishermask": _fishermask_selector,
     "fishermask_entropy": _fishermask_selector,
+    "fishermask_coverage": _candidates_selector,
     "bait": _bait_selector,
 }
 
@@ -107,7 +131,8 @@ SELECTORS = {
 def _query(
     selector: FisherMaskSelector, pool: Pool, labeled: Pool, n: int, options: QueryOptions
 ) -> Picks:
-    selection = selector.query(pool, n, labeled, progress=options.progress)
+    asked = options.samples.for_query()
+    selection = selector.query(pool, n, labeled, progress=options.progress, **asked)
     return Picks(
         selection.indices.cpu(),
         {

@@ -12,7 +12,7 @@ import pytest
 import ranks_apart
 import torch
 import torch.distributed as dist
-from ranks_apart import APART
+from ranks_apart import APART, WRONG_ON_ONE
 
 from fishermask_fast import FisherMaskSelector, select_batch
 from fishermask_fast.distributed import described
@@ -50,6 +50,21 @@ def test_what_differs_is_an_error_of_all_ranks(case: str, found: list[dict[str, 
     assert kind == "ValueError", text
     assert APART[case][1] in text
     assert "rank 1" in text or "ranks 0 and 1" in text
+
+
+@pytest.mark.parametrize("case", WRONG_ON_ONE)
+def test_what_is_wrong_on_one_rank_is_an_error_of_all(
+    case: str, found: list[dict[str, Any]]
+) -> None:
+    kind, text = found[0][case]
+    assert [rank[case] for rank in found] == [(kind, text)] * SIZE
+    assert kind == "TypeError" and text.startswith("rank 1: "), text
+
+
+def test_the_labeled_fisher_of_rank_0_counts(found: list[dict[str, Any]]) -> None:
+    kind, picks = found[0]["labeled_fisher of rank 0"]
+    assert kind == "picks" and len(picks) == 6
+    assert [rank["labeled_fisher of rank 0"] for rank in found] == [(kind, picks)] * SIZE
 
 
 def test_what_does_not_matter_is_no_difference(found: list[dict[str, Any]]) -> None:

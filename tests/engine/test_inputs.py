@@ -266,7 +266,7 @@ BAD_BATCH = {
     "another precision": (
         lambda: {"precision": "float16"},
         ValueError,
-        "precision must be 'mixed' or 'float64'; got 'float16'",
+        "precision must be one of mixed, float64; got 'float16'",
     ),
 }
 

@@ -135,7 +135,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ("h.csv", {}, TypeError, "in .npy or .safetensors files"),
         ("cut.safetensors", {}, ValueError, "is no safetensors file"),
         ("none.npy", {}, FileNotFoundError, "none.npy"),
-        ("h.npy", {"rows": "two"}, ValueError, "rows must be 'all' or 'top_class'"),
+        ("h.npy", {"rows": "two"}, ValueError, "rows must be one of all, top_class"),
         ("h.npy", {"rows": "top_class", "rank": 1}, ValueError, "leave out rank; got 1"),
     ]
     for names, options, kind, text in cases:

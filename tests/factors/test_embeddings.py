@@ -227,7 +227,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no sum of 1": ({"probabilities": torch.ones(4, 2)}, ValueError, "index 0: smallest 1, sum 2"),
     "rank of zero": ({"rank": 0}, ValueError, "rank must be at least 1; got 0"),
     "rank above C": ({"rank": 3}, ValueError, "at most the number of classes 2; got 3"),
-    "weighting": ({"weighting": "half"}, ValueError, 'weighting must be "fisher" or "none"'),
+    "weighting": ({"weighting": "half"}, ValueError, "weighting must be one of fisher, none"),
     "bias": ({"bias": 1}, TypeError, "bias must be a bool; got 1"),
     "mask of zero": ({"mask": 0}, ValueError, "mask must be at least 1; got 0"),
     "mask of a half": ({"mask": 0.5}, TypeError, "mask must be an integer; got 0.5"),

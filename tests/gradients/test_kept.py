@@ -216,15 +216,18 @@ def test_what_is_kept_in_any_mode_is_refused_by_name(kind: type[Net], state: str
     }  # fmt: skip
 
 
+def test_what_the_users_own_forward_left_for_good_is_refused() -> None:
+    """The logits do not depend on theta any more, but are made of its table."""
+    model, x = prepared(WhateverTheMode, "used without gradients"), torch.randn(5, 4)
+    with pytest.raises(ValueError, match=r"do not depend on bias, but their module uses tensors"):
+        fisher_diagonal(model, x)
+
+
 def test_a_parameter_that_no_forward_reads_is_said_to_be_unused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """After a forward that kept its table for good the logits do not depend on theta."""
-    model, x = prepared(WhateverTheMode, "used without gradients"), torch.randn(5, 4)
-    with torch.no_grad():
-        expected = model(x)
-        model.bias += 1.0
-        assert torch.equal(model(x), expected)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), torch.randn(5, 4)
+    model.register_parameter("bias", nn.Parameter(torch.randn(3)))
     with caplog.at_level("WARNING"):
         assert (fisher_diagonal(model, x)["bias"] == 0).all()
     assert "no way leads from the logits to bias: zeros" in caplog.text

@@ -39,10 +39,17 @@ KINDS = {
     "backward_steps": "size",
     "rank": "count",
     "seed": "seed",
+    "prior_precision": "positive",
+    "criterion": "choice",
+    "rows": "choice",
+    "class_weight": "choice",
+    "max_per_cluster": "count",
 }
-OPTIONAL = ("fraction", "n_parameters", "rank")
+OPTIONAL = (
+    "fraction", "n_parameters", "rank", "prior_precision", "class_weight", "max_per_cluster"
+)  # fmt: skip
 # The framework's own, which it checks itself, and names that only a network of that name has.
-THEIRS = ("missing_label", "random_state", "clf_embedding_flag_name", "head")
+THEIRS = ("eval_weights", "missing_label", "random_state", "clf_embedding_flag_name", "head")
 
 
 def of_scikit_activeml(strategy: Any) -> Any:

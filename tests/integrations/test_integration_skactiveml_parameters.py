@@ -81,6 +81,14 @@ BAD_INIT: list[tuple[str, Any, Any]] = [
     ("rank", 3, ValueError),
     ("rank", "full", TypeError),
     ("bias", 1, TypeError),
+    ("prior_precision", 0, ValueError),
+    ("prior_precision", "one", TypeError),
+    ("criterion", "D", ValueError),
+    ("rows", "one", ValueError),
+    ("eval_weights", "all", ValueError),
+    ("eval_weights", [1.0], TypeError),
+    ("class_weight", "scarce", ValueError),
+    ("max_per_cluster", 0, ValueError),
 ]
 BAD_FISHER_MASK: list[tuple[str, Any, Any]] = [
     ("fraction", 0, ValueError),

@@ -99,7 +99,9 @@ def test_a_folder_that_is_there_ends_each_process_before_it_meets_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("picks").mkdir()
+    for folder in ("picks", "new", "old"):
+        Path(folder).mkdir()
+    Path("net.pt").touch()
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("WORLD_SIZE", "2")

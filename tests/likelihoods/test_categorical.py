@@ -77,7 +77,7 @@ def test_sampled_rows_are_drawn_from_the_prediction() -> None:
 @pytest.mark.parametrize(
     ("weighting", "rank", "error", "message"),
     [
-        ("Fisher", None, ValueError, 'must be "fisher" or "none"'),
+        ("Fisher", None, ValueError, "must be one of fisher, none"),
         ("fisher", 0, ValueError, "at least 1"),
         ("fisher", 2.0, TypeError, "must be an int"),
         ("fisher", True, TypeError, "must be an int"),

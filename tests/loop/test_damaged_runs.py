@@ -27,7 +27,8 @@ def make_round(strategy: str, number: int) -> Round:
              for i in range(4)]  # fmt: skip
     return Round(
         strategy, 3, number, picks, 4 * (number + 1), 0.25 * number, [0.5, None], [1, 3],
-        {"epochs": 2, "loss": float("nan") if number == 2 else 0.25}, {"train": 0.5, "query": 0.0},
+        {"epochs": 2, "steps": 4, "accuracy": 1.0, "loss": float("nan") if number == 2 else 0.25},
+        {"train": 0.5, "query": 0.0},
         {"mask_overlap": 0.5} if number else {},
     )  # fmt: skip
 

@@ -40,7 +40,7 @@ def write_run(path: Path, seed: int, accuracies: dict[str, list[float]], **confi
                     accuracy=accuracy,
                     class_accuracy=[accuracy] * 3,
                     label_counts=[5, 3, 2],
-                    training={},
+                    training={"epochs": 1, "steps": 2, "accuracy": 1.0, "loss": 0.1},
                     seconds={"train": 2.0, "evaluate": 0.5}
                     | ({"query": 1.0, "query/mask": 0.25} if number else {}),
                     query=query,
@@ -164,8 +164,16 @@ def test_runs_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     [
         ({"data": {"pool_size": 9}}, {"data": {"pool_size": 8}}, "in data.pool_size: 8 and 9"),
         ({"schedule": {"initial": 9}}, {"schedule": {"initial": 8}}, "in schedule.initial"),
-        ({"variants": {"v": {"a": 1}}}, {"variants": {"v": {"a": 2}}}, "in variants.v"),
-        ({"variants": {"v": {}}}, {"variants": {"w": {}}}, None),
+        (
+            {"variants": {"v": {"strategy": "bait"}}},
+            {"variants": {"v": {"strategy": "random"}}},
+            "in variants.v",
+        ),
+        (
+            {"variants": {"v": {"strategy": "bait"}}},
+            {"variants": {"w": {"strategy": "bait"}}},
+            None,
+        ),
         ({"schedule": {"rounds": 9}}, {"schedule": {"rounds": 8}}, None),
         ({"data": {"root": "x", "seed": 0}}, {"data": {"root": "y", "seed": 1}}, None),
     ],

@@ -18,6 +18,8 @@ from fishermask_fast.loop import records
 from fishermask_fast.loop.records import Round, RunFolder, read_rounds
 from fishermask_fast.loop.run.experiment import Experiment
 
+TRAINING = {"epochs": 1, "steps": 2, "accuracy": 1.0, "loss": 0.1}
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
@@ -117,7 +119,7 @@ def test_a_lost_state_is_named(whole: tuple[Experiment, list[Round]], tmp_path: 
 def test_another_configuration_does_not_go_on(tmp_path: Path) -> None:
     config = {"model": "a", "data": {"root": "here", "seed": 1}}
     folder = RunFolder(tmp_path, config)
-    folder.append(Round("random", 0, 0, [1], 1, 0.5, [0.5], [1], {}, {}))
+    folder.append(Round("random", 0, 0, [1], 1, 0.5, [0.5], [1], TRAINING, {}))
     folder.close()
     RunFolder(tmp_path, {"model": "a", "data": {"root": "there", "seed": 1}}, resume=True).close()
     with pytest.raises(ValueError, match="has data.seed = 1; this one asks for 2"):
@@ -148,7 +150,7 @@ def test_a_run_of_another_configuration_that_has_no_round_yet_is_left_alone(tmp_
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_record_that_nobody_vouches_for_is_not_gone_on_with(tmp_path: Path, resume: bool) -> None:
     folder = RunFolder(tmp_path, {"model": "a"})
-    folder.append(Round("random", 0, 0, [1], 1, 0.5, [0.5], [1], {}, {}))
+    folder.append(Round("random", 0, 0, [1], 1, 0.5, [0.5], [1], TRAINING, {}))
     folder.close()
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"holds a rounds\.jsonl without the config\.json"):
@@ -160,7 +162,7 @@ def test_other_versions_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = RunFolder(tmp_path, {})
-    folder.append(Round("random", 0, 0, [1], 1, 0.5, [0.5], [1], {}, {}))
+    folder.append(Round("random", 0, 0, [1], 1, 0.5, [0.5], [1], TRAINING, {}))
     folder.close()
     monkeypatch.setattr(records, "versions", lambda: {"torch": "9"})
     with caplog.at_level(logging.WARNING, "fishermask_fast"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import some_of_each
 from torch import Tensor, nn
 from torch.utils.data import (
@@ -18,6 +21,7 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    default_collate,
 )
 from transformers import BatchEncoding
 
@@ -47,7 +51,7 @@ def test_a_batch_sampler_of_a_subset_is_refused() -> None:
 
 
 def test_sparse_tensors_are_refused() -> None:
-    with pytest.raises(TypeError, match="must be a dense Tensor; got torch.sparse_coo"):
+    with pytest.raises(TypeError, match="must be a dense Tensor of numbers; got layout torch"):
         Pool.of(torch.eye(3).to_sparse())
 
 
@@ -192,6 +196,106 @@ def test_collate_functions_that_cannot_be_asked_twice() -> None:
     assert len(list(Pool.of(DataLoader(Broken(8, set()), 4, collate_fn=draws)).batches(4))) == 2
     read: Any = list(Pool.of(DataLoader(dicts, 4, collate_fn=pops)).batches(4))
     assert torch.equal(torch.cat([b["input"] for b in read])[:, 0], torch.arange(8.0))
+
+
+def shuffled(items: list[Any]) -> list[Any]:
+    return [items[i] for i in torch.randperm(len(items)).tolist()]
+
+
+def rearranging(places: Sequence[int]) -> Callable[[list[Any]], list[Any]]:
+    """Of a batch of as many; others keep their order."""
+    return lambda items: [items[i] for i in places] if len(items) == len(places) else items
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_no_order_but_the_right_one_is_taken(n: int) -> None:
+    """All maps of n places, permutations that commute with a reversal among them."""
+    for places in itertools.product(range(n), repeat=n):
+        order = rearranging(places)
+        loader = DataLoader(
+            Broken(8, set()), n, collate_fn=lambda b, order=order: inputs_of(order(b))
+        )
+        if places == (*range(n),):
+            assert len(list(Pool.of(loader).batches(n))) == -(-8 // n)
+            continue
+        with pytest.raises(ValueError, match="must hold its samples in the order asked for"):
+            list(Pool.of(loader).batches(n))
+
+
+@settings(max_examples=50)
+@given(st.integers(5, 12).flatmap(lambda n: st.permutations(range(n))), st.sampled_from([*KINDS]))
+def test_permutations_are_refused(places: list[int], kind: str) -> None:
+    loader = DataLoader(
+        Broken(24, set()),
+        len(places),
+        collate_fn=lambda b: KINDS[kind](inputs_of(rearranging(places)(b))),
+    )
+    batches = Pool.of(loader).batches(len(places))
+    if list(places) == sorted(places):
+        assert len(list(batches)) == -(-24 // len(places))
+    else:
+        with pytest.raises(ValueError, match="in the order asked for"):
+            list(batches)
+
+
+def sequences(items: list[Any], side: str = "right") -> dict[str, Tensor]:
+    """As tokenizers pad them, each key by itself; sample i has i % 3 + 1 and 3 - i % 3 numbers."""
+
+    def padded(values: list[Tensor]) -> Tensor:
+        return nn.utils.rnn.pad_sequence(values, batch_first=True, padding_side=side)
+
+    numbers = [int(item[0][0]) for item in items]
+    return {
+        "ids": padded([torch.full((i % 3 + 1,), i + 1) for i in numbers]),
+        "others": padded([torch.full((3 - i % 3,), i + 1) for i in numbers]),
+    }
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_padding_tells_no_lie(size: int, start: int, side: str) -> None:
+    torch.manual_seed(0)
+    data = Subset(Broken(20, set()), range(start, 20))
+    pool = Pool.of(DataLoader(data, size, collate_fn=lambda b: sequences(b, side)))
+    assert sum(len(b["ids"]) for b in pool.batches(size)) == len(data)  # type: ignore[call-overload]
+    for wrong in (shuffled, lambda b: b[::-1], lambda b: sorted(b, key=lambda x: x[0][0] % 3)):
+        loader = DataLoader(data, size, collate_fn=lambda b, w=wrong: sequences(w(b), side))
+        if size > 1:
+            with pytest.raises(ValueError, match="in the order asked for"):
+                list(Pool.of(loader).batches(size))
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "reversed", "shuffled", "by label"])
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_noise_beside_the_samples_hides_no_order(wrong: str, size: int) -> None:
+    """As a random mask beside tokens."""
+    torch.manual_seed(0)
+    ways = {**WRONG, "reversed": lambda b: b[::-1], "shuffled": shuffled}
+    ways["by label"] = lambda b: sorted(b, key=lambda item: item[1])
+
+    def noisy(items: list[Any]) -> dict[str, Tensor]:
+        x = inputs_of(items)
+        return {"noise": torch.rand(len(x), 2), "input": x}
+
+    data = Subset(Broken(25, set()), range(1, 25))
+    assert len(list(Pool.of(DataLoader(data, size, collate_fn=noisy)).batches(size)))
+    loader = DataLoader(data, size, collate_fn=lambda items: noisy(ways[wrong](items)))
+    with pytest.raises(ValueError, match="must hold"):
+        list(Pool.of(loader).batches(size))
+
+
+def test_equal_samples_may_stand_in_each_others_places() -> None:
+    data = TensorDataset(torch.ones(9, 3))
+    loader = DataLoader(data, 4, collate_fn=lambda items: inputs_of(items[::-1]))
+    assert len(list(Pool.of(loader).batches(4))) == 3
+
+
+def test_a_reversed_batch_gives_no_picks() -> None:
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(x), 4, collate_fn=lambda b: default_collate(b[::-1]))
+    with pytest.raises(ValueError, match="in the order asked for"):
+        FisherMaskSelector(nn.Linear(5, 3), mask="head").query(loader, 3, progress=False)
 
 
 @pytest.mark.parametrize("collate", [None, lambda items: inputs_of(skip(items))])

@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from pools import picks
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from aims import NAMES, K, N, Setting, case
 
-from fishermask_fast import (
-    FisherMask,
-    FisherMaskSelector,
-    GradientFactors,
-    masked_gradients,
-    reference,
-)
+from fishermask_fast import FisherMaskSelector, GradientFactors, masked_gradients, reference
 from fishermask_fast.selector.targets import (
     balanced_weights,
     scarce_class_weights,
     uncovered_weights,
 )
-
-N, N_LABELED, WIDTH, CLASSES, K = 150, 12, 6, 4, 8
-
-
-class Setting:
-    """A head on its inputs, of a pool that is not where the model will be used."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Linear(WIDTH, CLASSES).double()
-        with torch.no_grad():
-            self.model.weight.mul_(0.5)
-            self.model.bias.copy_(torch.tensor([2.0, 0.0, 0.0, 0.0]))
-        torch.manual_seed(0)
-        size = torch.logspace(0.7, -0.5, WIDTH, dtype=torch.float64)
-        self.pool = torch.randn(N, WIDTH, dtype=torch.float64) * size
-        self.labeled = torch.randn(N_LABELED, WIDTH, dtype=torch.float64) * size
-        self.deployed = torch.randn(50, WIDTH, dtype=torch.float64) * size.flip(0) ** 2
-        self.labels = torch.tensor([0] * 9 + [1, 1, 2])
-        self.mask = FisherMask.head(self.model)
-
-    def rows(self, data: Tensor, **options: Any) -> Tensor:
-        return masked_gradients(self.model, data, self.mask, **options).dense()
-
-    def probabilities(self, data: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.model(data).softmax(1)
-
-    def query(self, parameters: dict[str, Any], arguments: dict[str, Any]) -> list[int]:
-        selector = FisherMaskSelector(self.model, mask="head", backward_steps=1, **parameters)
-        labeled = TensorDataset(self.labeled, self.labels)
-        return picks(selector.query(self.pool, K, labeled, progress=False, **arguments))
-
-    def defined(
-        self,
-        fisher: Tensor | None = None,
-        rows: str = "all",
-        **options: Any,
-    ) -> list[int]:
-        v, known = self.rows(self.pool, rows=rows), self.rows(self.labeled, rows=rows)
-        every = torch.cat([v, known])
-        if fisher is None:
-            fisher = reference.target_fisher(every, torch.ones(len(every)))
-        labeled = reference.target_fisher(known, torch.ones(len(known)))
-        options = {"n_labeled": N_LABELED, "backward_steps": 1} | options
-        return reference.select(v, K, fisher, labeled, **options)[0]
 
 
 @pytest.fixture(scope="module")
@@ -75,86 +23,10 @@ def setting() -> Setting:
     return Setting()
 
 
-def aimed_at(setting: Setting, data: Tensor, weights: Tensor) -> Tensor:
-    return reference.target_fisher(setting.rows(data), weights)
-
-
-def case(setting: Setting, name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Parameters and arguments of a query, and what the definition takes for them."""
-    usual = setting.defined()
-    p = setting.probabilities(setting.pool)
-    balanced = reference.balanced_weights(p)
-    uncovered = reference.uncovered_weights(setting.pool, setting.labeled)
-    counts = torch.tensor([9.0, 2.0, 1.0, 0.0])
-    some = torch.arange(50).double()
-    clusters = torch.arange(N)
-    clusters[usual] = N
-    sums = 1e-4
-    return {
-        "prior_precision": ({"prior_precision": sums}, {}, {"prior_precision": sums}),
-        "eval_data": (
-            {},
-            {"eval_data": setting.deployed},
-            {"fisher": aimed_at(setting, setting.deployed, torch.ones(50))},
-        ),
-        "eval_data as factors": (
-            {"eval_weights": some},
-            {"eval_data": masked_gradients(setting.model, setting.deployed, setting.mask)},
-            {"fisher": aimed_at(setting, setting.deployed, some)},
-        ),
-        "balanced": (
-            {"eval_weights": "balanced"},
-            {},
-            {"fisher": aimed_at(setting, setting.pool, balanced)},
-        ),
-        "uncovered": (
-            {"eval_weights": "uncovered"},
-            {},
-            {"fisher": aimed_at(setting, setting.pool, uncovered)},
-        ),
-        "class_weight": (
-            {"class_weight": "balanced"},
-            {},
-            {"gain_weights": reference.class_weights(p, counts)},
-        ),
-        "class_weight and costs": (
-            {"class_weight": "balanced"},
-            {"gain_weights": 1 + clusters, "labels": setting.labels},
-            {"gain_weights": reference.class_weights(p, counts) * (1 + clusters)},
-        ),
-        "pending": ({}, {"pending": usual[:6]}, {"pending": usual[:6]}),
-        "exclude": ({}, {"exclude": usual[:6]}, {"exclude": usual[:6]}),
-        "clusters": (
-            {"max_per_cluster": 1},
-            {"cluster_ids": clusters},
-            {"cluster_ids": clusters.tolist(), "max_per_cluster": 1},
-        ),
-        "logdet": ({"criterion": "logdet"}, {}, {"criterion": "logdet"}),
-        "top_class": ({"rows": "top_class"}, {}, {"rows": "top_class"}),
-    }[name]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "prior_precision",
-        "eval_data",
-        "eval_data as factors",
-        "balanced",
-        "uncovered",
-        "class_weight",
-        "class_weight and costs",
-        "pending",
-        "exclude",
-        "clusters",
-        "logdet",
-        "top_class",
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_query_picks_what_the_definition_does(name: str, setting: Setting) -> None:
     parameters, arguments, options = case(setting, name)
     expected = setting.defined(**options)
-    # How much each option can change is shown in tests/engine/test_rules.py.
     assert len(set(expected) - set(setting.defined())) >= K / 4
     assert setting.query(parameters, arguments) == expected
 
@@ -187,10 +59,10 @@ def test_top_class_rows_are_those_of_the_definition() -> None:
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
     ({"lamb": 1.0, "prior_precision": 1.0}, {}, ValueError, "lamb and prior_precision are two"),
-    ({"criterion": "D"}, {}, ValueError, "criterion must be 'trace' or 'logdet'"),
+    ({"criterion": "D"}, {}, ValueError, "criterion must be one of trace, logdet"),
     ({"class_weight": "scarce"}, {}, ValueError, "class_weight must be None or 'balanced'"),
     ({"eval_weights": "all"}, {}, ValueError, "eval_weights must be 'balanced' or 'uncovered'"),
-    ({"rows": "one"}, {}, ValueError, "rows must be 'all' or 'top_class'"),
+    ({"rows": "one"}, {}, ValueError, "rows must be one of all, top_class"),
     ({"rows": "top_class", "rank": 2}, {}, ValueError, "rows='top_class' gives one row a sample"),
     ({"rows": "top_class", "weighting": "none"}, {}, ValueError, "is for weighting 'fisher'"),
     ({"rows": "top_class", "likelihood": "bernoulli"}, {}, ValueError, "for likelihood 'categ"),
@@ -243,15 +115,115 @@ def test_what_a_query_refuses_before_any_work(
         selector.query(setting.pool, K, progress=False, **arguments)
 
 
-def test_labels_that_are_refused(setting: Setting) -> None:
+BAD_LABELS: list[tuple[Any, type[Exception], str]] = [
+    (None, ValueError, "class_weight='balanced' needs the labels"),
+    ([0, 1], ValueError, r"labels must have shape \(12,\)"),
+    ([], ValueError, r"labels must have shape \(12,\)"),
+    (torch.zeros(12, 1).long(), ValueError, r"labels must have shape \(12,\)"),
+    ([4] * 12, ValueError, "labels must be classes 0..3; got 4 to 4"),
+    ([0] * 11 + [-1], ValueError, "labels must be classes 0..3; got -1 to 0"),
+    ([10**30] * 12, ValueError, "labels must be classes"),
+    ([0.0] * 12, TypeError, "labels must be integers, one a labeled sample; got 0.0"),
+    ([0] * 11 + [1.5], TypeError, "labels must be integers, one a labeled sample; got 1.5"),
+    ([0] * 11 + [float("nan")], TypeError, "labels must be integers, .* got nan"),
+    ([0] * 11 + [None], TypeError, "labels must be integers, .* got None"),
+    ([True] * 12, TypeError, "labels must be integers, .* got True"),
+    (["cat"] * 12, TypeError, "labels must be integers, .* got 'cat'"),
+    ([[0]] * 12, TypeError, r"labels must be integers, .* got \[0\]"),
+    ("0" * 12, TypeError, "labels must be integers, .* got str"),
+    (3, TypeError, "labels must be integers, .* got int"),
+    ({"a": 1}, TypeError, "labels must be integers, .* got dict"),
+    (torch.zeros(12), TypeError, "labels must be integers, .* got torch.float32"),
+    (torch.zeros(12).bool(), TypeError, "labels must be integers, .* got torch.bool"),
+    (torch.zeros(12).cfloat(), TypeError, "labels must be integers, .* got torch.complex64"),
+    (np.array(["cat"] * 12), TypeError, "labels must hold"),
+    (np.array([0.5] * 12), TypeError, "labels must be integers, .* got torch.float64"),
+]
+
+
+@pytest.mark.parametrize("labels,kind,text", BAD_LABELS, ids=range(len(BAD_LABELS)))
+def test_labels_that_are_refused_before_any_work(
+    labels: Any,
+    kind: type[Exception],
+    text: str,
+    setting: Setting,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*given: Any, **options: Any) -> None:
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr("fishermask_fast.selector.query.masked_gradients", never)
     selector = FisherMaskSelector(setting.model, mask="head", class_weight="balanced")
-    for labels, text in [
-        (None, "class_weight='balanced' needs the labels"),
-        ([0, 1], r"labels must have shape \(12,\)"),
-        ([9] * 12, "labels must be classes 0..3"),
-    ]:
-        with pytest.raises(ValueError, match=text):
-            selector.query(setting.pool, K, setting.labeled, progress=False, labels=labels)
+    with pytest.raises(kind, match=text):
+        selector.query(setting.pool, K, setting.labeled, progress=False, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "form", [list, tuple, np.asarray, torch.as_tensor, lambda x: torch.tensor(x, dtype=torch.uint8)]
+)
+def test_labels_in_every_form(form: Any, setting: Setting) -> None:
+    parameters, arguments, options = case(setting, "class_weight and costs")
+    arguments = arguments | {"labels": form(setting.labels.tolist())}
+    assert setting.query(parameters, arguments) == setting.defined(**options)
+
+
+@pytest.mark.parametrize("label", [1.5, "cat", None, True, torch.tensor(0.5), torch.ones(2)])
+def test_labels_of_a_data_set_are_checked_alike(label: Any, setting: Setting) -> None:
+    """A label that is no class was once counted as the class below it."""
+    known = [(row, 0) for row in setting.labeled[:3]] + [(setting.labeled[3], label)]
+
+    class Known(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(known)
+
+        def __getitem__(self, at: int) -> Any:
+            return known[at]
+
+    selector = FisherMaskSelector(setting.model, mask="head", class_weight="balanced")
+    loader = torch.utils.data.DataLoader(
+        Known(), collate_fn=lambda items: torch.stack([x for x, _ in items])
+    )
+    with pytest.raises(TypeError, match="labels must be integers"):
+        selector.query(setting.pool, K, loader, progress=False)
+
+
+def test_empty_eval_data_are_refused(setting: Setting) -> None:
+    selector = FisherMaskSelector(setting.model, mask="head")
+    with pytest.raises(ValueError, match="eval_data"):
+        selector.query(setting.pool, K, progress=False, eval_data=setting.pool[:0])
+
+
+# What changes V, and another value of it.
+CHANGES_V: dict[str, Any] = {
+    "likelihood": "bernoulli",
+    "weighting": "none",
+    "rank": 2,
+    "rows": "top_class",
+}
+# The pool and the network are looked at themselves; the rest changes no number of V.
+LOOKED_AT = ("model", "data", "mask", "indices")
+NO_CHANGE = ("batch_size", "device", "progress", "out")
+
+
+@pytest.mark.parametrize("name", CHANGES_V)
+def test_what_changes_v_is_in_the_metadata_of_its_file(
+    name: str, setting: Setting, tmp_path: Any
+) -> None:
+    path = tmp_path / "factors.safetensors"
+    usual = masked_gradients(setting.model, setting.pool, setting.mask, out=path)
+    with pytest.raises(ValueError, match="likelihood" if name == "rows" else name):
+        masked_gradients(
+            setting.model, setting.pool, setting.mask, out=path, **{name: CHANGES_V[name]}
+        )
+    other = masked_gradients(
+        setting.model, setting.pool, setting.mask, out=tmp_path / "b", **{name: CHANGES_V[name]}
+    )
+    assert usual.metadata != other.metadata
+
+
+def test_no_argument_of_masked_gradients_is_forgotten() -> None:
+    names = inspect.signature(masked_gradients).parameters
+    assert sorted(names) == sorted([*CHANGES_V, *LOOKED_AT, *NO_CHANGE])
 
 
 def test_files_of_other_rows_are_not_taken(setting: Setting, tmp_path: Any) -> None:

@@ -24,7 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fishermask_fast.loop.records import ROUNDS_FILE, WHEREABOUTS, read_config, read_rounds
+from fishermask_fast.loop.records import (
+    CONFIG_FILE,
+    ROUNDS_FILE,
+    WHEREABOUTS,
+    read_config,
+    read_rounds,
+)
 from fishermask_fast.loop.rounds import Round
 from fishermask_fast.options import meant
 
@@ -204,7 +210,7 @@ def read_study(folders: Sequence[str | Path], baseline: str | None = None) -> St
 
 def read_runs(paths: Sequence[Path], baseline: str | None = None) -> Study:
     """``read_study`` of the runs' own folders, whatever lies below them."""
-    configs = [read_config(path) for path in paths]
+    configs = [_drawn(path, read_config(path)) for path in paths]
     rounds: list[Round] = []
     seen: dict[tuple[str, int], Path] = {}
     for path, config in zip(paths, configs, strict=True):
@@ -229,6 +235,18 @@ def read_runs(paths: Sequence[Path], baseline: str | None = None) -> Study:
             f"{meant(baseline, strategies)}"
         )
     return Study(configs[0], tuple(rounds), folders_of, baseline)
+
+
+def _drawn(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that says all that pictures tell of it.
+
+    Raises:
+        ValueError: It does not.
+    """
+    for name in ("name", "model", "classes", "n_pool", "data"):
+        if name not in config:
+            raise ValueError(f"{path / CONFIG_FILE} is not a run's configuration: no {name} in it")
+    return config
 
 
 def _check_same_experiment(

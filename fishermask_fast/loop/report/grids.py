@@ -21,7 +21,7 @@ def reload_data(study: Study, seed: int, root: str | None) -> PoolAndTest:
     options = dict(study.config["data"], seed=seed, download=False)
     if root is not None:
         options["root"] = root
-    if options["class_counts"] is not None:
+    if options.get("class_counts") is not None:
         options["class_counts"] = tuple(options["class_counts"])
     data = load_data(DataOptions(**options))
     if len(data.pool) != study.config["n_pool"] or list(data.classes) != study.classes:

@@ -75,7 +75,8 @@ def _shares(rounds: list[Round], n_classes: int, n_rounds: int) -> np.ndarray:
     for number in range(n_rounds):
         counts = [entry.label_counts for entry in rounds if entry.round == number]
         if counts:
-            shares = np.array(counts) / np.array(counts).sum(1, keepdims=True)
+            # Of several labels a round's picks may have none.
+            shares = np.array(counts) / np.maximum(np.array(counts).sum(1, keepdims=True), 1)
             found[:, number] = shares.mean(0)
     return found
 

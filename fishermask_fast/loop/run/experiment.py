@@ -180,7 +180,7 @@ class Experiment:
     def config(self) -> dict[str, Any]:
         """What the run's folder records of this experiment."""
         query = asdict(self.query)
-        del query["progress"], query["group"]
+        del query["progress"], query["group"], query["samples"]
         used = {name: asdict(v) for name, v in self.variants.items() if name in self.arms}
         return {
             "data": asdict(self.data.options),
