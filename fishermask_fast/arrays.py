@@ -68,7 +68,7 @@ def as_tensor(name: str, value: object) -> Any:
 
 def no_numbers(name: str, kind: str) -> TypeError:
     """What to raise of a tensor that holds no numbers of its own."""
-    return TypeError(f"{name} must be a tensor that holds its numbers; got a {kind} tensor")
+    return TypeError(f"{name} must be a dense tensor of numbers; got a {kind} tensor")
 
 
 def sample_numbers(

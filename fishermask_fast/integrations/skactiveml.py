@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fishermask_fast.checks import LAMB, check_integer, warn_ignored_of
+from fishermask_fast.checks import LAMB, check_choice, check_integer, warn_ignored_of
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.integrations.skactiveml_queries import Array, FisherQuery
 from fishermask_fast.masks import FisherMask, check_size
@@ -166,8 +166,7 @@ class FisherMaskQuery(FisherQuery):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_size(self.fraction, self.n_parameters)
-        if not isinstance(self.mask, str) or self.mask not in MASKS:
-            raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
+        check_choice("mask", self.mask, MASKS)
         check_scalar(self.keep_head, "keep_head", bool)
         if self.head is not None:
             check_scalar(self.head, "head", str)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import LAMB, check_integer, warn_ignored_of
+from fishermask_fast.checks import LAMB, check_choice, check_integer, warn_ignored_of
 from fishermask_fast.factors import factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import FisherMask, check_size
@@ -303,8 +303,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         check_size(self.fraction, self.n_parameters)
-        if self.mask not in MASKS:
-            raise ValueError(f"mask must be one of {', '.join(MASKS)}; got {self.mask!r}")
+        check_choice("mask", self.mask, MASKS)
         for name in ("keep_head", "embeddings"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool; got {getattr(self, name)!r}")

@@ -121,7 +121,9 @@ class Parameters:
         """
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"model must be an nn.Module; got {type(self.model).__name__}")
-        if not isinstance(self.mask, FisherMask) and self.mask not in MASKS:
+        if not isinstance(self.mask, FisherMask) and not (
+            isinstance(self.mask, str) and self.mask in MASKS
+        ):
             raise ValueError(
                 f"mask must be one of {', '.join(MASKS)} or a FisherMask; got {self.mask!r}"
             )

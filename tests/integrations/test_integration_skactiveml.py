@@ -319,7 +319,7 @@ def test_a_modules_samples_in_any_layout() -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.setitem(sys.modules, "skactiveml.utils", None)
     with pytest.raises(ImportError, match="needs scikit-activeml 1.0: pip install"):
         runpy.run_path(str(inspect.getsourcefile(BaitQuery)))
 

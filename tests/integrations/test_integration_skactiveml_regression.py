@@ -80,13 +80,16 @@ def closed_form(v: torch.Tensor, n: int, backward_steps: int) -> list[int]:
 @every
 def test_is_a_regression_strategy_of_the_framework(strategy: Any) -> None:
     ours = inspect.signature(strategy.query).parameters
+    named = [name for name, each in ours.items() if each.kind is each.KEYWORD_ONLY]
     assert list(ours) == list(inspect.signature(GreedySamplingTarget.query).parameters)[:4] + [
         "fit_reg",
         "sample_weight",
         "candidates",
         "batch_size",
         "return_utilities",
+        *named,
     ]
+    assert named == ["eval_data", "gain_weights", "pending", "exclude", "cluster_ids"]
     options = strategy().get_params()
     assert "rank" not in options and "clf_embedding_flag_name" not in options
     assert clone(strategy(lamb=0.3)).lamb == 0.3

@@ -185,7 +185,7 @@ def test_labels_of_images_count_where_one_cannot_be_read(here: Path) -> None:
 
 
 REFUSED: list[tuple[str, list[str], str]] = [
-    ("table", ["--pending", "none.csv"], "cannot read none.csv"),
+    ("table", ["--pending", "none.csv"], "--pending must be there; there is no none.csv"),
     ("table", ["--pending", "data.csv"], "data.csv must have a column row; it has a, b"),
     ("table", ["--pending", "bad.csv"], "--pending bad.csv, row 2: '999' is no row of the pool"),
     ("table", ["--exclude", "bad.txt"], "--exclude bad.txt, line 3: 'x' is no row of the pool"),
@@ -198,7 +198,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("table", ["--cluster-column", "some", "--max-per-cluster", "1"], "some is empty; each"),
     ("table", ["--cost-column", "label"], "--cost-column must be another column than --label"),
     ("table", ["--cost-column", "bad"], "row 1: bad must be a cost, a number above 0; got '-3.0'"),
-    ("table", ["--eval-data", "none.csv"], "cannot read none.csv"),
+    ("table", ["--eval-data", "none.csv"], "--eval-data must be there; there is no none.csv"),
     ("table", ["--eval-data", "narrow.csv"], "narrow.csv must have the columns of data.csv"),
     ("table", ["--eval-data", "deployed.csv", "--criterion", "logdet"], "--eval-data plays no"),
     ("table", ["--lamb", "half"], "lamb"),
