@@ -48,7 +48,8 @@ class BaitQuery(FisherQuery):
         max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
 
     Example:
-        >>>         >>> from skactiveml.classifier import SklearnClassifier
+        >>> import numpy as np
+        >>> from skactiveml.classifier import SklearnClassifier
         >>> from sklearn.linear_model import LogisticRegression
         >>> from fishermask_fast.integrations.skactiveml import BaitQuery
         >>> X = np.random.default_rng(0).normal(size=(60, 4))
@@ -117,7 +118,8 @@ class FisherMaskQuery(FisherQuery):
         max_per_cluster: see BaitQuery.
 
     Example:
-        >>>         >>> from skactiveml.classifier import SklearnClassifier
+        >>> import numpy as np
+        >>> from skactiveml.classifier import SklearnClassifier
         >>> from sklearn.linear_model import LogisticRegression
         >>> from fishermask_fast.integrations.skactiveml import FisherMaskQuery
         >>> X = np.random.default_rng(0).normal(size=(60, 4))

@@ -22,7 +22,7 @@ _PLAIN: dict[str, Any] = {
     "name": str,
     "model": str,
     "device": str,
-    "metric": Literal["accuracy", "macro F1", "R²"],
+    "metric": Literal["accuracy", "balanced accuracy", "macro F1", "R²"],
     "classes": tuple[str, ...],
     "n_pool": int,
     "n_test": int,
