@@ -267,7 +267,9 @@ def test_help_says_every_option_and_its_default(capsys: pytest.CaptureFixture[st
         for option in dataclasses.fields(part.default):
             known = {"name": "data", "root": "data-root", "strategies": "strategy"}
             name = known.get(option.name, option.name.replace("_", "-"))
-            assert (f"--{name} " in text) == (option.name not in ("progress", "group")), name
+            assert (f"--{name} " in text) == (
+                option.name not in ("progress", "group", "samples")
+            ), name
     assert "[default: fishermask bait random]" in text
     assert "--keep-head --no-keep-head" in text
 

@@ -56,14 +56,19 @@ def _check_classes(content: Mapping[str, Any], config: Mapping[str, Any]) -> Non
 
 def _check_training(training: Any) -> None:
     _check_object("training", training)
-    if set(training) != _TRAINING:
-        raise ValueError(f"training must hold {', '.join(sorted(_TRAINING))}; got {list(training)}")
-    _check_counts("training", [training["epochs"], training["steps"]])
+    # A head that is solved for has no epochs.
+    if "loss" not in training or set(training) - _TRAINING:
+        raise ValueError(
+            f"training must hold loss, and of {', '.join(sorted(_TRAINING))} no others; got "
+            f"{list(training)}"
+        )
+    _check_counts("training", [training.get("epochs", 0), training.get("steps", 0)])
+    share = training.get("accuracy", 0.0)
     # What has diverged is recorded as it is.
-    if not is_number(training["loss"]) or not is_number(training["accuracy"]):
+    if not is_number(training["loss"]) or not is_number(share):
         raise TypeError("training must hold numbers")
-    if training["accuracy"] > 1:
-        raise ValueError(f"accuracy of training must be at most 1; got {training['accuracy']}")
+    if share > 1:
+        raise ValueError(f"accuracy of training must be at most 1; got {share}")
 
 
 def _check_seconds(seconds: Any, number: int) -> None:
