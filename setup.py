@@ -19,6 +19,7 @@ import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.errors import CCompilerError
 
 MINIMUM_TORCH = (2, 11)
 MINIMUM_NVCC = (12, 0)
@@ -280,7 +281,7 @@ def build_command(torch):
                     stale.unlink()
             try:
                 super().run()
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, CCompilerError) as error:
                 raise BuildError(f"the compiled ops could not be built: {error}") from error
 
     return BuildOps

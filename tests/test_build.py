@@ -69,6 +69,27 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+def test_what_is_installed_is_told_by_its_wheel_not_by_what_a_build_left(tmp_path: Path) -> None:
+    """A build in the source folder leaves a description there, which Python finds first."""
+    for folder, files in (
+        ("left/fishermask_fast.egg-info", {"PKG-INFO": ""}),
+        ("site/fishermask_fast-0.2.0.dist-info", {"METADATA": "", "WHEEL": "Root-Is-Purelib: %s"}),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, text in files.items():
+            (tmp_path / folder / name).write_text(f"Name: fishermask-fast\nVersion: 0.2.0\n{text}")
+    wheel = tmp_path / "site" / "fishermask_fast-0.2.0.dist-info" / "WHEEL"
+    for said in ("true", "false"):
+        wheel.write_text(f"Root-Is-Purelib: {said}\n")
+        code = (
+            "import fishermask_fast.ops.loading as loading, sys; "
+            f"sys.path[:] = [{str(tmp_path / 'left')!r}, {str(tmp_path / 'site')!r}]; "
+            "print(loading._installed_pure())"
+        )
+        ran = run_python(code)
+        assert ran.stdout.strip() == str(said == "true"), ran.stderr
+
+
 def test_build_info_states_the_facts_of_this_process() -> None:
     info = build_info()
     assert info.torch_target == "2.11"

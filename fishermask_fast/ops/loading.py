@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 def _installed_pure() -> bool:
-    """Whether what is installed was built without compiled ops, as its wheel says."""
-    try:
-        wheel = metadata.distribution("fishermask-fast").read_text("WHEEL") or ""
-    except metadata.PackageNotFoundError:
-        return False
-    return "Root-Is-Purelib: true" in wheel
+    """Whether what is installed was built without compiled ops, as its wheel says.
+
+    A build leaves a description without a wheel's in the source folder, which is found as well.
+    """
+    found = metadata.distributions(name="fishermask-fast")
+    return any("Root-Is-Purelib: true" in (each.read_text("WHEEL") or "") for each in found)
 
 
 def _load_cpu() -> torch.library.Library | None:
@@ -52,7 +52,8 @@ def _load_cpu() -> torch.library.Library | None:
         raise ImportError(
             "fishermask_fast's compiled ops could not be loaded. They are built by "
             "'pip install .' (or 'pip install -e .') in the source folder; a source folder that "
-            f"was not built shadows an installed package when Python runs in it. ({error})"
+            "was not built shadows an installed package when Python runs in it. Without a compiler "
+            f"FISHERMASK_BUILD=0 installs their definitions in plain torch. ({error})"
         ) from error
     _C.instruction_set()
     return None

@@ -37,8 +37,7 @@ _MOST = 2**63
 def check_config(config: Any) -> None:
     """Raise where a part of a recorded configuration is not of its type, or out of its range.
 
-    Parts may be missing, as those of earlier versions' records are, and may hold more than options,
-    as those of other experiments do, of which nothing is read but what all have in common.
+    Parts may be missing, as those of earlier versions' records are.
 
     Args:
         config: As ``config.json`` holds it.
@@ -59,21 +58,18 @@ def check_config(config: Any) -> None:
         raise ValueError(f"pool_counts must be from 0 to 2**63 - 1; got {config['pool_counts']}")
     for name, kind in _PARTS.items():
         if name in config:
-            _check_part(name, config[name], kind, alone=False)
+            _check_part(name, config[name], kind)
     _check_variants(config.get("variants", {}))
 
 
-def _check_part(name: str, values: Any, kind: type, *, alone: bool) -> None:
-    """Raise where options are none of `kind`; where they are `alone`, also where one is unknown."""
+def _check_part(name: str, values: Any, kind: type) -> None:
     _check_object(name, values)
     hints = {key: hint for key, hint in get_type_hints(kind).items() if key not in _PASSING}
-    unknown = [key for key in values if key not in hints]
-    if alone and unknown:
-        raise ValueError(f"{name}.{unknown[0]} is no option; known are {', '.join(hints)}")
-    known = {key: value for key, value in values.items() if key in hints}
-    for key, value in known.items():
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f"{name}.{key} is no option; known are {', '.join(hints)}")
         _check_fits(f"{name}.{key}", value, hints[key])
-    as_given = {key: tuple(v) if isinstance(v, list) else v for key, v in known.items()}
+    as_given = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     try:
         kind(**as_given)
     except ValueError as error:
@@ -88,9 +84,7 @@ def _check_variants(variants: Any) -> None:
             raise ValueError(f"variants.{name} must hold strategy and options; got {list(variant)}")
         for key, value in variant.items():
             _check_fits(f"variants.{name}.{key}", value, _VARIANT[key])
-        _check_part(
-            f"variants.{name}.options", variant.get("options", {}), QueryOptions, alone=True
-        )
+        _check_part(f"variants.{name}.options", variant.get("options", {}), QueryOptions)
 
 
 def _check_object(name: str, value: Any) -> None:

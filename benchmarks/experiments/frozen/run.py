@@ -241,10 +241,11 @@ def config(
         "n_pool": len(own.x),
         "n_test": len(own.test_x),
         "pool_counts": own.y.bincount(minlength=len(own.classes)).tolist(),
-        "data": asdict(setting),
+        "setting": asdict(setting),
+        "data": {},
         "schedule": {"seed": seed, "rounds": setting.rounds, "strategies": list(variants)},
         "query": {},
-        "recipe": {"balanced_training": setting.balanced_training},
+        "recipe": {},
         "variants": {key: asdict(variant) for key, variant in variants.items()},
     }
 
