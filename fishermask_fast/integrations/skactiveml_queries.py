@@ -250,21 +250,8 @@ class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
 
     @property
     def _aim(self) -> Aim:
-        weights = self.eval_weights
-        return Aim(
-            likelihood=self._likelihood,
-            rank=self.rank,
-            rows=self.rows,
-            lamb=self.lamb,
-            prior_precision=self.prior_precision,
-            criterion=self.criterion,
-            eval_weights=weights
-            if isinstance(weights, str)
-            else as_tensor("eval_weights", weights),
-            class_weight=self.class_weight,
-            max_per_cluster=self.max_per_cluster,
-            backward_steps=self.backward_steps,
-        )
+        weights = as_tensor("eval_weights", self.eval_weights)
+        return Aim.of(self, likelihood=self._likelihood, eval_weights=weights)
 
     def _check_parameters(self) -> None:
         if self.clf_embedding_flag_name is not None:

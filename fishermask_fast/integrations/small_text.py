@@ -210,20 +210,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
 
     @property
     def _aim(self) -> Aim:
-        weights = self.eval_weights
-        return Aim(
-            rank=self.rank,
-            rows=self.rows,
-            lamb=self.lamb,
-            prior_precision=self.prior_precision,
-            criterion=self.criterion,
-            eval_weights=weights
-            if isinstance(weights, str)
-            else as_tensor("eval_weights", weights),
-            class_weight=self.class_weight,
-            max_per_cluster=self.max_per_cluster,
-            backward_steps=self.backward_steps,
-        )
+        return Aim.of(self, eval_weights=as_tensor("eval_weights", self.eval_weights))
 
     def _seen(
         self, clf: Any, dataset: Any, likelihood: str, mask: Any = CHOOSE

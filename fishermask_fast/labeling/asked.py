@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fishermask_fast.datasets import as_number, read_csv, read_rows
@@ -134,15 +135,32 @@ class Asked:
         Raises:
             ValueError: Names flag, file and row.
         """
-        names = Names.of(found)
+        return cls.read(options, Names.of(found), partial(cells_of, found, options), tell)
+
+    @classmethod
+    def read(
+        cls,
+        options: SelectOptions,
+        names: Names,
+        cells_of_column: Callable[[str, str], Mapping[Key, tuple[str, str]]],
+        tell: Tell,
+    ) -> Asked:
+        """The same of samples of any kind.
+
+        Args:
+            options: The flags.
+            names: What lists may call the samples.
+            cells_of_column: From a flag and the column that it names to where each sample's cell
+                stands, and what it says.
+            tell: Takes a line.
+        """
         clusters = gains = None
         if options.cluster_column is not None:
-            cells = cells_of(found, options, "cluster-column", options.cluster_column)
-            clusters = dict(
-                zip(cells, clusters_of(options.cluster_column, cells.values()), strict=True)
-            )
+            cells = cells_of_column("cluster-column", options.cluster_column)
+            ids = clusters_of(options.cluster_column, cells.values())
+            clusters = dict(zip(cells, ids, strict=True))
         if options.cost_column is not None:
-            cells = cells_of(found, options, "cost-column", options.cost_column)
+            cells = cells_of_column("cost-column", options.cost_column)
             gains = dict(zip(cells, gains_of(options.cost_column, cells.values()), strict=True))
         return cls(
             names.find("pending", options.pending, tell),

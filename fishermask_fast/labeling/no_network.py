@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,8 +20,6 @@ from fishermask_fast.labeling.asked import (
     Asked,
     Key,
     Names,
-    clusters_of,
-    gains_of,
 )
 from fishermask_fast.labeling.embeddings import (
     OwnEmbeddings,
@@ -107,21 +106,7 @@ def _asked(options: SelectOptions, found: OwnEmbeddings) -> Asked:
         free |= {NAME: {names[row]: row for row in found.unlabeled.tolist()}}
         labeled |= {NAME: frozenset(names[row] for row in found.labeled.tolist())}
     lists = Names("row", free, labeled)
-    clusters = gains = None
-    if options.cluster_column is not None:
-        cells = _cells(options, found, "cluster-column", options.cluster_column)
-        ids = clusters_of(options.cluster_column, cells.values())
-        clusters = dict(zip(cells, ids, strict=True))
-    if options.cost_column is not None:
-        cells = _cells(options, found, "cost-column", options.cost_column)
-        gains = dict(zip(cells, gains_of(options.cost_column, cells.values()), strict=True))
-    return Asked(
-        lists.find("pending", options.pending, _say),
-        lists.find("exclude", options.exclude, _say),
-        clusters,
-        options.max_per_cluster,
-        gains,
-    )
+    return Asked.read(options, lists, partial(_cells, options, found), _say)
 
 
 def _cells(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -28,6 +29,18 @@ class Aim:
     class_weight: str | None = None
     max_per_cluster: int | None = None
     backward_steps: int = 0
+
+    @classmethod
+    def of(cls, owner: object, **more: Any) -> Aim:
+        """The options that an object holds as attributes of these names.
+
+        Args:
+            owner: a selector's parameters, or an adapter, which may hold some of them alone.
+            more: what counts instead of its attributes.
+        """
+        names = [each.name for each in fields(cls) if each.name not in more]
+        held = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
+        return cls(**held, **more)
 
     def check(self) -> None:
         """Raise for what is no option, and for what is not defined together.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -152,7 +152,7 @@ class Parameters:
     @property
     def aim(self) -> Aim:
         """What adapters ask for as well."""
-        return Aim(**{each.name: getattr(self, each.name) for each in fields(Aim)})
+        return Aim.of(self)
 
     def warn_of_ignored(self, defaults: Mapping[str, Any]) -> None:
         """Warn of those that were set and that this way to choose the mask does not read."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import ranks_apart
 import torch
 import torch.distributed as dist
+from groups import found_by
 from ranks_apart import APART, WRONG_ON_ONE
 
 from fishermask_fast import FisherMaskSelector, select_batch
@@ -27,20 +25,7 @@ SIZE = 3
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What every rank of a group found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, ranks_apart.__file__, str(rank), str(SIZE), str(folder)],
-            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(SIZE)
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0, errors
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(SIZE)]
+    return found_by(ranks_apart.__file__, SIZE, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", APART)

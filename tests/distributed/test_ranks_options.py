@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import aims
@@ -13,6 +10,7 @@ import ranks_options
 import torch
 import torch.distributed as dist
 import wishes
+from groups import found_by
 
 from fishermask_fast import reference
 
@@ -26,20 +24,7 @@ SIZE = 2
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What every rank of a group found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, ranks_options.__file__, str(rank), str(SIZE), str(folder)],
-            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(SIZE)
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0, errors
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(SIZE)]
+    return found_by(ranks_options.__file__, SIZE, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", wishes.OPTIONS)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from groups import start
 from pools import picks
 from ranks import FAILING, NAMES, by_turns, problem, query, uneven
 
@@ -22,7 +20,7 @@ pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="needs torch.distributed, gloo"
 )
 
-RANKS = Path(__file__).parents[1] / "ranks.py"
+RANKS = str(Path(__file__).parents[1] / "ranks.py")
 SPLITS = (uneven, by_turns)
 ERRORS = {
     "nan_on_the_last": (ValueError, "gradients must be finite; 1 of 8 samples"),
@@ -48,24 +46,11 @@ OF_TWO = {
 }
 
 
-def start(size: int, folder: Path, *more: str) -> list[subprocess.Popen[str]]:
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    return [
-        subprocess.Popen(
-            [sys.executable, str(RANKS), str(rank), str(size), str(folder), *more],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def found(request: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What every rank of a group found."""
     folder = tmp_path_factory.mktemp("ranks")
-    ranks = start(request.param, folder)
+    ranks = start(RANKS, request.param, folder)
     for rank in ranks:
         _, errors = rank.communicate(timeout=300)
         assert rank.returncode == 0, errors
@@ -109,7 +94,7 @@ def test_an_error_of_one_rank_is_one_of_all(case: Any, found: list[dict[str, Any
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_lost_rank_ends_the_others(how: str, tmp_path: Path) -> None:
     began = time.monotonic()
-    *others, lost = start(3, tmp_path, how)
+    *others, lost = start(RANKS, 3, tmp_path, how)
     try:
         for rank in others:
             _, errors = rank.communicate(timeout=60)
