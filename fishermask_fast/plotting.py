@@ -135,7 +135,7 @@ def axes_or_new(axes: Axes | None, size: tuple[float, float] | None = None) -> A
 
 
 def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str, path: Path) -> None:
-    """Images (3 or 1, height, width) uint8 in rows, each over its caption; the first 96 of them."""
+    """Images (3 or 1, height, width) in rows, each over its caption; the first 96 of them."""
     shown = list(images)[:MOST_SHOWN]
     columns = min(8, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -150,8 +150,9 @@ def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str, pa
 
 
 def pixels_of(image: Tensor) -> dict[str, object]:
-    """Arguments of ``imshow`` for an image (3 or 1, height, width) uint8."""
-    pixels = image.to(torch.uint8).permute(1, 2, 0)
+    """Arguments of ``imshow`` for an image (3 or 1, height, width), uint8 or from 0 to 1."""
+    scaled = (image * 255).round() if image.is_floating_point() else image
+    pixels = scaled.to(torch.uint8).permute(1, 2, 0)
     if pixels.shape[2] == 1:
         return {"X": pixels[:, :, 0].numpy(), "cmap": "gray", "vmin": 0, "vmax": 255}
     return {"X": pixels.numpy()}

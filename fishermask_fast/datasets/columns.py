@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 MOST_CATEGORIES = 100
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "-")
 """Cells without a value, in small letters, where the column's others are numbers."""
+_WITH_COMMAS = re.compile(r"[+-]?[\d.]*\d,[\d.,]*\d([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def _column(file: Path, table: Rows, kept: Sequence[int], place: int) -> Column:
             f"{file}, line {table.lines[kept[odd[0]]]}: {name} must be a finite number; got "
             f"{cells[odd[0]]!r}"
         )
+    if all(_WITH_COMMAS.fullmatch(cells[i]) for i in odd):
+        raise ValueError(
+            f"{file}, line {table.lines[kept[odd[0]]]}: {name} must have numbers with a decimal "
+            f"point and no other marks; got {cells[odd[0]]!r}"
+        )
     texts = sorted(set(cells))
     if len(texts) > MOST_CATEGORIES:
         raise ValueError(
@@ -129,6 +136,10 @@ def feature_places(file: Path, table: Rows, label: str) -> list[int]:
     places = [
         place for place, name in enumerate(table.names) if name != label and place not in nameless
     ]
+    names = [table.names[place] for place in places]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{file} must have one column {twice}; it has {names.count(twice)}")
     if not places:
         raise ValueError(
             f"{file} must have a column {label} and others; it has no other with a name"
@@ -139,12 +150,32 @@ def feature_places(file: Path, table: Rows, label: str) -> list[int]:
 
 
 def as_number(cell: str) -> float | None:
-    """The number that a cell is, or None; infinite and "nan" cells are none."""
+    """The number that a cell is, or None; "nan" cells are none, nor what Python's code allows."""
+    if "_" in cell:
+        return None
     try:
         value = float(cell)
     except ValueError:
         return None
     return None if math.isnan(value) else value
+
+
+def odd_labels(labels: Sequence[str]) -> list[str]:
+    """What is to be said of labels that may not mean what they are taken for; empty ones are none.
+
+    Words for what is missing, and labels that differ in capitals alone.
+    """
+    counts = Counter(each for each in labels if each)
+    said = [
+        f"label {name!r} of {count:,} rows as a class; an empty cell says that there is none"
+        for name, count in counts.items()
+        if name.lower() in MISSING
+    ]
+    alike: dict[str, list[str]] = {}
+    for name in sorted(counts):
+        alike.setdefault(name.casefold(), []).append(name)
+    groups = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    return said + [f"labels {group} as classes of their own" for group in groups]
 
 
 def _is_nameless(name: str) -> bool:

@@ -171,7 +171,7 @@ def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
 
 
 def evaluation_transform(mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """uint8 images on the scale 0 to 1, less the mean and over the deviation of each channel."""
+    """Images on the scale 0 to 1, less the mean and over the deviation of each channel."""
     from torchvision.transforms import v2
 
     return Transform(

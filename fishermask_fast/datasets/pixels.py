@@ -1,10 +1,10 @@
-"""An image file as uint8 RGB, and what had to be done to its values for that.
+"""An image file as RGB, and what had to be done to its values for that.
 
-    white = 255 of 8 bits, 4,095 of 12, 65,535 of 16 (value / 257), 1 or 255 of floats
+    white = 255 of 8 bits, 4,095 of 12, 65,535 of 16, 1 or 255 of floats
 
-Grey of 16 bits keeps its order and its scale, the same for every image: a network can compare
-them. Of colours of more than 8 bits Pillow reads the upper 8. Colours are converted as Pillow's
-``convert("RGB")`` does, as torchvision's folders are.
+Grey of more than 8 bits keeps all of its levels, value / white, on a scale that is the same for
+every image: a network can compare them. Of colours of more than 8 bits Pillow reads the upper 8.
+Colours are converted as Pillow's ``convert("RGB")`` does, as torchvision's folders are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _HEADER = 2**16  # bytes that hold what a file says of its bits
 
 
 def read_rgb(path: str) -> tuple[Tensor, tuple[str, ...]]:
-    """uint8 (3, height, width) of an image file, and what was converted.
+    """(3, height, width) of an image file, and what was converted.
+
+    uint8; or float32 on the scale 0 to 1, of grey with more than 8 bits.
 
     Raises:
         ValueError: It is no regular file, or its values have no known white.
@@ -44,7 +46,7 @@ def read_rgb(path: str) -> tuple[Tensor, tuple[str, ...]]:
         deep = is_deep(image, file)
         done = _of_the_file(image)
         if image.mode.startswith("I") or image.mode == "F":
-            grey, how = _grey_8(functional.pil_to_tensor(image), white)
+            grey, how = _deep_grey(functional.pil_to_tensor(image), white)
             return grey.expand(3, -1, -1), (*done, how)
         if deep:
             done = (*done, "more than 8 bits a channel, of which the upper 8 are read")
@@ -96,10 +98,15 @@ def _of_colours(image: Any) -> str:
     return f"{image.mode} to RGB"
 
 
-def _grey_8(values: Tensor, white: int) -> tuple[Tensor, str]:
-    """uint8 of grey values (1, height, width) of 12, 16 or 32 bits, and how."""
+def as_bytes(image: Tensor) -> Tensor:
+    """uint8 of an image of ``read_rgb``, on the scale 0 to 255."""
+    return (image * 255).round().to(torch.uint8) if image.is_floating_point() else image
+
+
+def _deep_grey(values: Tensor, white: int) -> tuple[Tensor, str]:
+    """float32, 0 to 1, of grey values (1, height, width) of 12, 16 or 32 bits, and how."""
     if values.dtype == torch.float32:
-        return _float_grey_8(values)
+        return _float_grey(values)
     whole = values.long()
     low, high = whole.min().item(), whole.max().item()
     if low < 0 or high > white:
@@ -108,13 +115,13 @@ def _grey_8(values: Tensor, white: int) -> tuple[Tensor, str]:
             "16 bits"
         )
     bits, dark = white.bit_length(), (white + 1) // DARK_SHARE
-    how = f"{bits}-bit grey to 8-bit, {white:,} as white"
+    how = f"{bits}-bit grey, {white:,} as white"
     if 0 < high < dark:
         how += f", though it stays below {dark:,}: nearly black"
-    return ((whole * 255 + white // 2) // white).to(torch.uint8), how
+    return (whole.double() / white).float(), how
 
 
-def _float_grey_8(values: Tensor) -> tuple[Tensor, str]:
+def _float_grey(values: Tensor) -> tuple[Tensor, str]:
     low, high = values.min().item(), values.max().item()
     if not (low >= 0 and high <= 255):
         raise ValueError(
@@ -122,5 +129,4 @@ def _float_grey_8(values: Tensor) -> tuple[Tensor, str]:
             "or 16 bits"
         )
     white = 1 if high <= 1 else 255
-    scaled = (values.double() * (255 / white)).round().to(torch.uint8)
-    return scaled, f"float grey to 8-bit, {white} as white"
+    return values / white, f"grey of floats, {white} as white"

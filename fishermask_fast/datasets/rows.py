@@ -23,6 +23,14 @@ from typing import Any
 from fishermask_fast.files import open_file, parse_json
 
 TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
+_LARGEST_CELL = 2**31 - 1
+_OTHER_ENCODINGS = [
+    ("UTF-32", codecs.BOM_UTF32_LE),
+    ("UTF-32", codecs.BOM_UTF32_BE),
+    ("UTF-16", codecs.BOM_UTF16_LE),
+    ("UTF-16", codecs.BOM_UTF16_BE),
+]
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 Numbered = list[tuple[int, list[str]]]
 
 
@@ -69,7 +77,7 @@ def read_rows(
     rows = numbered[1:]
     if not rows or (needed is not None and needed not in names):
         near = [n for n in names if difflib.get_close_matches(n, [needed or ""], 1, 0.75)]
-        meant = f"; did you mean {needed} by {near[0]}?" if near else ""
+        meant = f"; did you mean {needed} by {near[0]}?" if near and rows else ""
         columns = ", ".join(names) if rows else "no rows"
         raise ValueError(f"{file} must have {expected}; it has {columns}{meant}")
     _check_names(file, names, wanted)
@@ -79,24 +87,60 @@ def read_rows(
 
 
 def _csv(file: Path, errors: str) -> Numbered:
+    text = _text(file, errors)
+    rows: Numbered = []
+    start = 1
+    largest = csv.field_size_limit(_LARGEST_CELL)
     try:
-        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
-            start = content.read(2)
-            content.seek(0)
-            lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
-            _check_encoding(file, start)
-            reader = csv.reader(lines, strict=False)
-            return [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for row in reader:
+            if row:
+                rows.append((reader.line_num, row))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        # As of a quote that is never closed, which else would be one cell of all that follows it.
+        raise ValueError(f"cannot read {file}, the row that begins in line {start}: {error}") from (
+            error
+        )
+    finally:
+        csv.field_size_limit(largest)
+    _check_separator(file, rows)
+    return rows
+
+
+def _text(file: Path, errors: str) -> str:
+    """Of a file of UTF-8.
+
+    Raises:
+        ValueError: It cannot be read, is of another encoding, or holds zero bytes.
+    """
+    try:
+        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as stream:
+            content = stream.read()
+    except OSError as error:
         raise ValueError(f"cannot read {file}: {error}") from error
+    for name, mark in _OTHER_ENCODINGS:
+        if content.startswith(mark):
+            raise ValueError(f"{file} must be UTF-8; it is {name}: save it as UTF-8")
+    zero = content.find(b"\0")
+    if zero >= 0:
+        raise ValueError(
+            f"{file} must be UTF-8; line {_line_of(content, zero)} holds a zero byte, as UTF-16 has"
+        )
+    try:
+        return content.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        # Its positions are counted behind the mark of the encoding, where there is one.
+        line = _line_of(content.removeprefix(codecs.BOM_UTF8), error.start)
+        raise ValueError(f"{file} must be UTF-8; line {line} is not: save it as UTF-8") from error
+
+
+def _line_of(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
 
 
 def _jsonl(file: Path, errors: str) -> Numbered:
-    try:
-        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as content:
-            lines = content.read().decode("utf-8-sig", errors).split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {file}: {error}") from error
+    lines = _text(file, errors).split("\n")
     rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -154,9 +198,14 @@ def _known(name: str, wanted: Sequence[str]) -> str:
     return next((each for each in wanted if each.casefold() == plain), name)
 
 
-def _check_encoding(file: Path, start: bytes) -> None:
-    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise ValueError(f"{file} must be UTF-8; it is UTF-16: save it as CSV UTF-8")
+def _check_separator(file: Path, rows: Numbered) -> None:
+    """Refuse a header of one cell that holds another separator than the comma."""
+    if rows and len(rows[0][1]) == 1:
+        for mark, name in _OTHER_SEPARATORS.items():
+            if mark in rows[0][1][0]:
+                raise ValueError(
+                    f"{file} must have commas between its columns; line {rows[0][0]} has {name}"
+                )
 
 
 def _check_names(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Labeled samples as they are stored, and how they are read.
 
-Images are kept as uint8 and transformed when read. Gradients, masks and accuracies read through
-the evaluation transform; only training sees the training transform. Numbers and word ids are
-stored as they are.
+Images are kept as uint8, or as float32 where grey has more levels, and transformed when read.
+Gradients, masks and accuracies read through the evaluation transform; only training sees the
+training transform. Numbers and word ids are stored as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fishermask_fast.datasets.folders import CONVERTED, SKIPPED, Note, summary
-from fishermask_fast.datasets.pixels import read_rgb
+from fishermask_fast.datasets.pixels import as_bytes, read_rgb
 from fishermask_fast.options import DataOptions, LikelihoodName
 from fishermask_fast.progress import watched
 
@@ -54,11 +54,18 @@ IDENTITY = Transform(lambda stored: stored)
 
 
 class FolderImages:
-    """Images of a folder, decoded when read: shorter side resized to ``size``, centre cropped."""
+    """Images of a folder, decoded when read: shorter side resized to ``size``, centre cropped.
 
-    def __init__(self, paths: Sequence[str], size: int) -> None:
+    Args:
+        paths: Files.
+        size: Side of the square.
+        eight_bits: Whether grey with more levels is rounded to the 256 of a byte, which is said.
+    """
+
+    def __init__(self, paths: Sequence[str], size: int, eight_bits: bool = False) -> None:
         self.paths = list(paths)
         self.size = size
+        self.eight_bits = eight_bits
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,6 +80,8 @@ class FolderImages:
         path = self.paths[index]
         try:
             image, converted = read_rgb(path)
+            if self.eight_bits and image.is_floating_point():
+                image, converted = as_bytes(image), (*converted, "rounded to 8 bits")
             # Of a long strip only the middle is ever seen, and all of it may not fit into memory.
             image = functional.center_crop(image, _middle(image, 16))
             image = functional.resize(image, [self.size], antialias=True)
@@ -88,14 +97,14 @@ class FolderImages:
             watch: What the results pass through, such as a progress bar.
             keep: Keep them decoded where they fit into memory.
         """
-        keep = keep and len(self) * 3 * self.size**2 <= LARGEST_DECODED
 
         def attempt(index: int) -> tuple[Tensor | None, tuple[str, ...]] | ValueError:
             try:
                 image, converted = self._read(index)
             except ValueError as error:
                 return error
-            return image if keep else None, converted
+            fits = keep and len(self) * image.nbytes <= LARGEST_DECODED
+            return image if fits else None, converted
 
         with ThreadPoolExecutor() as threads:
             found = list(watch(threads.map(attempt, range(len(self)))))
@@ -104,8 +113,8 @@ class FolderImages:
         converted = {i: each[1] for i, each in whole if each[1]}
         source: Source = FolderImages([self.paths[i] for i, _ in whole], self.size)
         decoded = [image for _, (image, _) in whole if image is not None]
-        if decoded:
-            source = torch.stack(decoded)
+        if decoded and len(decoded) == len(whole):
+            source = _stacked(decoded)
         return ReadFiles(source, errors, converted)
 
 
@@ -114,6 +123,15 @@ def notes_of(paths: Sequence[str], files: ReadFiles) -> tuple[Note, ...]:
     unread = [(i, SKIPPED, str(e.__cause__ or e)) for i, e in files.errors.items()]
     converted = [(i, CONVERTED, how) for i, each in files.converted.items() for how in each]
     return tuple(Note(Path(paths[i]), what, why) for i, what, why in unread + converted)
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """Images as one tensor: uint8, or float32 on the scale 0 to 1 where one of them is."""
+    if len({image.dtype for image in images}) > 1:
+        from torchvision.transforms.v2 import functional
+
+        images = [functional.to_dtype(image, torch.float32, scale=True) for image in images]
+    return torch.stack(list(images))
 
 
 def _middle(image: Tensor, longest: int) -> list[int]:
@@ -175,7 +193,7 @@ class LabeledSamples(Dataset[tuple[Tensor, Label]]):
         """The samples at ``indices`` as they are stored, (n, ...)."""
         if isinstance(self.source, Tensor):
             return self.source[list(indices)]
-        return torch.stack([self.source[i] for i in indices])
+        return _stacked([self.source[i] for i in indices])
 
     def take(self, indices: Tensor) -> LabeledSamples:
         """The samples at ``indices`` (int64), in that order."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fishermask_fast.datasets.columns import read_columns
+from fishermask_fast.datasets.columns import odd_labels, read_columns
 from fishermask_fast.datasets.downloads import fetched
 from fishermask_fast.datasets.images import split
 from fishermask_fast.datasets.rows import read_rows
@@ -108,6 +108,11 @@ def load_rows(file: Path, seed: int, label: str = "label") -> PoolAndTest:
     if len(table.names) < 2:
         raise ValueError(f"{file} must have a column {label} and others; it has {label}")
     labels = [each.strip() for each in table.column(label)]
+    for line, each in zip(table.lines, labels, strict=True):
+        if not each.isprintable():
+            raise ValueError(f"{file}, line {line}: {label} must be printable; got {each[:80]!r}")
+    for said in odd_labels(labels):
+        logger.warning("taken  %s: %s", file, said)
     kept = [i for i, label in enumerate(labels) if label]
     if len(kept) < len(labels):
         first = table.lines[next(i for i, label in enumerate(labels) if not label)]

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from fishermask_fast.datasets import (
     SKIPPED,
+    TAKEN,
     FolderImages,
     Note,
     Source,
     images_below,
     images_by_class,
     notes_of,
+    odd_labels,
     read_csv,
 )
 from fishermask_fast.progress import watched
@@ -105,6 +107,7 @@ def from_csv(file: Path, label: str = "label", aside: Sequence[str] = ()) -> Own
     notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]
     if not has_labels:
         notes.append(Note(file, SKIPPED, f"no column {label}, so all rows count as unlabeled"))
+    notes += [Note(file, TAKEN, said) for said in odd_labels(labels)]
     said = tuple(each for each in labels if each)
     classes = tuple(sorted(set(said)))
     root = _common_root([file.parent, *free])
@@ -122,7 +125,7 @@ class ReadImages:
 
     Attributes:
         paths: Of the images that can, in order.
-        source: The images, uint8 (N, 3, size, size) or decoded when read.
+        source: The images (N, 3, size, size), or decoded when read.
         notes: On those that cannot, and on those whose values were converted.
     """
 
@@ -132,7 +135,7 @@ class ReadImages:
 
 
 def read_images(
-    paths: Sequence[Path], size: int, label: str, progress: bool, keep: bool = True
+    paths: Sequence[Path], size: int, label: str, progress: bool, whole: bool = False
 ) -> ReadImages:
     """Read all images once, and keep them decoded where they fit into memory.
 
@@ -141,11 +144,12 @@ def read_images(
         size: Side of the square that images are resized and cropped to.
         label: What to call them where progress is shown.
         progress: Whether to show it.
-        keep: Keep them decoded; otherwise they are only tried.
+        whole: They will be read again, whole and of 8 bits; here they are only tried.
     """
-    images = FolderImages([str(path) for path in paths], size)
+    images = FolderImages([str(path) for path in paths], size, eight_bits=whole)
     files = images.read(
-        lambda reading: watched(reading, len(paths), f"reading {label}", "images", progress), keep
+        lambda reading: watched(reading, len(paths), f"reading {label}", "images", progress),
+        keep=not whole,
     )
     readable = tuple(path for i, path in enumerate(paths) if i not in files.errors)
     return ReadImages(readable, files.source, notes_of(images.paths, files))

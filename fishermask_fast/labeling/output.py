@@ -278,7 +278,8 @@ class Files:
 
     def _draw(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         size = SHOWN_SIZE if self.pool.look is None else self.pool.look.size
-        images = FolderImages([str(each) for each in self.images[:MOST_SHOWN]], size)
+        shown = [str(each) for each in self.images[:MOST_SHOWN]]
+        images = FolderImages(shown, size, eight_bits=True)
         captions = [
             f"{row['rank']}. {row.get('predicted', '')} {row.get('probability', '')}".rstrip()
             for row in rows

@@ -295,7 +295,7 @@ def _images(
     part: Callable[[int], slice],
 ) -> tuple[ReadImages, Dataset[Any]]:
     mine = paths[part(len(paths))]
-    read = read_images(mine, look.size, label, progress, keep=prepare is None)
+    read = read_images(mine, look.size, label, progress, whole=prepare is not None)
     if prepare is not None:
         return read, Prepared(ImageFiles(read.paths), prepare)
     transform = evaluation_transform(look.mean, look.std)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fishermask_fast.datasets import read_rgb
+from fishermask_fast.datasets import as_bytes, read_rgb
 from fishermask_fast.labeling.checkpoints import Prepare
 from fishermask_fast.network import count_samples, model_inputs
 
@@ -68,4 +68,4 @@ class ImageFiles(Sequence[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        return read_rgb(str(self.paths[index]))[0]
+        return as_bytes(read_rgb(str(self.paths[index]))[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fishermask_fast.datasets import image_format, read_rgb
+from fishermask_fast.datasets import as_bytes, image_format, read_rgb
 
 COPIES = "shown"
 _BY_BROWSERS = frozenset({"AVIF", "BMP", "GIF", "ICO", "JPEG", "MPO", "PNG", "WEBP"})
@@ -22,7 +22,7 @@ def without_browsers(images: Sequence[Path]) -> dict[Path, Path]:
 
 
 def write_copies(copies: Mapping[Path, Path], folder: Path) -> None:
-    """Write whole images below a folder as PNG, with the values that a network gets.
+    """Write whole images below a folder as PNG, with the values that a network gets, of 8 bits.
 
     Raises:
         OSError: One cannot be written.
@@ -31,5 +31,5 @@ def write_copies(copies: Mapping[Path, Path], folder: Path) -> None:
 
     for image, name in copies.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        pixels = read_rgb(str(image))[0].permute(1, 2, 0).contiguous()
+        pixels = as_bytes(read_rgb(str(image))[0]).permute(1, 2, 0).contiguous()
         Image.fromarray(pixels.numpy()).save(folder / name)

@@ -14,7 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fishermask_fast.datasets import SKIPPED, Note, Rows, as_number, feature_places, read_rows
+from fishermask_fast.datasets import (
+    SKIPPED,
+    TAKEN,
+    Note,
+    Rows,
+    as_number,
+    feature_places,
+    odd_labels,
+    read_rows,
+)
 
 TEXT, PATH = "text", "path"
 USUAL_LABEL = "label"
@@ -147,6 +156,9 @@ def read_own_table(
         notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]
     if not has_labels:
         notes.append(Note(file, SKIPPED, f"no column {label}, so all rows count as unlabeled"))
+    notes += [Note(file, TAKEN, said) for said in odd_labels(labels)]
+    if text:
+        _check_texts(file, table)
     given = tuple(labels[i] for i in known)
     return OwnTable(
         file, table, label, text, free, known, given, tuple(sorted(set(given))), tuple(notes),
@@ -168,6 +180,14 @@ def _read(file: Path, label: str) -> Rows:
         if names.count(each) > 1:
             raise ValueError(f"{file} must have one column {each}; it has {names.count(each)}")
     return replace(table, names=tuple(names))
+
+
+def _check_texts(file: Path, table: Rows) -> None:
+    for line, text in zip(table.lines, table.column(TEXT), strict=True):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{file} must be UTF-8; the {TEXT} in line {line} is not") from error
 
 
 def _is_number(cell: str) -> bool:

@@ -19,10 +19,21 @@ from mixed_files import (
     twelve_bits,
 )
 from PIL import Image, features
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
 
-from fishermask_fast.datasets import FolderImages, images_below, images_by_class, load_data
+from fishermask_fast import FisherMask, masked_gradients
+from fishermask_fast.datasets import (
+    IDENTITY,
+    FolderImages,
+    LabeledSamples,
+    images_below,
+    images_by_class,
+    load_data,
+)
 from fishermask_fast.datasets import pixels as pixels_room
+from fishermask_fast.datasets import samples as samples_room
+from fishermask_fast.labeling import read_folder
 from fishermask_fast.labeling.images import from_csv, from_folders, read_images
 from fishermask_fast.options import DataOptions
 
@@ -40,25 +51,75 @@ def reasons(notes: list[object]) -> dict[str, str]:
 
 
 def first_channel(path: Path, size: int = 16) -> Tensor:
-    return FolderImages([str(path)], size)[0][0]
+    """As a network sees it before it is normalised, float32 on the scale 0 to 1."""
+    image = FolderImages([str(path)], size)[0]
+    return functional.to_dtype(image, torch.float32, scale=True)[0]
 
 
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_16_bit_grey_keeps_its_levels(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"ramp.{ending}"
-    Image.fromarray((RAMP * 257).to(torch.uint16).numpy()).save(path)
-    assert torch.equal(first_channel(path).long(), RAMP)
+    values = RAMP * 257 - RAMP % 5
+    Image.fromarray(values.to(torch.uint16).numpy()).save(path)
+    assert torch.equal(first_channel(path), (values.double() / 65535).float())
     read = read_images([path], 16, "images", False)
-    assert reasons(list(read.notes)) == {
-        path.name: "converted: 16-bit grey to 8-bit, 65,535 as white"
-    }
+    assert reasons(list(read.notes)) == {path.name: "converted: 16-bit grey, 65,535 as white"}
+
+
+def test_images_that_differ_in_low_bits_have_gradients_of_their_own(tmp_path: Path) -> None:
+    """As of a camera of 12 bits, whose files have 16: beside them others of 8 bits."""
+    values = torch.from_numpy(np.random.default_rng(0).integers(0, 4096, (16, 16)))
+    paths = []
+    for low in (0, 1, 2):
+        paths.append(tmp_path / f"{low}.png")
+        Image.fromarray((values | low).to(torch.uint16).numpy()).save(paths[-1])
+    paths.append(save(tmp_path / "plain.png"))
+    pool = read_folder(tmp_path, image_size=16)
+    assert pool.names == tuple(paths)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3))
+    v = masked_gradients(model, pool.unlabeled, FisherMask.head(model)).dense()
+    assert all(not torch.equal(v[i], v[j]) for i in range(4) for j in range(i))
+    plain = read_folder(save(tmp_path / "alone" / "plain.png").parent, image_size=16)
+    assert torch.equal(pool.unlabeled[3][0], plain.unlabeled[0][0])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_deep_images_are_kept_decoded_only_where_they_fit(
+    keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray((RAMP * 257).to(torch.uint16).numpy()).save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    monkeypatch.setattr(samples_room, "LARGEST_DECODED", 2 * 12 * 16**2 - (not keep))
+    source = read_images([tmp_path / "a.png", tmp_path / "b.png"], 16, "images", False).source
+    assert isinstance(source, Tensor) == keep
+    both = LabeledSamples(source, torch.zeros(2, dtype=torch.int64), IDENTITY).stored([0, 1])
+    assert both.dtype == torch.float32 and both[1, 0].unique().tolist() == [pytest.approx(7 / 255)]
+    assert torch.equal(both[0, 0], (RAMP / 255).float())
+
+
+def test_what_a_models_own_preparation_takes_has_8_bits_and_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray((RAMP * 257 + 3).clamp(max=65535).to(torch.uint16).numpy()).save(path)
+    seen: list[Tensor] = []
+
+    def prepare(images: list[Tensor]) -> Tensor:
+        seen.extend(images)
+        return torch.stack(images).float()
+
+    pool = read_folder(tmp_path, prepare=prepare)
+    assert pool.unlabeled[0].shape == (3, 16, 16)
+    assert seen[0].dtype == torch.uint8 and torch.equal(seen[0][0].long(), RAMP)
+    assert [note.reason for note in pool.notes] == [
+        "16-bit grey, 65,535 as white", "rounded to 8 bits",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("white", "scale"), [(1, 255), (255, 1)])
 def test_grey_of_floats(tmp_path: Path, white: int, scale: int) -> None:
     path = tmp_path / "ramp.tif"
     Image.fromarray((RAMP / scale).float().numpy()).save(path)
-    assert torch.equal(first_channel(path).long(), RAMP)
+    assert torch.equal(first_channel(path), RAMP / 255)
     assert f"{white} as white" in str(read_images([path], 16, "images", False).notes)
 
 
@@ -130,10 +191,10 @@ def test_12_bit_grey_keeps_its_levels(tmp_path: Path, whites: bool) -> None:
         Image.fromarray(values.to(torch.uint16).numpy()).save(tmp_path / "a.tif")
     notes = str(read_images([tmp_path / "a.tif"], 16, "images", False).notes)
     if whites:
-        assert torch.equal(first_channel(tmp_path / "a.tif").long(), RAMP)
-        assert "12-bit grey to 8-bit, 4,095 as white" in notes
+        assert torch.equal(first_channel(tmp_path / "a.tif"), (values.double() / 4095).float())
+        assert "12-bit grey, 4,095 as white" in notes
     else:
-        assert "16-bit grey to 8-bit, 65,535 as white, though it stays below 4,096" in notes
+        assert "16-bit grey, 65,535 as white, though it stays below 4,096" in notes
 
 
 @pytest.mark.parametrize("ending", ["jfif", "gif", "avif", "jp2", "tga", "JPE", "webp", "ico"])
