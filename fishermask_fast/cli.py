@@ -1,4 +1,4 @@
-"""The ``fishermask-fast`` command: ``run`` an active-learning loop, ``select``, ``plot``, ``info``.
+"""The ``fishermask-fast`` command: ``run``, ``select``, ``import-labels``, ``plot``, ``info``.
 
 A command is a function of ``commands``, its options a dataclass of ``options``. Any error is one
 line on stderr and exit code 2, and --traceback shows where it was raised; Ctrl-C is one line and
@@ -116,7 +116,7 @@ def _parse_and_run(given: Sequence[str]) -> None:
     from fishermask_fast.commands import parse
 
     if not given:
-        raise ValueError("a command is needed: run, select, plot or info (see --help)")
+        raise ValueError("a command is needed: run, select, import-labels, plot or info (see --help)")
     try:
         command = parse(given)
     except ValidationError as error:

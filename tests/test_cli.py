@@ -167,7 +167,7 @@ def test_mistakes_get_one_line_and_exit_code_2(
         ("walk", 'Unknown command "walk"'),
         ("select -n 3", "--model is needed (see fishermask-fast select --help)"),
         ("plot", "DIR is needed (see fishermask-fast plot --help)"),
-        ("", "a command is needed: run, select, plot or info"),
+        ("", "a command is needed: run, select, import-labels, plot or info"),
     ],
 )
 def test_bad_flags_get_one_line_and_exit_code_2(

@@ -33,7 +33,7 @@ from fishermask_fast.labeling.output import (
     check_classes,
 )
 from fishermask_fast.labeling.pools import OwnPool, eval_samples, find_in_table, pool_of
-from fishermask_fast.labeling.tables import OwnTable
+from fishermask_fast.labeling.tables import USUAL_LABEL, OwnTable
 from fishermask_fast.labeling.telling import tell, tell_of_a_query
 from fishermask_fast.labeling.trained import Kind, Look, Trained, load_trained
 from fishermask_fast.models import find_device
@@ -113,6 +113,7 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
             say(line)
         if ignored := unread(options.strategy, query):
             logger.warning("strategy %s does not read %s", options.strategy, ", ".join(ignored))
+        _tell_unread(options, kind, trained)
 
     def checked() -> list[str]:
         if trained.prepare is None or not len(pool.unlabeled):  # type: ignore[arg-type]
@@ -131,7 +132,7 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
     need = ranks.attempt(lambda: _estimated(options, trained, pool, labeled, query, ranks))
     if options.dry_run:
         tell_of_a_query(options, pool, trained, need)
-    announce(need, query)
+    announce(need, query, resized=kind == "images" and trained.prepare is None)
     if options.dry_run:
         return
     logger.info("query: %d picks of %d by %s", options.n, len(pool), options.strategy)
@@ -161,6 +162,16 @@ def _select(options: SelectOptions, ranks: Ranks) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def _tell_unread(options: SelectOptions, kind: Kind, trained: Trained) -> None:
+    """Warn of options for samples of another kind, or for networks without a preparation."""
+    given = [each for each in ("image_size", "mean", "std") if getattr(options, each) is not None]
+    if given and (kind != "images" or trained.prepare is not None):
+        by = f"what prepares images for {trained.name}" if kind == "images" else "--csv without path"
+        logger.warning("%s does not read %s", by, ", ".join(given))
+    if options.unlabeled is not None and options.label_column != USUAL_LABEL:
+        logger.warning("--unlabeled does not read label_column")
 
 
 def _say_nothing(line: str) -> None:

@@ -86,7 +86,12 @@ def estimated(
 
 
 def announce(
-    forecast: Forecast | None, options: QueryOptions, what: str = "", least: float = 0.0
+    forecast: Forecast | None,
+    options: QueryOptions,
+    what: str = "",
+    least: float = 0.0,
+    *,
+    resized: bool = False,
 ) -> None:
     """Say on stderr what a query will take; where that is long, what makes it shorter.
 
@@ -95,6 +100,7 @@ def announce(
         options: Of the query.
         what: Whose time it is.
         least: Seconds of a query that is worth a word.
+        resized: Whether ``--image-size`` decides how large samples are.
     """
     if forecast is None or sum(forecast.seconds.values()) < least:
         return
@@ -115,5 +121,6 @@ def announce(
     need = forecast.need
     if need is not None and options.rank is None and need.n_rows > 1:
         ways.append(f"--rank 1 instead of {need.n_rows}: fewer backward passes, an approximation")
-    ways.append("--image-size smaller, or --device cuda where there is one")
+    smaller = "--image-size smaller, or " if resized else ""
+    ways.append(f"{smaller}--device cuda where there is one")
     print("shorter:  " + "\n          ".join(ways), file=sys.stderr, flush=True)

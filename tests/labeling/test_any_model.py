@@ -228,7 +228,8 @@ def test_a_hugging_face_folder_of_texts(here: Path, caplog: pytest.LogCaptureFix
     save_text_model(here / "bert", id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1})
     long = " ".join(["rain"] * 40)
     path = tables(".jsonl", [{"text": text} for text in [*TEXTS, long]])
-    assert select("--csv", str(path), "--model", "hf:bert", "-n", "3") == 0
+    assert select("--csv", str(path), "--model", "hf:bert", "-n", "3", "--image-size", "9") == 0
+    assert "--csv without path does not read image_size" in caplog.text
     found = rows(Path("picks/picks.csv"))
     assert {row["predicted"] for row in found} <= {"bad", "good"} and len(found) == 3
     assert "texts of more than 16 tokens are read to their 16th" in caplog.text
@@ -241,7 +242,7 @@ def test_a_hugging_face_folder_of_texts(here: Path, caplog: pytest.LogCaptureFix
     assert [int(row["row"]) - 1 for row in found] == expected.indices.tolist()
 
 
-def test_a_hugging_face_folder_of_images(here: Path) -> None:
+def test_a_hugging_face_folder_of_images(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
@@ -252,7 +253,9 @@ def test_a_hugging_face_folder_of_images(here: Path) -> None:
     model.save_pretrained("vit")
     transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained("vit")
     flags = ["--unlabeled", "new", "--labeled", "old", "--model", "hf:vit", "-n", "3"]
-    assert select(*flags) == 0
+    assert select(*flags, "--image-size", "8", "--mean", "0", "0", "0") == 0
+    said = "what prepares images for hf:vit does not read image_size, mean"
+    assert said in caplog.text
     processor = transformers.AutoImageProcessor.from_pretrained("vit")
     from PIL import Image
 

@@ -203,11 +203,13 @@ def test_of_a_long_query_it_is_said_what_makes_it_shorter(
     assert told is not None
     long = Forecast({"mask": 3000.0, "gradients": 600.0}, told.need)
     announce(long, QueryOptions())
+    assert "--device cuda" in (said := capsys.readouterr().err) and "--image-size" not in said
+    announce(long, QueryOptions(), resized=True)
     said = capsys.readouterr().err
     assert said.startswith("about 60 min (mask 50 min, gradients 10 min), then the selection\n")
     for way in ("--fisher-samples 128: about 16 min", "--mask head", "--rank 1", "--image-size"):
         assert way in said
-    announce(Forecast({"predictions": 3600.0}), QueryOptions())
+    announce(Forecast({"predictions": 3600.0}), QueryOptions(), resized=True)
     said = capsys.readouterr().err
     assert said.startswith("about 60 min (predictions 60 min)\n") and "--image-size" in said
     assert "--rank" not in said and "--mask" not in said

@@ -17,6 +17,7 @@ import pickle
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -282,7 +283,9 @@ class Experiment:
             # Once: the queries of later rounds are as long.
             self._estimated.add(name)
             need = estimated(strategy, state.model, pool, labeled, n_picks, seed, options)
-            announce(need, options, f"a query by {name}", WORTH_SAYING)
+            what = f"a query by {name}"
+            resized = Path(self.data.options.name).is_dir()
+            announce(need, options, what, WORTH_SAYING, resized=resized)
         logger.info("round %d of %s: picking %d of %d", number, name, n_picks, len(unlabeled))
         start = time.perf_counter()
         picks: Picks = STRATEGIES[strategy](state.model, pool, labeled, n_picks, seed, options)
