@@ -116,7 +116,9 @@ def _parse_and_run(given: Sequence[str]) -> None:
     from fishermask_fast.commands import parse
 
     if not given:
-        raise ValueError("a command is needed: run, select, import-labels, plot or info (see --help)")
+        raise ValueError(
+            "a command is needed: run, select, import-labels, plot or info (see --help)"
+        )
     try:
         command = parse(given)
     except ValidationError as error:

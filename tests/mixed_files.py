@@ -7,6 +7,7 @@ should do with it.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -235,7 +236,13 @@ def _links(folder: Path, elsewhere: Path, expected: dict[Path, str]) -> None:
     (folder / "folder.png" / "inside.png").write_bytes(image)
     expected[folder / "folder.png" / "inside.png"] = READ
     os.mkfifo(folder / "pipe.png")
-    expected[folder / "pipe.png"] = SKIPPED
+    os.mknod(folder / "socket.png", stat.S_IFSOCK | 0o600)
+    os.link(folder / "real.png", folder / "second name.png")
+    for name in ("pipe.png", "socket.png", "second name.png"):
+        expected[folder / name] = SKIPPED
+    for name, target in (("zeros.png", "/dev/zero"), ("a.jpg", "b.jpg"), ("b.jpg", "a.jpg")):
+        (folder / name).symlink_to(target)
+        expected[folder / name] = SKIPPED
     odd = Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png"))
     odd.write_bytes(image)
     expected[odd] = READ

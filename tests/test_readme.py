@@ -10,9 +10,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+from documented import PAGES, PROGRAM, ROOT, commands
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+from fishermask_fast.commands import parse
+
 EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 EXAMPLES = [
     pytest.param(code, output, id=f"{page.relative_to(ROOT)}-{number}")
@@ -58,6 +59,37 @@ def test_example_runs(
     printed = capsys.readouterr().out
     assert printed
     assert not output or printed == output
+
+
+COMMANDS = [
+    pytest.param(page, argv, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, argv in enumerate(commands(page.read_text()))
+    if "--resume" not in argv  # which reads the run first: see test_resume_alone
+]
+
+
+@pytest.mark.parametrize(("page", "argv"), COMMANDS)
+def test_commands_are_ones_that_there_are(
+    page: Path, argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    toml = re.search(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
+    if toml is not None:
+        Path("file.toml").write_text(toml[1])
+    for folder in ("new", "old", "photos/new", "photos/known", "out"):
+        Path(folder).mkdir(parents=True)
+    for file in ("net.pt", "images.csv", "labels.csv", "project-1.json"):
+        Path(file).touch()
+    parse(argv)
+
+
+def test_no_command_stands_elsewhere_in_a_block() -> None:
+    """Behind a prompt or a variable it would not be looked at."""
+    for page in PAGES:
+        for block in re.findall(r"```(?:sh|bash)\n(.*?)```", page.read_text(), re.DOTALL):
+            found = [line for line in block.splitlines() if f"{PROGRAM} " in line]
+            assert all(line.startswith((PROGRAM, "pip ")) for line in found), page
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -19,6 +19,7 @@ from fishermask_fast.datasets.folders import (
     image_format,
     images_below,
     images_by_class,
+    same_file,
     sorted_notes,
     summary,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "odd_labels",
     "path_cell",
     "read_csv",
+    "same_file",
     "sorted_notes",
     "write_csv",
     "write_notes",

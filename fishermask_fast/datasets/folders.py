@@ -7,6 +7,7 @@ Hidden files and folders are left out; links are followed, each file and folder 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def images_by_class(folder: Path) -> tuple[dict[str, list[Path]], list[Note]]:
     """
     found: dict[str, list[Path]] = {}
     notes: list[Note] = []
-    owner: dict[str, Path] = {}
+    owner: dict[tuple[int, int] | str, Path] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             notes.append(Note(entry, SKIPPED, "hidden"))
@@ -79,7 +80,7 @@ def images_by_class(folder: Path) -> tuple[dict[str, list[Path]], list[Note]]:
             members, more = images_below(entry)
             notes += more
             for path in members:
-                real = os.path.realpath(path)
+                real = same_file(path)
                 if real in owner:
                     raise ValueError(f"{owner[real]} and {path} are one file in two classes")
                 owner[real] = path
@@ -93,15 +94,25 @@ def images_by_class(folder: Path) -> tuple[dict[str, list[Path]], list[Note]]:
 
 
 def summary(notes: Iterable[Note], shown: int = 3) -> Iterator[str]:
-    """One line for each reason: how many, and the first of them."""
-    groups: dict[tuple[str, str], list[Path]] = {}
+    """One line for each reason: how many, and the first of them.
+
+    Reasons that differ in numbers alone are one, told by its first.
+    """
+    groups: dict[tuple[str, str], list[Note]] = {}
     for note in notes:
-        groups.setdefault((note.what, note.reason), []).append(note.path)
-    for (what, reason), paths in groups.items():
-        if len(paths) == 1:
-            yield f"{what}  {paths[0]}: {reason}"
+        groups.setdefault((note.what, re.sub(r"[0-9][0-9.,]*", "#", note.reason)), []).append(note)
+    for (what, _), some in groups.items():
+        if len(some) == 1:
+            yield _one_line(f"{what}  {some[0].path}: {some[0].reason}")
             continue
-        yield f"{what}  {len(paths):,} files: {reason} ({listed(paths, shown)})"
+        such = "" if len({note.reason for note in some}) == 1 else "such as "
+        paths = listed([note.path for note in some], shown)
+        yield _one_line(f"{what}  {len(some):,} files: {such}{some[0].reason} ({paths})")
+
+
+def _one_line(text: str) -> str:
+    """Names of files may hold what ends a line or steers a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def sorted_notes(notes: Sequence[Note]) -> dict[str, list[Note]]:
@@ -180,14 +191,24 @@ class _Walk:
                 self.note(path, SKIPPED, "no image by its ending or its first bytes")
                 return
             self.note(path, TAKEN, f"{name} image by its first bytes")
+        # A file system that numbers nothing has no second names either.
+        first = self.files.setdefault((status.st_dev, status.st_ino), path)
+        if first != path and status.st_ino:
+            kind = "link" if path.is_symlink() else "hard link"
+            self.note(path, SKIPPED, f"{kind} to an image that is taken already")
+            return
         if path.is_symlink():
-            first = self.files.get((status.st_dev, status.st_ino))
-            if first is not None:
-                self.note(path, SKIPPED, "link to an image that is taken already")
-                return
             self.note(path, FOLLOWED, f"link to {os.path.realpath(path)}")
-        self.files.setdefault((status.st_dev, status.st_ino), path)
         self.images.append(path)
+
+
+def same_file(path: Path) -> tuple[int, int] | str:
+    """What tells a file from others, whatever its name: equal of links and hard links to it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def image_format(path: Path) -> str | None:

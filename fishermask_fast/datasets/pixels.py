@@ -37,10 +37,9 @@ def read_rgb(path: str) -> tuple[Tensor, tuple[str, ...]]:
         ValueError: It is no regular file, or its values have no known white.
         Exception: Whatever the decoder of its format raises for damaged files.
     """
-    from PIL import Image
     from torchvision.transforms.v2 import functional
 
-    with os.fdopen(open_file(Path(path), os.O_RDONLY), "rb") as file, Image.open(file) as image:
+    with os.fdopen(open_file(Path(path), os.O_RDONLY), "rb") as file, _opened(file) as image:
         # First, as whoever has decoded an image forgets how its values were stored.
         white = WHITE_12 if "I;12" in _stored_as(image) else WHITE_16
         deep = is_deep(image, file)
@@ -53,6 +52,17 @@ def read_rgb(path: str) -> tuple[Tensor, tuple[str, ...]]:
         if image.mode not in PLAIN:
             done = (*done, _of_colours(image))
         return functional.pil_to_tensor(image.convert("RGB")), done
+
+
+def _opened(file: BinaryIO) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    if not os.fstat(file.fileno()).st_size:
+        raise ValueError("the file is empty")
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as error:
+        raise ValueError("no image of a format that Pillow opens") from error
 
 
 def _of_the_file(image: Any) -> tuple[str, ...]:

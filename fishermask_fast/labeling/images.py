@@ -18,6 +18,7 @@ from fishermask_fast.datasets import (
     notes_of,
     odd_labels,
     read_csv,
+    same_file,
 )
 from fishermask_fast.progress import watched
 
@@ -60,11 +61,11 @@ def from_folders(unlabeled: Path, labeled: Path | None) -> OwnImages:
             raise ValueError(f"{labeled} must hold one folder of images per class; found none")
     known = [path for members in by_class.values() for path in members]
     labels = tuple(label for label, members in by_class.items() for _ in members)
-    taken = {path.resolve() for path in known}
+    taken = {same_file(path) for path in known}
     free: list[Path] = []
     again: list[Path] = []
     for path in pool:
-        (again if path.resolve() in taken else free).append(path)
+        (again if same_file(path) in taken else free).append(path)
     notes += [Note(path, SKIPPED, "labeled already") for path in again]
     if not free:
         raise ValueError(f"{unlabeled} holds no images that are not labeled")
@@ -86,11 +87,11 @@ def from_csv(file: Path, label: str = "label", aside: Sequence[str] = ()) -> Own
     written = table.column("path")
     has_labels = label in table.names
     labels = [each.strip() for each in table.column(label)] if has_labels else [""] * len(written)
-    seen: dict[str, int] = {}
+    seen: dict[tuple[int, int] | str, int] = {}
     for number, (cell, given) in enumerate(zip(written, labels, strict=True), 1):
         if not cell:
             raise ValueError(f"{file}, row {number} has no path")
-        real = os.path.realpath(file.parent / cell)
+        real = same_file(file.parent / cell)
         if real in seen:
             raise ValueError(f"{file}, rows {seen[real]} and {number} are both {cell}")
         seen[real] = number

@@ -168,7 +168,9 @@ def _tell_unread(options: SelectOptions, kind: Kind, trained: Trained) -> None:
     """Warn of options for samples of another kind, or for networks without a preparation."""
     given = [each for each in ("image_size", "mean", "std") if getattr(options, each) is not None]
     if given and (kind != "images" or trained.prepare is not None):
-        by = f"what prepares images for {trained.name}" if kind == "images" else "--csv without path"
+        by = (
+            f"what prepares images for {trained.name}" if kind == "images" else "--csv without path"
+        )
         logger.warning("%s does not read %s", by, ", ".join(given))
     if options.unlabeled is not None and options.label_column != USUAL_LABEL:
         logger.warning("--unlabeled does not read label_column")

@@ -30,6 +30,7 @@ from fishermask_fast.datasets import (
     images_below,
     images_by_class,
     load_data,
+    summary,
 )
 from fishermask_fast.datasets import pixels as pixels_room
 from fishermask_fast.datasets import samples as samples_room
@@ -365,3 +366,45 @@ def test_empty_labels_are_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert data.classes == ("x", "y")
     assert len(data.pool) + len(data.test) == 20
     assert "20 of 40 rows" in caplog.text and "line 4" in caplog.text
+
+
+def test_a_file_of_two_names_is_one_image(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old" / "cat"
+    save(new / "a.png")
+    os.link(new / "a.png", new / "b.png")
+    save(old / "known.png")
+    os.link(old / "known.png", new / "copy.png")
+    found = from_folders(new, tmp_path / "old")
+    assert [path.name for path in found.unlabeled] == ["a.png"]
+    assert reasons(list(found.notes)) == {
+        "b.png": "skipped: hard link to an image that is taken already",
+        "copy.png": "skipped: labeled already",
+    }
+    table = tmp_path / "t.csv"
+    table.write_text("path\nnew/a.png\nnew/b.png\n")
+    with pytest.raises(ValueError, match="rows 1 and 2 are both new/b.png"):
+        from_csv(table)
+
+
+def test_what_is_said_is_a_line_for_each_reason(tmp_path: Path) -> None:
+    """Whatever numbers the reasons hold, and whatever the names."""
+    for number in range(12):
+        whole = encoded(pixels(number), "JPEG")
+        (tmp_path / f"cut {number}.jpg").write_bytes(whole[: -100 - number])
+        (tmp_path / f"\x1b[2Jtext\n{number}.png").write_bytes(b"no image")
+        (tmp_path / f"none {number}.bmp").write_bytes(b"")
+        grey = torch.full((4, 4), 70_000 + number, dtype=torch.int32)
+        Image.fromarray(grey.numpy()).save(tmp_path / f"deep {number}.tif")
+    paths = images_below(tmp_path)[0]
+    assert len(paths) == 48
+    lines = list(summary(read_images(paths, 8, "images", False).notes))
+    assert len(lines) == 4 and all(line.isprintable() for line in lines)
+    for line, said in zip(
+        sorted(line.removeprefix("skipped  12 files: ") for line in lines),
+        ("no image of a format that Pillow opens (", "such as grey values of 32 bits from 70000 "),
+        strict=False,
+    ):
+        assert line.startswith(said)
+    text = "\n".join(lines)
+    assert "the file is empty (" in text and "such as image file is truncated (" in text
+    assert "\\x1b[2Jtext\\n0.png" in text and "BufferedReader" not in text
