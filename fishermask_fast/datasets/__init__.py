@@ -9,7 +9,7 @@ files.
 
 from __future__ import annotations
 
-from fishermask_fast.datasets.columns import as_number, feature_places, odd_labels
+from fishermask_fast.datasets.columns import as_number, column_notes, feature_places, odd_labels
 from fishermask_fast.datasets.csv_files import path_cell, read_csv, write_csv, write_notes
 from fishermask_fast.datasets.folders import (
     FOLLOWED,
@@ -51,6 +51,7 @@ __all__ = [
     "IDENTITY",
     "TABLE_ENDINGS",
     "as_number",
+    "column_notes",
     "notes_of",
     "odd_labels",
     "path_cell",

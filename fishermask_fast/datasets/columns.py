@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fishermask_fast.datasets.folders import SKIPPED, TAKEN, Note, summary
 from fishermask_fast.datasets.rows import Rows
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def read_columns(file: Path, table: Rows, kept: Sequence[int], label: str) -> li
         ValueError: There is no column, or one of numbers holds something else, or one has more
             texts than a network could learn from.
     """
+    for line in summary(column_notes(file, table, label)):
+        logger.warning(line)
     columns = [_column(file, table, kept, place) for place in feature_places(file, table, label)]
     missing = [f"{c.name} ({c.n_missing:,})" for c in columns if c.n_missing]
     if missing:
@@ -123,18 +126,13 @@ def _column(file: Path, table: Rows, kept: Sequence[int], place: int) -> Column:
 
 
 def feature_places(file: Path, table: Rows, label: str) -> list[int]:
-    """Places of the columns that have a name, but the label's; the others are said.
+    """Places of the columns that have a name, but the label's.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or two of one name.
     """
-    nameless = [place for place, name in enumerate(table.names) if _is_nameless(name)]
-    if nameless:
-        logger.warning(
-            "skipped  %d columns of %s: without a name, as an index has none", len(nameless), file
-        )
     places = [
-        place for place, name in enumerate(table.names) if name != label and place not in nameless
+        place for place, name in enumerate(table.names) if name != label and not _is_nameless(name)
     ]
     names = [table.names[place] for place in places]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -144,9 +142,29 @@ def feature_places(file: Path, table: Rows, label: str) -> list[int]:
         raise ValueError(
             f"{file} must have a column {label} and others; it has no other with a name"
         )
-    for place in places:
-        _warn_of_a_count(file, table, place)
     return places
+
+
+def column_notes(file: Path, table: Rows, label: str, aside: Sequence[str] = ()) -> list[Note]:
+    """What is to be said of columns: those that are left out, and those that count the rows."""
+    notes = []
+    counts = [[str(i + start) for i in range(len(table.cells))] for start in (0, 1)]
+    for place, name in enumerate(table.names):
+        if name == label or name in aside:
+            continue
+        if _is_nameless(name):
+            said = f"column {place + 1} ({name.strip() or 'empty'}) without a name, as an index is"
+            notes.append(Note(file, SKIPPED, said))
+        elif [row[place].strip() for row in table.cells] in counts:
+            notes.append(
+                Note(
+                    file,
+                    TAKEN,
+                    f"column {name}, which counts the rows: it tells the label where rows are "
+                    "sorted by it",
+                )
+            )
+    return notes
 
 
 def as_number(cell: str) -> float | None:
@@ -181,13 +199,3 @@ def odd_labels(labels: Sequence[str]) -> list[str]:
 def _is_nameless(name: str) -> bool:
     """Whether a column is a pandas index that was written, or written and read again."""
     return not name.strip() or re.fullmatch(r"Unnamed: \d+(_level_\d+)?", name.strip()) is not None
-
-
-def _warn_of_a_count(file: Path, table: Rows, place: int) -> None:
-    cells = [row[place].strip() for row in table.cells]
-    if any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1)):
-        logger.warning(
-            "column %s of %s counts the rows: it tells the label where rows are sorted by it",
-            table.names[place],
-            file,
-        )

@@ -20,6 +20,7 @@ from fishermask_fast.datasets import (
     Note,
     Rows,
     as_number,
+    column_notes,
     feature_places,
     odd_labels,
     read_rows,
@@ -150,7 +151,7 @@ def read_own_table(
     if not free:
         raise ValueError(f"{file} must have rows without a label to pick from; all have one")
     text = TEXT in table.names
-    notes = []
+    notes = [] if text else column_notes(file, table, label, aside)
     if text:
         unread = [name for name in table.names if name not in (TEXT, label, *aside)]
         notes = [Note(file, SKIPPED, f"column {name or 'without a name'}") for name in unread]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from fishermask_fast import FisherMask, masked_gradients
+from fishermask_fast.cli import main
 from fishermask_fast.datasets import (
     IDENTITY,
     FolderImages,
@@ -36,6 +37,7 @@ from fishermask_fast.datasets import pixels as pixels_room
 from fishermask_fast.datasets import samples as samples_room
 from fishermask_fast.labeling import read_folder
 from fishermask_fast.labeling.images import from_csv, from_folders, read_images
+from fishermask_fast.models import build_model
 from fishermask_fast.options import DataOptions
 
 RAMP = torch.arange(256).view(16, 16)
@@ -408,3 +410,31 @@ def test_what_is_said_is_a_line_for_each_reason(tmp_path: Path) -> None:
     text = "\n".join(lines)
     assert "the file is empty (" in text and "such as image file is truncated (" in text
     assert "\\x1b[2Jtext\\n0.png" in text and "BufferedReader" not in text
+
+
+def test_columns_that_are_left_out_or_doubtful_are_said_once_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i},{i / 7},{i + 1},{'ab'[i % 2] * (i < 8)}" for i in range(12)]
+    Path("t.csv").write_text("\n".join([",x,id,label", *rows]))
+    torch.save(build_model("mlp_small", 2, (2,)).state_dict(), "net.pt")
+    flags = [
+        "--csv",
+        "t.csv",
+        "--model",
+        "mlp_small",
+        "--checkpoint",
+        "net.pt",
+        "-n",
+        "2",
+        "--fisher-samples",
+        "4",
+    ]
+    assert main(["select", *flags]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("without a name") == said.err.count("counts the rows") == 1
+    for name in ("skipped", "converted"):
+        assert f"{name:<13} 1, listed in picks/{name}.csv" in said.out
+    assert "column 1 (empty) without a name" in Path("picks/skipped.csv").read_text()
+    assert "column id, which counts the rows" in Path("picks/converted.csv").read_text()
