@@ -29,6 +29,8 @@ _OTHER_ENCODINGS = [
     ("UTF-32", codecs.BOM_UTF32_BE),
     ("UTF-16", codecs.BOM_UTF16_LE),
     ("UTF-16", codecs.BOM_UTF16_BE),
+    ("a workbook of Excel or an archive", b"PK\3\4"),
+    ("compressed", b"\x1f\x8b"),
 ]
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 Numbered = list[tuple[int, list[str]]]
@@ -121,7 +123,7 @@ def _text(file: Path, errors: str) -> str:
         raise ValueError(f"cannot read {file}: {error}") from error
     for name, mark in _OTHER_ENCODINGS:
         if content.startswith(mark):
-            raise ValueError(f"{file} must be UTF-8; it is {name}: save it as UTF-8")
+            raise ValueError(f"{file} must be UTF-8; it is {name}: save it as plain text of UTF-8")
     zero = content.find(b"\0")
     if zero >= 0:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,8 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], bytes], str]] = {
         lambda t: joined(t).decode().encode("utf-16-le"), "line 1 holds a zero byte"
     ),
     "UTF-32": (lambda t: joined(t).decode().encode("utf-32"), "must be UTF-8; it is UTF-32"),
+    "a workbook": (lambda t: b"PK\3\4" + joined(t), "a workbook of Excel"),
+    "gzip": (lambda t: gzip.compress(joined(t)), "it is compressed"),
     "a zero byte": (lambda t: joined(t, 3, lambda row: row[:2] + "\0" + row[2:]), "line 4 holds"),
     "an open quote": (
         lambda t: joined(t, 2, lambda row: row.replace(",b", ',"b')), "row that begins in line 3"
