@@ -211,7 +211,7 @@ def test_mistakes_get_one_line_and_leave_nothing(
             "file,label\nnew/a.png,cat\n",
             "or columns of numbers; it has file, label",
         ),
-        ("path;label\nnew/a.png;\n", "or columns of numbers; it has path;label"),
+        ("path;label\nnew/a.png;\n", "commas between its columns; line 1 has semicolons"),
         ("", "must have a column path (and label) or others; it has no rows"),
     ],
 )
