@@ -73,6 +73,7 @@ def case(setting: Setting, name: str) -> tuple[dict[str, Any], dict[str, Any], d
     clusters = torch.arange(N)
     clusters[usual] = N
     sums = 1e-4
+    alike = aimed_at(setting, setting.pool, balanced)
     return {
         "prior_precision": ({"prior_precision": sums}, {}, {"prior_precision": sums}),
         "eval_data": (
@@ -88,7 +89,17 @@ def case(setting: Setting, name: str) -> tuple[dict[str, Any], dict[str, Any], d
         "balanced": (
             {"eval_weights": "balanced"},
             {},
-            {"fisher": aimed_at(setting, setting.pool, balanced)},
+            {"fisher": alike},
+        ),
+        "recommended": (
+            {"preset": "recommended"},
+            {},
+            {"fisher": alike, "lamb": reference.auto_prior(alike, False)},
+        ),
+        "recommended in sums": (
+            {"preset": "recommended", "prior_precision": sums},
+            {},
+            {"fisher": alike, "prior_precision": sums},
         ),
         "uncovered": (
             {"eval_weights": "uncovered"},
@@ -122,6 +133,8 @@ NAMES = (
     "eval_data",
     "eval_data as factors",
     "balanced",
+    "recommended",
+    "recommended in sums",
     "uncovered",
     "class_weight",
     "class_weight and costs",

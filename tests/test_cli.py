@@ -85,6 +85,7 @@ def test_flags_reach_the_run(tmp_path: Path) -> None:
         "mask": "relative",
         "keep_head": False,
         "weighting": "none",
+        "preset": "published",
         "lamb": 2.0,
         "fisher_samples": 20,
         "rank": None,

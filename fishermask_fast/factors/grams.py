@@ -101,16 +101,25 @@ def add_gram(total: Tensor, chunk: FactorTensors) -> None:
     cross = chunk.hidden.T @ crossed.view(n, c * m)  # (d, C m)
     cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
-    if c == 1:  # nothing repeats, and a plain product needs no triangles
-        head = (inner[:, 0] * chunk.hidden).T @ chunk.hidden
+    if chunk.head_index is None:
+        index = torch.arange(c * d, device=total.device)
     else:
-        lower = torch.tril_indices(c, c, device=total.device)
-        sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
-        head = total.new_zeros(c, c, d, d)
-        head[lower[0], lower[1]] = unpacked(sums, d)
-        head = head.transpose(1, 2).reshape(c * d, c * d)
-    if chunk.head_index is not None:
-        cross = cross[chunk.head_index]
-        head = head[chunk.head_index][:, chunk.head_index]
+        index = chunk.head_index
+        cross = cross[index]
     total[m:, :m] += cross
-    total[m:, m:] += head
+    head = total[m:, m:]
+    if c == 1:  # nothing repeats, and a plain product needs no triangles
+        whole = (inner[:, 0] * chunk.hidden).T @ chunk.hidden
+        head += whole if chunk.head_index is None else whole[index][:, index]
+        return
+    lower = torch.tril_indices(c, c, device=total.device)
+    sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
+    # Class by class: blocks of all pairs together are (C d)^2 numbers, however few are masked.
+    ends = torch.searchsorted(index, torch.arange(c + 1, device=total.device) * d).tolist()
+    for a in range(c):
+        rows = index[ends[a] : ends[a + 1]] - a * d
+        pairs = sums[a * (a + 1) // 2 : (a + 1) * (a + 2) // 2]
+        blocks = unpacked(pairs, d)[:, rows]  # (a + 1, rows, d)
+        strip = blocks.transpose(0, 1).reshape(len(rows), (a + 1) * d)
+        columns = index[: ends[a + 1]]
+        head[ends[a] : ends[a + 1], : ends[a + 1]] += strip[:, columns]

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import LAMB, check_integer
+from fishermask_fast.checks import check_integer
 from fishermask_fast.engine import scores_along
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.selector import (
+    PUBLISHED,
     Aim,
     Labeled,
     Seen,
@@ -52,7 +53,7 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         n_labeled: n_L, how many samples are labeled.
         mask: None for the whole head; or positions in it, or how many entries to keep, as in
             `factors_from_embeddings`. With a `labeled_fisher` give the positions it was made with.
-        lamb: lambda > 0, or "auto".
+        lamb: lambda > 0, or "auto"; None is the preset's.
         backward_steps: b: (1 + b) K are picked, then b K dropped again; 1 is BAIT's.
         rank: rows a sample; None is exact.
         prior_precision: instead of lamb; see FisherMaskSelector, as for all that follow.
@@ -70,6 +71,7 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         exclude: places in that pool.
         cluster_ids: (N,) of that pool.
         max_per_cluster: how many of a cluster the batch may hold.
+        preset: what lamb and eval_weights are where they are None; see FisherMaskSelector.
 
     Raises:
         TypeError, ValueError: a parameter that cannot be.
@@ -90,7 +92,7 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         n_labeled: int = 0,
         *,
         mask: int | Tensor | Array | None = None,
-        lamb: float | str = LAMB,
+        lamb: float | str | None = None,
         backward_steps: int = 0,
         rank: int | None = None,
         prior_precision: float | str | None = None,
@@ -106,6 +108,7 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         exclude: Any = None,
         cluster_ids: Any = None,
         max_per_cluster: int | None = None,
+        preset: str = PUBLISHED,
     ) -> None:
         super().__init__(reverse=True)
         self.query_size = check_integer("query_size", query_size, 1)
@@ -124,7 +127,8 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         self.backward_steps = check_integer("backward_steps", backward_steps, 0)
         self.rank = None if rank is None else check_integer("rank", rank, 1)
         self.rows = rows
-        self.aim = Aim(
+        self.aim = Aim.filled(
+            preset=preset,
             rank=self.rank,
             rows=rows,
             lamb=lamb,

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fishermask_fast.checks import LAMB, check_choice, check_integer, warn_ignored_of
+from fishermask_fast.checks import check_choice, check_integer, warn_ignored_of
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.integrations.skactiveml_queries import Array, FisherQuery
 from fishermask_fast.masks import FisherMask, check_size
-from fishermask_fast.selector import MASKS, FisherMaskSelector, unread_options
+from fishermask_fast.selector import MASKS, PUBLISHED, FisherMaskSelector, unread_options
 
 try:
     from skactiveml.utils import MISSING_LABEL, check_scalar
@@ -34,7 +34,7 @@ class BaitQuery(FisherQuery):
         clf_embedding_flag_name: how `predict_proba` is asked for embeddings: None, the name of a
             flag that is set to True, or a dict of keyword arguments. It then returns
             (probabilities, embeddings).
-        lamb: lambda > 0, or "auto".
+        lamb: lambda > 0, or "auto"; None is the preset's.
         backward_steps: b: (1 + b) batches are picked, then b batches dropped again.
         rank: rows a sample; None is exact; see `factors_from_embeddings`.
         bias: whether the head on the embeddings has a bias. A module's own head knows.
@@ -46,6 +46,7 @@ class BaitQuery(FisherQuery):
         eval_weights: "balanced", "uncovered", or (n_eval,) or (n_candidates,) weights.
         class_weight: "balanced".
         max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
+        preset: what lamb and eval_weights are where they are None; see FisherMaskSelector.
 
     Example:
         >>> import numpy as np
@@ -63,7 +64,7 @@ class BaitQuery(FisherQuery):
     def __init__(
         self,
         clf_embedding_flag_name: Any = None,
-        lamb: float | str = LAMB,
+        lamb: float | str | None = None,
         backward_steps: int = 1,
         rank: int | None = None,
         bias: bool = False,
@@ -75,10 +76,12 @@ class BaitQuery(FisherQuery):
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
+        preset: str = PUBLISHED,
     ) -> None:
         super().__init__(
             clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state,
             prior_precision, criterion, rows, eval_weights, class_weight, max_per_cluster,
+            preset,
         )  # fmt: skip
 
     def _module_mask(self, module: nn.Module, samples: Tensor) -> FisherMask:
@@ -101,7 +104,7 @@ class FisherMaskQuery(FisherQuery):
         keep_head: whether the mask keeps the whole head.
         head_entries: the most entries of a linear head on embeddings that the mask keeps.
         fisher_samples: samples behind the mask of a module, drawn by `random_state`.
-        lamb: lambda > 0, or "auto".
+        lamb: lambda > 0, or "auto"; None is the preset's.
         backward_steps: see BaitQuery.
         rank: see BaitQuery.
         bias: see BaitQuery.
@@ -116,6 +119,7 @@ class FisherMaskQuery(FisherQuery):
         eval_weights: see BaitQuery.
         class_weight: see BaitQuery.
         max_per_cluster: see BaitQuery.
+        preset: what lamb and eval_weights are where they are None; see FisherMaskSelector.
 
     Example:
         >>> import numpy as np
@@ -138,7 +142,7 @@ class FisherMaskQuery(FisherQuery):
         keep_head: bool = True,
         head_entries: int = 2000,
         fisher_samples: int = 1024,
-        lamb: float | str = LAMB,
+        lamb: float | str | None = None,
         backward_steps: int = 0,
         rank: int | None = None,
         bias: bool = False,
@@ -152,6 +156,7 @@ class FisherMaskQuery(FisherQuery):
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
+        preset: str = PUBLISHED,
     ) -> None:
         self.fraction = fraction
         self.n_parameters = n_parameters
@@ -163,6 +168,7 @@ class FisherMaskQuery(FisherQuery):
         super().__init__(
             clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state,
             prior_precision, criterion, rows, eval_weights, class_weight, max_per_cluster,
+            preset,
         )  # fmt: skip
 
     def _check_parameters(self) -> None:

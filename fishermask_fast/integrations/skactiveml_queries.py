@@ -20,7 +20,15 @@ from fishermask_fast.factors import GradientFactors
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import predict
-from fishermask_fast.selector import Aim, Answer, Labeled, Seen, Wishes, query_known
+from fishermask_fast.selector import (
+    PUBLISHED,
+    Aim,
+    Answer,
+    Labeled,
+    Seen,
+    Wishes,
+    query_known,
+)
 
 try:
     from skactiveml.base import (
@@ -58,7 +66,7 @@ class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
     def __init__(
         self,
         clf_embedding_flag_name: Any,
-        lamb: float | str,
+        lamb: float | str | None,
         backward_steps: int,
         rank: int | None,
         bias: bool,
@@ -70,9 +78,11 @@ class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
+        preset: str = PUBLISHED,
     ) -> None:
         self.clf_embedding_flag_name = clf_embedding_flag_name
         self.lamb = lamb
+        self.preset = preset
         self.prior_precision = prior_precision
         self.criterion = criterion
         self.rows = rows

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import LAMB
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.integrations.skactiveml import BaitQuery, FisherMaskQuery
 from fishermask_fast.integrations.skactiveml_networks import ChosenOutput, check_network
 from fishermask_fast.integrations.skactiveml_queries import CHOOSE, Array, FisherQuery
-from fishermask_fast.selector import Seen, Wishes
+from fishermask_fast.selector import PUBLISHED, Seen, Wishes
 
 try:
     from skactiveml.base import SkactivemlRegressor, SkorchMixin
@@ -106,7 +105,7 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
     """BAIT (Ash et al. 2021) in regression: the gradients of the head, oversampled and pruned.
 
     Args:
-        lamb: lambda > 0, in units of the noise's variance, or "auto".
+        lamb: lambda > 0, in units of the noise's variance, or "auto"; None is the preset's.
         backward_steps: b: (1 + b) batches are picked, then b batches dropped again.
         bias: whether the fit to X has an intercept. A module's own head knows.
         missing_label: the label of a sample without one.
@@ -115,6 +114,7 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
         criterion: "trace" or "logdet".
         eval_weights: "uncovered", or (n_eval,) or (n_candidates,) weights.
         max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
+        preset: what lamb and eval_weights are where they are None; see FisherMaskSelector.
 
     Example:
         >>> import numpy as np
@@ -130,7 +130,7 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
 
     def __init__(
         self,
-        lamb: float | str = LAMB,
+        lamb: float | str | None = None,
         backward_steps: int = 1,
         bias: bool = True,
         missing_label: Any = MISSING_LABEL,
@@ -139,6 +139,7 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
         criterion: str = "trace",
         eval_weights: Any = None,
         max_per_cluster: int | None = None,
+        preset: str = PUBLISHED,
     ) -> None:
         super().__init__(
             lamb=lamb,
@@ -150,6 +151,7 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
             criterion=criterion,
             eval_weights=eval_weights,
             max_per_cluster=max_per_cluster,
+            preset=preset,
         )
 
     def _feature_factors(self, features: Tensor, mask: Any) -> GradientFactors:
@@ -165,7 +167,7 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         keep_head: whether the mask keeps the whole head.
         head_entries: the most features of a linear fit that the mask keeps.
         fisher_samples: samples behind the mask of a module, drawn by `random_state`.
-        lamb: lambda > 0, in units of the noise's variance, or "auto".
+        lamb: lambda > 0, in units of the noise's variance, or "auto"; None is the preset's.
         backward_steps: see BaitRegressorQuery.
         bias: see BaitRegressorQuery.
         missing_label: the label of a sample without one.
@@ -174,6 +176,7 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         criterion: "trace" or "logdet".
         eval_weights: "uncovered", or (n_eval,) or (n_candidates,) weights.
         max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
+        preset: what lamb and eval_weights are where they are None; see FisherMaskSelector.
 
     Example:
         >>> import numpy as np
@@ -194,7 +197,7 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         keep_head: bool = True,
         head_entries: int = 2000,
         fisher_samples: int = 1024,
-        lamb: float | str = LAMB,
+        lamb: float | str | None = None,
         backward_steps: int = 0,
         bias: bool = True,
         missing_label: Any = MISSING_LABEL,
@@ -203,6 +206,7 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         criterion: str = "trace",
         eval_weights: Any = None,
         max_per_cluster: int | None = None,
+        preset: str = PUBLISHED,
     ) -> None:
         super().__init__(
             fraction=fraction,
@@ -219,6 +223,7 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
             criterion=criterion,
             eval_weights=eval_weights,
             max_per_cluster=max_per_cluster,
+            preset=preset,
         )
 
     def _feature_factors(self, features: Tensor, mask: Any) -> GradientFactors:

@@ -8,7 +8,6 @@ labeled samples, and the batch most lowers tr(M^-1 F).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import LAMB, check_choice, check_integer, warn_ignored_of
+from fishermask_fast.checks import check_choice, check_integer, warn_ignored_of
 from fishermask_fast.factors import factors_from_embeddings
 from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import FisherMask, check_size
 from fishermask_fast.network import check_seed, predict
 from fishermask_fast.selector import (
     MASKS,
+    PUBLISHED,
     Aim,
     FisherMaskSelector,
     Labeled,
@@ -59,7 +59,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         head_entries: the most entries of a linear head on features that the mask keeps.
         embeddings: whether to take a linear head on the classifier's embeddings even where it has
             a network of its own.
-        lamb: lambda > 0, or "auto".
+        lamb: lambda > 0, or "auto"; None is the preset's.
         backward_steps: b: (1 + b) n are picked, then b n dropped again.
         fisher_samples: samples behind the mask of a network, drawn by `seed`.
         rank: rows a sample; None is exact.
@@ -74,6 +74,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
             each of the query's eval_data.
         class_weight: "balanced".
         max_per_cluster: how many of one of the query's `cluster_ids` may be picked.
+        preset: what lamb and eval_weights are where they are None; see FisherMaskSelector.
 
     Attributes:
         scores_: by how much each pick of the last query lowered tr(M^-1 F), in the order picked.
@@ -102,7 +103,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         keep_head: bool = True,
         head_entries: int = 2000,
         embeddings: bool = False,
-        lamb: float | str = LAMB,
+        lamb: float | str | None = None,
         backward_steps: int = 0,
         fisher_samples: int = 1024,
         rank: int | None = None,
@@ -115,6 +116,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
+        preset: str = PUBLISHED,
     ) -> None:
         self.fraction = fraction
         self.n_parameters = n_parameters
@@ -123,6 +125,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         self.head = head
         self.head_entries = head_entries
         self.embeddings = embeddings
+        self.preset = preset
         self.lamb = lamb
         self.prior_precision = prior_precision
         self.criterion = criterion
@@ -183,7 +186,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         likelihood = _likelihood(clf, issparse(y))
         pool = _indices("indices_unlabeled", indices_unlabeled, len(dataset))
         labeled = _indices("indices_labeled", indices_labeled, len(dataset))
-        aim = replace(self._aim, likelihood=likelihood)
+        aim = self._aim(likelihood)
         aim.check()
         aim.check_query(eval_data is not None)
         wishes = Wishes(gain_weights, pending, exclude, cluster_ids).among(
@@ -208,9 +211,9 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         chosen: Array = pool[answer.selection.indices.numpy()]
         return chosen
 
-    @property
-    def _aim(self) -> Aim:
-        return Aim.of(self, eval_weights=as_tensor("eval_weights", self.eval_weights))
+    def _aim(self, likelihood: str) -> Aim:
+        weights = as_tensor("eval_weights", self.eval_weights)
+        return Aim.of(self, likelihood=likelihood, eval_weights=weights)
 
     def _seen(
         self, clf: Any, dataset: Any, likelihood: str, mask: Any = CHOOSE
@@ -303,7 +306,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         check_seed(self.seed)
         if self.rank is not None:
             check_integer("rank", self.rank, 1)
-        self._aim.check()
+        self._aim("categorical").check()
 
     def __str__(self) -> str:
         size = (

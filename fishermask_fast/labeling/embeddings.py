@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fishermask_fast.checks import LAMB
 from fishermask_fast.factors import (
     check_chances,
     check_distributions,
@@ -149,8 +148,8 @@ def pick_embeddings(
         strategy: Who picks.
         seed: Of all that is drawn.
         options: Of them ``n_parameters``, ``fraction``, ``mask`` (``"global"`` or ``"head"``),
-            ``lamb``, ``prior_precision``, ``criterion``, ``rows``, ``eval_weights``, ``rank``,
-            ``weighting`` and ``likelihood``.
+            ``preset``, ``lamb``, ``prior_precision``, ``criterion``, ``rows``, ``eval_weights``,
+            ``rank``, ``weighting`` and ``likelihood``.
 
     Raises:
         ValueError: An option that embeddings alone cannot serve, or rows that are no probabilities.
@@ -208,9 +207,10 @@ def _chosen(options: QueryOptions) -> dict[str, Any]:
 
 
 def _aim_of(strategy: str, options: QueryOptions) -> Aim:
-    return Aim(
+    return Aim.filled(
         **_chosen(options),
-        lamb=LAMB if options.lamb == LAMB else options.lamb,
+        preset=options.preset,
+        lamb=options.lamb,
         prior_precision=options.prior_precision,
         criterion=options.criterion,
         eval_weights=options.eval_weights,

@@ -353,6 +353,6 @@ def _inspect(trained: Trained, pool: OwnPool, query: QueryOptions) -> None:
         some,
         likelihood=query.likelihood or "categorical",
         head=query.head,
-        lamb=1.0 if isinstance(query.lamb, str) else query.lamb,
+        lamb=query.lamb if isinstance(query.lamb, (int, float)) else 1.0,
     )
     print(report)

@@ -32,6 +32,8 @@ MASKS: tuple[str, ...] = get_args(MaskName)
 
 LikelihoodName = Literal["categorical", "bernoulli", "gaussian"]
 
+PresetName = Literal["published", "recommended"]
+
 AS_TYPED = Parameter(show_default=lambda values: " ".join(map(str, values)))
 """Of several values: the help shows the default as one would type it."""
 
@@ -85,12 +87,14 @@ class QueryOptions:
             means of numbers (default: as the data set has it, else categorical).
         head: Name of the layer that gives the logits (default: read from them).
         weighting: Gradients times sqrt(p), or as they are.
-        lamb: lambda I is where M starts; auto is 0.1 tr(F) / k.
+        preset: What lamb and eval-weights are where they are left out: 1 and all samples alike, as
+            published, or, recommended, auto and balanced.
+        lamb: lambda I is where M starts; auto is 0.1 tr(F) / k (default: the preset's).
         prior_precision: The same with M in sums, instead of lamb, or auto.
         criterion: What picks change most: tr(M^-1 F), or log det M.
         rows: All rows of each sample, or one for the likeliest class against the rest.
         eval_weights: Whose uncertainty is to fall: each class alike, or what labels leave
-            uncovered (default: all samples alike).
+            uncovered (default: the preset's).
         class_weight: Favour classes of few labels.
         fisher_samples: Samples behind the mask.
         rank: Rows per sample's factor (default: exact).
@@ -108,7 +112,8 @@ class QueryOptions:
     likelihood: LikelihoodName | None = None
     head: str | None = None
     weighting: Literal["fisher", "none"] = "fisher"
-    lamb: float | Literal["auto"] = 1.0
+    preset: PresetName = "published"
+    lamb: float | Literal["auto"] | None = None
     prior_precision: float | Literal["auto"] | None = None
     criterion: Literal["trace", "logdet"] = "trace"
     rows: Literal["all", "top_class"] = "all"

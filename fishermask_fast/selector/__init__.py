@@ -7,7 +7,8 @@ the batch that most reduces tr(M^-1 F), where
     F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 
 Rooms in reading order: selector (the class), parameters (what it was given), aims (of M, F, gains),
-wishes (for candidates), course (of a query), query (its steps), targets (weights), labels (counts),
+presets (of what is left open), wishes
+(for candidates), course (of a query), query (its steps), targets (weights), labels (counts),
 counting (memory, seconds), known (where gradients are there already). May import: estimates,
 selection, distributed, engine, gradients, masks, network, factors, likelihoods, checks, arrays.
 """
@@ -18,6 +19,7 @@ from fishermask_fast.selector.aims import Aim
 from fishermask_fast.selector.known import Answer, Labeled, Seen, query_known
 from fishermask_fast.selector.labels import check_labels
 from fishermask_fast.selector.parameters import MASKS, unread_options
+from fishermask_fast.selector.presets import PRESETS, PUBLISHED, fill
 from fishermask_fast.selector.selector import FisherMaskSelector
 from fishermask_fast.selector.targets import (
     balanced_weights,
@@ -32,10 +34,13 @@ __all__ = [
     "FisherMaskSelector",
     "Labeled",
     "MASKS",
+    "PRESETS",
+    "PUBLISHED",
     "Seen",
     "Wishes",
     "balanced_weights",
     "check_labels",
+    "fill",
     "query_known",
     "scarce_class_weights",
     "split_options",

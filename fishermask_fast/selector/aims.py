@@ -10,6 +10,7 @@ from torch import Tensor
 from fishermask_fast.checks import LAMB, check_integer
 from fishermask_fast.engine import check_criterion, check_prior
 from fishermask_fast.likelihoods import LikelihoodLike, check_rows, likelihood_of, likelihood_with
+from fishermask_fast.selector.presets import fill
 
 EVAL_WEIGHTS = ("balanced", "uncovered")
 
@@ -32,15 +33,20 @@ class Aim:
 
     @classmethod
     def of(cls, owner: object, **more: Any) -> Aim:
-        """The options that an object holds as attributes of these names.
+        """The options that an object holds as attributes of these names, its preset's among them.
 
         Args:
             owner: a selector's parameters, or an adapter, which may hold some of them alone.
             more: what counts instead of its attributes.
         """
-        names = [each.name for each in fields(cls) if each.name not in more]
+        names = [*(each.name for each in fields(cls)), "preset"]
         held = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
-        return cls(**held, **more)
+        return cls.filled(**held | more)
+
+    @classmethod
+    def filled(cls, **options: Any) -> Aim:
+        """Options by name, and what their `preset` says of those that are None or left out."""
+        return cls(**fill(options))
 
     def check(self) -> None:
         """Raise for what is no option, and for what is not defined together.

@@ -89,6 +89,7 @@ def prepare(own: Parameters, asked: Asked, defaults: Mapping[str, Any]) -> Query
         "eval_data": asked.eval_data,
     }
     ranks = Ranks.of(own.group, data)
+    own = ranks.attempt(partial(own.filled, asked.given is not None))
     ranks.attempt(own.check)
     ranks.attempt(lambda: check_count("n_select", asked.n_select, optional=False))
     ranks.attempt(lambda: check_flag("progress", asked.progress))
@@ -168,7 +169,7 @@ def _select(
         asked.n_select,
         fisher,
         labeled_fisher,
-        lamb=own.lamb,
+        lamb=own.aim.lamb,
         prior_precision=own.prior_precision,
         criterion=own.criterion,
         gain_weights=gains if len(pool) else None,

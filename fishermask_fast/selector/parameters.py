@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ from fishermask_fast.network import (
     unwrap,
 )
 from fishermask_fast.selector.aims import Aim
+from fishermask_fast.selector.presets import PUBLISHED, fill
 
 if TYPE_CHECKING:  # builds of torch without torch.distributed lack it
     from torch.distributed import ProcessGroup
@@ -42,6 +43,7 @@ _COMPARED = (
     "head",
     "likelihood",
     "weighting",
+    "preset",
     "lamb",
     "prior_precision",
     "criterion",
@@ -82,7 +84,8 @@ class Parameters:
     head: Head | None
     likelihood: LikelihoodLike
     weighting: str
-    lamb: float | str
+    preset: str
+    lamb: float | str | None
     prior_precision: float | str | None
     criterion: str
     eval_weights: str | Tensor | None
@@ -111,7 +114,7 @@ class Parameters:
     def scale(self) -> float:
         """What I is multiplied with in M, 1 where it is not known yet."""
         given = self.lamb if self.prior_precision is None else self.prior_precision
-        return 1.0 if isinstance(given, str) else float(given)
+        return 1.0 if given is None or isinstance(given, str) else float(given)
 
     def check(self) -> None:
         """Raise where one is of the wrong type or out of range, or does not suit the model.
@@ -152,7 +155,12 @@ class Parameters:
     @property
     def aim(self) -> Aim:
         """What adapters ask for as well."""
-        return Aim.of(self)
+        return Aim.of(self, preset=PUBLISHED)  # filled already
+
+    def filled(self, by_factors: bool = False) -> Parameters:
+        """The same with what the preset says where nothing was given; see `presets.fill`."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **fill(given, by_factors=by_factors))
 
     def warn_of_ignored(self, defaults: Mapping[str, Any]) -> None:
         """Warn of those that were set and that this way to choose the mask does not read."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fishermask_fast.checks import LAMB, check_flag
+from fishermask_fast.checks import check_flag
 from fishermask_fast.distributed import NOTHING, Ranks, is_empty
 from fishermask_fast.estimates import Estimate
 from fishermask_fast.factors import GradientFactors, StoredFactors
@@ -23,6 +23,7 @@ from fishermask_fast.selection import Selection
 from fishermask_fast.selector.counting import counted, seconds_of
 from fishermask_fast.selector.course import Asked, has_tqdm, prepare, run
 from fishermask_fast.selector.parameters import Parameters
+from fishermask_fast.selector.presets import PUBLISHED
 from fishermask_fast.selector.query import Query
 from fishermask_fast.selector.wishes import Wishes
 
@@ -60,14 +61,19 @@ class FisherMaskSelector:
             logits of one class, so nothing can tell if this is left out.
         weighting: ``"fisher"``: rows sqrt(p_c) grad log p_c, as the paper's formula has it;
             ``"none"``: rows grad log p_c, as its published code has it.
-        lamb: lambda > 0, or ``"auto"`` for 0.1 tr(F) / k.
+        preset: What ``lamb`` and ``eval_weights`` are where they are None. ``"published"``: 1, and
+            the mean over all samples. ``"recommended"``: ``"auto"`` unless there is a
+            prior_precision, and ``"balanced"`` where the likelihood is categorical and the
+            criterion ``"trace"``. Both are exact.
+        lamb: lambda > 0, or ``"auto"`` for 0.1 tr(F) / k; None is the preset's.
         prior_precision: Instead of lamb: M in sums, as for ``select_batch``.
         criterion: ``"trace"``, or ``"logdet"`` for D-optimal picks, as for ``select_batch``.
         eval_weights: Of the samples whose uncertainty is to fall, those of ``eval_data`` or, where
             there is none, the unlabeled ones: ``"balanced"``: each class alike, by the model's
             probabilities; ``"uncovered"``: 1 - exp(-(d / h)^2), d the distance of the head's input
             to the nearest labeled one, h its median to the fifth neighbour; or a Tensor (N,). None
-            is the mean over all samples, labeled and unlabeled, or over ``eval_data``.
+            is the preset's; as published the mean over all samples, labeled and unlabeled, or over
+            ``eval_data``.
         class_weight: ``"balanced"`` multiplies gains with (sum_c p_c / n_c)^0.5, n_c the labeled
             samples of class c.
         rows: ``"all"``, or ``"top_class"`` for one row a sample, as for ``masked_gradients``.
@@ -115,7 +121,8 @@ class FisherMaskSelector:
         head: Head | None = None,
         likelihood: LikelihoodLike = "categorical",
         weighting: str = "fisher",
-        lamb: float | str = LAMB,
+        preset: str = PUBLISHED,
+        lamb: float | str | None = None,
         prior_precision: float | str | None = None,
         criterion: str = "trace",
         eval_weights: str | Tensor | None = None,
@@ -138,6 +145,7 @@ class FisherMaskSelector:
         self.head = head
         self.likelihood = likelihood
         self.weighting = weighting
+        self.preset = preset
         self.lamb = lamb
         self.prior_precision = prior_precision
         self.criterion = criterion
@@ -279,7 +287,7 @@ class FisherMaskSelector:
         """
         if labeled is not None and is_empty(labeled):
             labeled = None
-        own = self._parameters()
+        own = self._parameters().filled()
         own.check()
         check_count("n_select", n_select, optional=False)
         query = Query.of(replace(own, group=None), Ranks(None), unlabeled, labeled)
@@ -303,7 +311,7 @@ class FisherMaskSelector:
             10
         """
         check_flag("progress", progress)
-        own = self._parameters()
+        own = self._parameters().filled()
         own.check()
         ranks = Ranks(None)
         part = ranks.part(data, "data")
@@ -326,7 +334,7 @@ class FisherMaskSelector:
             Traceback (most recent call last):
             ValueError: lamb must be a finite number above 0; got -1.0
         """
-        self._parameters().check()
+        self._parameters().filled().check()
 
     def _parameters(self) -> Parameters:
         return Parameters(**{field.name: getattr(self, field.name) for field in fields(Parameters)})

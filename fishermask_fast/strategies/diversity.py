@@ -86,9 +86,14 @@ def factored_kmeans_plusplus(a: Tensor, h: Tensor, n: int, generator: torch.Gene
         pick = _draw(weights, generator)
         picks.append(pick)
         free[pick] = False
-        distance = size + size[pick] - 2 * (a @ a[pick]) * (h @ h[pick])
-        nearest = torch.minimum(nearest, distance.clamp_min(0))
+        nearest = torch.minimum(nearest, squared_distances(a, h, size, pick))
     return torch.tensor(picks)
+
+
+def squared_distances(a: Tensor, h: Tensor, size: Tensor, centre: int) -> Tensor:
+    """|g_x - g_c|^2 (N,) of the rows g_x = a_x kron h_x of squares |g_x|^2 = size (N,)."""
+    products = (a @ a[centre]) * (h @ h[centre])
+    return (size + size[centre] - 2 * products).clamp_min(0)
 
 
 def _draw(weights: Tensor, generator: torch.Generator) -> int:

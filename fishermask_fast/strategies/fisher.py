@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from fishermask_fast.checks import LAMB
 from fishermask_fast.distributed import Ranks
 from fishermask_fast.options import QueryOptions
 from fishermask_fast.selector import FisherMaskSelector
@@ -59,8 +58,8 @@ def bait(
 def aim(options: QueryOptions) -> dict[str, Any]:
     """What is asked for of M, F and V, as the selector takes it."""
     return {
-        # Whoever leaves lamb at its default has not given it beside prior_precision.
-        "lamb": LAMB if options.lamb == LAMB else options.lamb,
+        "preset": options.preset,
+        "lamb": options.lamb,
         "prior_precision": options.prior_precision,
         "criterion": options.criterion,
         "rows": options.rows,
@@ -71,14 +70,8 @@ def aim(options: QueryOptions) -> dict[str, Any]:
 
 
 def aimed(options: QueryOptions) -> QueryOptions:
-    """lamb = 0.1 tr(F) / k and each class alike, unless a prior and weights are given."""
-    own: dict[str, Any] = {
-        "lamb": LAMB if options.prior_precision is not None else "auto",
-        "eval_weights": options.eval_weights or "balanced",
-        "criterion": "trace",
-        "class_weight": None,
-    }
-    return replace(options, **own)
+    """As recommended, unless a prior_precision or weights are given: to lower tr(M^-1 F)."""
+    return replace(options, preset="recommended", lamb=None, criterion="trace", class_weight=None)
 
 
 def _fishermask_selector(model: nn.Module, seed: int, options: QueryOptions) -> FisherMaskSelector:

@@ -54,14 +54,14 @@ STRATEGIES: dict[str, Strategy] = {
 """Every strategy by name."""
 
 
-_AIM = ("lamb", "prior_precision", "criterion", "rows", "eval_weights", "class_weight")
+_AIM = ("preset", "lamb", "prior_precision", "criterion", "rows", "eval_weights", "class_weight")
 _FISHER = ("weighting", *_AIM, "rank", "batch_size", "head", "likelihood")
 _MASKED = (*_FISHER, "mask", "fraction", "n_parameters", "keep_head", "fisher_samples")
 _READ = {
     "fishermask": _MASKED,
     "fishermask_entropy": _MASKED,
     "fishermask_coverage": tuple(
-        name for name in _MASKED if name not in ("lamb", "criterion", "class_weight")
+        name for name in _MASKED if name not in ("preset", "lamb", "criterion", "class_weight")
     ),
     "bait": _FISHER,
     "random": ("likelihood",),

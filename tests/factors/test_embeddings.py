@@ -180,6 +180,18 @@ def test_never_as_large_as_all_gradients(generator: torch.Generator) -> None:
     assert factors.n_columns == k
 
 
+def test_fisher_is_never_as_large_as_the_whole_head(generator: torch.Generator) -> None:
+    n, c, d, k = 12, 6, 60, 300
+    h = torch.randn(n, d, generator=generator)
+    p = torch.randn(n, c, generator=generator).softmax(1)
+    factors = factors_from_embeddings(h, p, mask=k)
+    with Largest() as largest:
+        found = factors.fisher()
+    assert largest.numbers <= max(c * d * d, k * k)  # (c d)^2 is more
+    v = factors.dense().double().flatten(0, 1)
+    torch.testing.assert_close(found, v.T @ v / n)
+
+
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a list": ({"embeddings": [[1.0]]}, TypeError, r"embeddings must be a Tensor.*got list"),
     "integers": (

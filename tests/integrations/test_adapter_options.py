@@ -56,6 +56,8 @@ class Setting:
     def defined(self, given: dict[str, Any], backward_steps: int = 1) -> list[int]:
         """The picks of the definition, as places among all samples."""
         options = dict(given)
+        if options.pop("preset", None):
+            options = {"lamb": "auto", "eval_weights": "balanced"} | options
         rows = options.pop("rows", "all")
         free, known = self.free, self.labeled
         v, every = self.rows(self.x[free], rows), self.rows(self.x, rows)
@@ -120,6 +122,8 @@ def options_of(name: str) -> dict[str, Any]:
         "prior_precision": {"prior_precision": 1e-4},
         "prior auto": {"prior_precision": "auto"},
         "lamb auto": {"lamb": "auto"},
+        "recommended": {"preset": "recommended"},
+        "recommended, a lamb": {"preset": "recommended", "lamb": 0.3},
         "gain_weights": {"gain_weights": np.exp(2 * dice.normal(size=N))},
         "pending": {"pending": usual},
         "exclude": {"exclude": np.array(usual)},
@@ -144,6 +148,8 @@ NAMES = (
     "prior_precision",
     "prior auto",
     "lamb auto",
+    "recommended",
+    "recommended, a lamb",
     "gain_weights",
     "pending",
     "exclude",

@@ -41,12 +41,13 @@ KINDS = {
     "seed": "seed",
     "prior_precision": "positive",
     "criterion": "choice",
+    "preset": "choice",
     "rows": "choice",
     "class_weight": "choice",
     "max_per_cluster": "count",
 }
 OPTIONAL = (
-    "fraction", "n_parameters", "rank", "prior_precision", "class_weight", "max_per_cluster"
+    "fraction", "n_parameters", "rank", "lamb", "prior_precision", "class_weight", "max_per_cluster"
 )  # fmt: skip
 # The framework's own, which it checks itself, and names that only a network of that name has.
 THEIRS = ("eval_weights", "missing_label", "random_state", "clf_embedding_flag_name", "head")

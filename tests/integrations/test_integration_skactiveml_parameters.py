@@ -84,6 +84,7 @@ BAD_INIT: list[tuple[str, Any, Any]] = [
     ("prior_precision", 0, ValueError),
     ("prior_precision", "one", TypeError),
     ("criterion", "D", ValueError),
+    ("preset", "best", ValueError),
     ("rows", "one", ValueError),
     ("eval_weights", "all", ValueError),
     ("eval_weights", [1.0], TypeError),

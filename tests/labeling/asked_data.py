@@ -135,6 +135,7 @@ def cases(data: Data, name: str) -> dict[str, tuple[list[str], dict[str, Any], d
         "class weight": (["--class-weight", "balanced"], {"class_weight": "balanced"}, {}),
         "balanced": (["--eval-weights", "balanced"], {"eval_weights": "balanced"}, {}),
         "uncovered": (["--eval-weights", "uncovered"], {"eval_weights": "uncovered"}, {}),
+        "recommended": (["--preset", "recommended"], {"preset": "recommended"}, {}),
         "logdet": (["--criterion", "logdet"], {"criterion": "logdet"}, {}),
         "top class": (["--rows", "top_class"], {"rows": "top_class"}, {}),
     }

