@@ -246,3 +246,15 @@ def _links(folder: Path, elsewhere: Path, expected: dict[Path, str]) -> None:
     odd = Path(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.png"))
     odd.write_bytes(image)
     expected[odd] = READ
+
+
+def save(path: Path, mode: str = "RGB") -> Path:
+    """A small image of one colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (8, 8), 7).save(path)
+    return path
+
+
+def reasons(notes: list[object]) -> dict[str, str]:
+    """What is said of files, by their names."""
+    return {note.path.name: f"{note.what}: {note.reason}" for note in notes}  # type: ignore[attr-defined]
