@@ -14,9 +14,21 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array
-from fishermask_fast.checks import check_integer
+from fishermask_fast.checks import (
+    FLOATING,
+    as_device,
+    check_device,
+    check_flag,
+    check_integer,
+    shown,
+)
 from fishermask_fast.factors import grams, products
-from fishermask_fast.factors.checks import check_head_index, check_part
+from fishermask_fast.factors.checks import (
+    check_changed,
+    check_head_index,
+    check_part,
+    check_same_index,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,6 +188,10 @@ class GradientFactors:
             change: from a part to what replaces it.
             head_index: an equal one that lies elsewhere; None for this one.
 
+        Raises:
+            TypeError: `change` is no function, or what it gives or head_index no such tensor.
+            ValueError: it changes a shape, or head_index is another.
+
         Example:
             >>> import torch
             >>> from fishermask_fast import GradientFactors
@@ -184,11 +200,17 @@ class GradientFactors:
             >>> factors.map(torch.Tensor.double).dtype
             torch.float64
         """
+        if not callable(change):
+            raise TypeError(f"change must be a function of a tensor; got {shown(change)}")
         parts = (self.middle, self.coupling, self.hidden)
-        return self._with(
-            *(None if part is None else change(part) for part in parts),
-            self.head_index if head_index is None else head_index,
-        )
+        changed = [None if part is None else change(part) for part in parts]
+        for part, found in zip(parts, changed, strict=True):
+            check_changed(part, found)
+        index = self.head_index
+        if head_index is not None:
+            check_same_index(head_index, index)
+            index = head_index
+        return self._with(*changed, index)
 
     def to(
         self,
@@ -198,6 +220,10 @@ class GradientFactors:
     ) -> GradientFactors:
         """The same factors on another device or in another floating dtype.
 
+        Raises:
+            TypeError: no device, no flag, or a dtype that is not floating-point.
+            ValueError: a device that is not there.
+
         Example:
             >>> import torch
             >>> from fishermask_fast import GradientFactors
@@ -206,6 +232,11 @@ class GradientFactors:
             >>> factors.to("cpu", torch.float16).dtype
             torch.float16
         """
+        if device is not None and as_device(device).type != "meta":
+            check_device(device)
+        if dtype is not None and dtype not in FLOATING:
+            raise TypeError(f"dtype must be a floating torch.dtype; got {shown(dtype)}")
+        check_flag("non_blocking", non_blocking)
         moved = self.map(lambda part: part.to(device, dtype, non_blocking))
         index = self.head_index
         if index is None or device is None:
@@ -218,6 +249,7 @@ class GradientFactors:
         """Concatenate over samples; every part must have the same columns.
 
         Raises:
+            TypeError: `parts` is no list or tuple of GradientFactors.
             ValueError: nothing to concatenate, or parts whose columns differ.
 
         Example:
@@ -228,13 +260,20 @@ class GradientFactors:
             >>> len(GradientFactors.cat([factors, factors]))
             40
         """
+        if not isinstance(parts, (list, tuple)):
+            raise TypeError(
+                f"parts must be a list or tuple of GradientFactors; got {type(parts).__name__}"
+            )
+        for part in parts:
+            if not isinstance(part, GradientFactors):
+                raise TypeError(f"parts must be GradientFactors; one is {type(part).__name__}")
         if not parts:
-            raise ValueError("cat needs at least one GradientFactors; got none")
+            raise ValueError("parts must be at least one GradientFactors; got none")
         first = parts[0]
         for part in parts[1:]:
             if not same_columns(part, first):
                 raise ValueError(
-                    "cat needs parts with the same columns; got (r, k_mid, C, d) = "
+                    "parts must have the same columns; got (r, k_mid, C, d) = "
                     f"{first._layout()} and {part._layout()}"
                 )
 

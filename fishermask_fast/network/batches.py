@@ -8,7 +8,6 @@ in another order, would give all later rows to the wrong samples: it is refused 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from torch.utils.data import (
 )
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import check_integer, is_integer
+from fishermask_fast.checks import as_integer, check_integer, is_integer, shown
 from fishermask_fast.network.collating import (
     Collated,
     Collating,
@@ -234,7 +233,7 @@ def check_count(name: str, value: object, optional: bool = True) -> None:
     if value is None and optional:
         return
     if not is_integer(value):
-        raise TypeError(f"{name} must be a positive int; got {value!r}")
+        raise TypeError(f"{name} must be a positive int; got {shown(value)}")
     check_integer(name, value, 1)
 
 
@@ -246,13 +245,8 @@ def check_seed(seed: object) -> int:
         ValueError: negative, or of more than 63 bits.
     """
     if not is_integer(seed):
-        raise TypeError(f"seed must be an int, 0 or more; got {seed!r}")
-    number = operator.index(seed)  # type: ignore[arg-type]
-    if number < 0:
-        raise ValueError(f"seed must be 0 or more; got {number}")
-    if number >= 2**63:
-        raise ValueError(f"seed must be below 2**63; got {number}")
-    return number
+        raise TypeError(f"seed must be an int, 0 or more; got {shown(seed)}")
+    return check_integer("seed", seed, 0)
 
 
 def check_indices(indices: Iterable[int], n: int) -> list[int]:
@@ -266,12 +260,13 @@ def check_indices(indices: Iterable[int], n: int) -> list[int]:
         given = list(as_tensor("indices", indices))
     except TypeError:
         raise TypeError(f"indices must be a sequence of ints; got {indices!r}") from None
-    odd = [i for i in given if not is_integer(i)]
+    found = [(i, as_integer(i)) for i in given]
+    odd = [i for i, number in found if number is None]
     if odd:
-        raise TypeError(f"indices must be ints; got {odd[0]!r}")
-    chosen = [int(i) for i in given]
+        raise TypeError(f"indices must be ints; got {shown(odd[0])}")
+    chosen = [number for _, number in found if number is not None]
     wrong = [i for i in chosen if not 0 <= i < n]
     if not chosen or wrong:
-        what = f"{len(wrong)} outside, such as {wrong[0]}" if wrong else "none"
+        what = f"{len(wrong)} outside, such as {shown(wrong[0])}" if wrong else "none"
         raise ValueError(f"indices must name samples 0 to {n - 1}; got {what}")
     return chosen
