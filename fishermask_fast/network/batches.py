@@ -54,6 +54,7 @@ class Pool:
         loader: further DataLoader options (workers and the like).
         batch_size: the DataLoader's own, or None.
         indices: of the samples in the user's data; None for all of them.
+        collating: the function with what is known of it, which pools of the same data share.
     """
 
     source: Tensor | Dataset[Any]
@@ -61,6 +62,11 @@ class Pool:
     loader: dict[str, Any]
     batch_size: int | None
     indices: Sequence[int] | None = None
+    collating: Collating | None = None
+
+    def __post_init__(self) -> None:
+        if self.collating is None:
+            object.__setattr__(self, "collating", Collating(self.collate))
 
     @classmethod
     def of(cls, data: object, name: str = "data") -> Pool:
@@ -140,7 +146,7 @@ class Pool:
             self.source,
             batch_size=batch_size,
             sampler=range(start, len(self)),
-            collate_fn=Collating(self.collate),
+            collate_fn=self.collating,
             # The seed of the workers comes from here and not from the global random state.
             generator=torch.Generator().manual_seed(0),
             **self.loader,
@@ -162,7 +168,11 @@ class Pool:
         # As a DataLoader asks for a batch: samples may be padded to the longest beside them.
         together = getattr(self.source, "__getitems__", None)
         items = together(range(stop)) if together else [self.source[i] for i in range(stop)]
-        return self._checked(Collating(self.collate)(items), 0, stop)
+        return self._checked(self._collated(items), 0, stop)
+
+    def _collated(self, items: list[Any]) -> Collated:
+        assert self.collating is not None
+        return self.collating(items)
 
     def _checked(self, found: Collated, start: int, stop: int) -> Inputs:
         """What goes into the model of the batch that was asked for samples start .. stop - 1."""
@@ -198,7 +208,7 @@ class Pool:
         else:
             rows = Subset(self.source, list(indices))
         places = list(indices) if self.indices is None else [self.indices[i] for i in indices]
-        return Pool(rows, self.collate, self.loader, self.batch_size, places)
+        return Pool(rows, self.collate, self.loader, self.batch_size, places, self.collating)
 
 
 def take(inputs: Inputs, rows: Tensor) -> Inputs:
