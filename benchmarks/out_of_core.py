@@ -21,7 +21,7 @@ from peak import peak_gib
 from records import write_record
 
 from fishermask_fast import GradientFactors, StoredFactors, build_info, select_batch
-from fishermask_fast.factors.tensor_file import plan_file, write_rows, write_start
+from fishermask_fast.factors import Written, plan_file, write_rows, write_start
 
 _CHUNK = 8192
 
@@ -31,13 +31,16 @@ def make_pool(path: Path, n: int, r: int, k: int) -> None:
     header, layout = plan_file(GradientFactors(torch.empty(0, r, k)), n, {})
     generator = torch.Generator().manual_seed(0)
     columns = torch.randn(k, generator=generator).exp()
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         write_start(file.fileno(), header, layout, None)
+        written = Written(file.fileno(), layout)
         for start in range(0, n, _CHUNK):
             size = min(_CHUNK, n - start)
             sizes = 0.1 * torch.randn(size, 1, 1, generator=generator).exp()
             rows = torch.randn(size, r, k, generator=generator)
             write_rows(file.fileno(), layout, start, GradientFactors(rows * sizes * columns))
+            written.add(start, start + size)
+        written.seal()
         os.fsync(file.fileno())
 
 

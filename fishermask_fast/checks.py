@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+_LONGEST = 200  # characters of a value in a message
 
 
 class Default(float):
@@ -39,13 +43,43 @@ def caller_level() -> int:
     return level
 
 
+def as_integer(value: object) -> int | None:
+    """A whole number of Python's, numpy's or torch's that is no bool; None for anything else."""
+    if _is_no_number(value):
+        return None
+    # What says that it is an integer may be none, and fail in any way.
+    with suppress(Exception):
+        return operator.index(value)  # type: ignore[arg-type]
+    return None
+
+
 def is_integer(value: object) -> bool:
     """Whether `value` is a whole number of Python's, numpy's or torch's, and no bool."""
-    if isinstance(value, (bool, np.bool_)) or _is_no_number(value):
-        return False
-    if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
-        return False
-    return hasattr(value, "__index__") and not (isinstance(value, np.ndarray) and value.ndim > 0)
+    return as_integer(value) is not None
+
+
+def as_number(value: object) -> float | None:
+    """A real number of Python's, numpy's or torch's that is no bool; None for anything else.
+
+    Integers that are too large for float64 are infinite.
+    """
+    if _is_no_number(value) or isinstance(value, (str, bytes, bytearray)):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return math.inf
+    except Exception:
+        return None
+
+
+def shown(value: object) -> str:
+    """A value in a message, shortened; an integer of thousands of digits cannot even be printed."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def check_integer(name: str, value: object, minimum: int) -> int:
@@ -53,16 +87,15 @@ def check_integer(name: str, value: object, minimum: int) -> int:
 
     Raises:
         TypeError: not an integer.
-        ValueError: below `minimum`.
+        ValueError: below `minimum`, or of more than 63 bits.
     """
-    try:
-        if isinstance(value, bool) or _is_no_number(value):
-            raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"{name} must be an integer; got {value!r}") from None
+    number = as_integer(value)
+    if number is None:
+        raise TypeError(f"{name} must be an integer; got {shown(value)}")
     if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}; got {number}")
+        raise ValueError(f"{name} must be at least {minimum}; got {shown(number)}")
+    if number >= 2**63:
+        raise ValueError(f"{name} must be below 2**63; got {shown(number)}")
     return number
 
 
@@ -73,17 +106,50 @@ def check_positive(name: str, value: object) -> float:
         TypeError: not a real number.
         ValueError: zero, negative, infinite or NaN.
     """
-    try:
-        if isinstance(value, (bool, str, np.bool_)) or _is_no_number(value):
-            raise TypeError
-        number = float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        raise ValueError(f"{name} must be a finite number above 0; got {value!r}") from None
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number above 0; got {value!r}") from None
+    number = as_number(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number above 0; got {shown(value)}")
     if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name} must be a finite number above 0; got {number}")
+        raise ValueError(f"{name} must be a finite number above 0; got {shown(value)}")
     return number
+
+
+def as_device(value: object) -> torch.device:
+    """A device by its name, which need not be there.
+
+    Raises:
+        TypeError, ValueError: none.
+    """
+    expected = f"device must be a torch.device or its name; got {shown(value)}"
+    if not isinstance(value, (str, torch.device)) and not is_integer(value):
+        raise TypeError(expected)
+    try:
+        found: torch.device = torch.device(value)  # type: ignore[call-overload]
+    except Exception as error:  # torch knows kinds of devices whose modules are not there
+        raise ValueError(expected) from error
+    if found.type == "cpu" and found.index:
+        raise ValueError(f"device must be one of this machine's, which has one CPU; got {value!r}")
+    return found
+
+
+def check_device(value: object) -> torch.device:
+    """A device that can compute here.
+
+    Raises:
+        TypeError: no device.
+        ValueError: no such device, or one that holds no numbers ("meta").
+    """
+    found = as_device(value)
+    try:
+        torch.empty(1, device=found)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"device must be one of this machine's; got {shown(value)}: {reason}"
+        ) from None
+    if found.type == "meta":
+        raise ValueError('device must hold numbers, which "meta" does not')
+    return found
 
 
 def listed(values: Sequence[object], most: int) -> str:
@@ -139,7 +205,13 @@ def check_path(name: str, value: object) -> Path:
 
 
 def _is_no_number(value: object) -> bool:
-    return isinstance(value, Tensor) and (value.dtype == torch.bool or value.ndim > 0)
+    """Whether `value` is known to be no real number, whatever it says that it can become."""
+    if isinstance(value, Tensor):
+        numeric = value.dtype != torch.bool and not value.is_complex() and not value.is_meta
+        return not numeric or value.ndim > 0
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0 or value.dtype.kind not in "iuf"
+    return isinstance(value, (bool, np.bool_, type))
 
 
 def tensor_kind(tensor: Tensor) -> str:

@@ -45,18 +45,33 @@ def open_file(path: Path, flags: int) -> int:
         OSError: it cannot be opened.
         ValueError: it is a folder, a pipe, a device or the like.
     """
-    no_file = f"{path} must be a file; it is a folder, a pipe or a device"
+    # To open a device may do something, and whoever writes to a pipe would be told of a reader.
+    with suppress(FileNotFoundError):
+        _check_regular(path, os.stat(path).st_mode)
+    # What has come to be a pipe since would otherwise wait for its other end.
+    descriptor = os.open(path, flags | _ALWAYS | getattr(os, "O_NONBLOCK", 0), 0o666)
     try:
-        # A pipe would otherwise wait for its other end.
-        descriptor = os.open(path, flags | _ALWAYS | getattr(os, "O_NONBLOCK", 0), 0o666)
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # of sockets, and of pipes that nobody reads
-            raise
-        raise ValueError(no_file) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        _check_regular(path, os.fstat(descriptor).st_mode)
+    except ValueError:
         os.close(descriptor)
-        raise ValueError(no_file)
+        raise
     return descriptor
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a regular file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is a folder, a pipe, a device or the like.
+    """
+    with os.fdopen(open_file(Path(path), os.O_RDONLY), "rb") as file:
+        return file.read()
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} must be a file; it is {_kind(mode)}")
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:

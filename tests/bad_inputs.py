@@ -216,6 +216,19 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
             fm.GradientFactors.fisher, lambda: {"self": factors},
             {"self": "anything", "chunk_size": "count", "weights": "sum weights"},
         ),
+        "GradientFactors.cat": Call(
+            fm.GradientFactors.cat, lambda: {"parts": [factors, factors]},
+            {"parts": "many factors"},
+        ),
+        "GradientFactors.to": Call(
+            fm.GradientFactors.to, lambda: {"self": factors, "dtype": torch.float64},
+            {"self": "anything", "device": "device or meta", "dtype": "dtype",
+             "non_blocking": "flag"},
+        ),
+        "GradientFactors.map": Call(
+            fm.GradientFactors.map, lambda: {"self": factors, "change": lambda part: part + 1},
+            {"self": "anything", "change": "mapping", "head_index": "head index"},
+        ),
         "FisherMask": Call(
             fm.FisherMask,
             lambda: {"shapes": {"w": (3,)}, "indices": {"w": torch.tensor([0, 2])}, "method": "x"},
@@ -227,19 +240,19 @@ def calls(folder: pathlib.Path) -> dict[str, Call]:
             fm.FisherMask.from_scores, lambda: {"scores": {"w": torch.rand(8)}, "fraction": 0.5,
                                                 "keep_head": False},
             {"scores": "scores", "fraction": "fraction", "method": "choice", "head": "layer",
-             "n_parameters": "count", "model": "anything", "inputs": "anything",
+             "n_parameters": "count", "model": "anything", "inputs": "inputs",
              "keep_head": "flag"},
         ),
         "FisherMask.random": Call(
             fm.FisherMask.random, lambda: {"model": model(), "fraction": 0.5},
             {"model": "model", "fraction": "fraction", "seed": "seed", "head": "layer",
-             "n_parameters": "count", "inputs": "anything",
+             "n_parameters": "count", "inputs": "inputs",
              "keep_head": "flag"},
         ),
         "FisherMask.head": Call(
             fm.FisherMask.head,
             lambda: {"model": model()},
-            {"model": "model", "inputs": "anything", "head": "layer"},
+            {"model": "model", "inputs": "inputs", "head": "layer"},
         ),
         "FisherMask.overlap": Call(
             fm.FisherMask.overlap, lambda: {"self": head, "other": head},

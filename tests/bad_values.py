@@ -54,6 +54,13 @@ def mask() -> fm.FisherMask:
     return fm.FisherMask.head(model())
 
 
+def factors(n_rows: int = R, headed: bool = False) -> fm.GradientFactors:
+    middle = torch.randn(N, n_rows, K, generator=torch.Generator().manual_seed(3))
+    if not headed:
+        return fm.GradientFactors(middle)
+    return fm.GradientFactors(middle, torch.randn(N, n_rows, 3), torch.randn(N, 2))
+
+
 class NoForward(nn.Linear):
     def __init__(self) -> None:
         super().__init__(3, 3)
@@ -66,17 +73,32 @@ def frozen() -> nn.Module:
     return model().requires_grad_(False)
 
 
+class OddIndex:
+    """What says that it is an integer and gives none."""
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"OddIndex({self.index!r})"
+
+    def __index__(self) -> int:
+        if isinstance(self.index, Exception):
+            raise self.index
+        found: int = self.index
+        return found
+
+    __float__ = __index__  # type: ignore[assignment]
+
+
+HUGE = 10**5000  # which Python does not even print
 _NO_INT: list[Any] = [
-    "3",
-    1.5,
-    NAN,
-    [2],
-    True,
-    Odd(),
-    torch.tensor([1, 2]),
-    torch.tensor(1.5),
-    b"1",
-]
+    "3", 1.5, NAN, [2], True, Odd(), torch.tensor([1, 2]), torch.tensor(1.5), b"1", int, OddIndex,
+    OddIndex("1"), OddIndex(1.5), OddIndex(RuntimeError("odd")), OddIndex(None), np.array(1.5),
+    np.array([1]), np.array("1"), np.array(True), np.float64(1.0), torch.tensor(True),
+    torch.tensor(1j), torch.zeros(0), 10**400, HUGE, -HUGE, 2**70, lambda: 1,
+    np.datetime64(1, "s"), torch.empty((), dtype=torch.int64, device="meta"),
+]  # fmt: skip
 _NO_TENSOR: list[Any] = ["x", 3, Odd(), [[1.0]], {"a": 1}, b"1"]
 # Tensors without numbers of their own that can be read.
 _NO_NUMBERS: list[Tensor] = [
@@ -84,14 +106,18 @@ _NO_NUMBERS: list[Tensor] = [
     torch.ones(N, device="meta"),
     torch.quantize_per_tensor(torch.ones(N), 0.1, 0, torch.qint8),
 ]
-_NO_FLOAT: list[Any] = ["1", [1.0], Odd(), True, torch.tensor([1.0, 2.0]), 1j]
+_NO_FLOAT: list[Any] = [
+    "1", [1.0], Odd(), True, torch.tensor([1.0, 2.0]), 1j, float, HUGE, np.array([1.0]),
+    np.array("1"), np.array(True), OddIndex("1"), OddIndex(RuntimeError("odd")),
+    torch.tensor(1j), torch.tensor(1.0, device="meta"),
+]  # fmt: skip
 
 # kind -> values that are bad for any argument of it.
 BAD: dict[str, Callable[[], list[Any]]] = {
-    "count": lambda: [*_NO_INT, 0, -1, -(2**70)],
+    "count": lambda: [*_NO_INT, 0, -1, -(2**70), np.array(0), torch.tensor(0)],
     "size": lambda: [*_NO_INT, -1, -(2**70)],
-    "pool count": lambda: [*_NO_INT, 0, -1, N + 1, 2**70, None],
-    "seed": lambda: [*_NO_INT, -1, 2**70, None],
+    "pool count": lambda: [*_NO_INT, 0, -1, N + 1, 2**62, None],
+    "seed": lambda: [*_NO_INT, -1, 2**63, None],
     "positive": lambda: [*_NO_FLOAT, 0.0, -1.0, NAN, INF, 10**400, None],
     "optional positive": lambda: [x for x in BAD["positive"]() if x is not None],
     "optional choice": lambda: [x for x in BAD["choice"]() if x is not None],
@@ -163,7 +189,15 @@ BAD: dict[str, Callable[[], list[Any]]] = {
     "mask or method": lambda: [
         "nonsense", 3, Odd(), None, torch.zeros(3), fm.FisherMask.head(nn.Linear(4, 3)),
     ],
-    "device": lambda: ["nonsense", "cuda:77", "meta", Odd(), 1.5, ["cpu"], ""],
+    "device": lambda: [
+        "nonsense", "cuda:77", "meta", Odd(), 1.5, ["cpu"], "", "cpu:99", "cuda:-1", b"cpu", -1, 77,
+        2**70, HUGE, torch.device("meta"), torch.device, torch.tensor(0), True, "cpu\0",
+        "x" * 10**6,
+        OddIndex(RuntimeError("odd")), "xla", "mps", "vulkan", "privateuseone",
+    ],
+    "device or meta": lambda: [
+        x for x in BAD["device"]() if x != "meta" and x != torch.device("meta")
+    ],
     "indices": lambda: [
         [], [N], [-1], [0.5], ["a"], 3, Odd(), [True], [None], torch.tensor([0.0]), "ab",
         torch.zeros(2, 2, dtype=torch.int64), [2**70],
@@ -193,9 +227,23 @@ BAD: dict[str, Callable[[], list[Any]]] = {
         {"w": torch.tensor([NAN, 1.0])},
         {"w": torch.ones(2, dtype=torch.int64)}, {"w": torch.ones(2, dtype=torch.complex64)},
     ],
+    "inputs": lambda: [  # numbers that are not finite have a graph too
+        x for x in BAD["data"]() if not (isinstance(x, Tensor) and str(x).find("nan") > 0)
+    ],
+    "many factors": lambda: [
+        "x", 3, Odd(), None, [], [3], [None], gradients(), [gradients()],
+        [factors(), factors(n_rows=R + 1)], [factors(), gradients()],
+        [factors(), factors(headed=True)],
+        {"a": factors()}, [[factors()]], iter([3]), factors(),
+    ],
+    "mapping": lambda: [
+        "x", 3, Odd(), None, [len], lambda part: None, lambda part: 3,
+        lambda part: part[0, 0], lambda part: part.long(), lambda part: part.numpy(),
+        lambda part: part[:1].to_sparse(),
+    ],
     "layer": lambda: ["nowhere", 3, Odd(), ["2"]],
     "factor part": lambda: [
-        "x", 3, Odd(), [[1.0]], torch.zeros(()), torch.zeros(N, R, K, 1),
+        "x", 3, int, Odd(), [[1.0]], torch.zeros(()), torch.zeros(N, R, K, 1),
         torch.zeros(N, R, K, dtype=torch.int64), torch.zeros(N + 1, R, K), torch.zeros(N + 1, 3),
         gradients().to_sparse(), torch.zeros(N, R, K, dtype=torch.complex64), np.zeros((N, R, K)),
     ],
@@ -224,7 +272,7 @@ BAD: dict[str, Callable[[], list[Any]]] = {
     "tokenizer": lambda: ["bert", 3, Odd()],
     "function": lambda: ["x", 3, Odd(), [len]],
     "module": lambda: ["x", 3, Odd(), None],
-    "dtype": lambda: ["float32", 3, Odd(), torch.int64],
+    "dtype": lambda: ["float32", 3, Odd(), torch.int64, torch.complex64, float, np.float32],
     "sample index": lambda: ["x", 1.5, N, -N - 1, Odd(), None, torch.tensor([0.5]),
                              torch.tensor([N]), [0.5]],
     "anything": lambda: [],

@@ -181,15 +181,14 @@ def when_the_record_is_removed(folder: Path) -> str:
 
 
 def when_gradients_are_rewritten(folder: Path) -> str:
-    killed_gradients.write(str(folder / "gradients"))
-    stored = StoredFactors(folder / "gradients")
-    size = (folder / "gradients").stat().st_size
     seen = 0
     for value in (np.nan, 3.0):
-        chunks = stored.chunks(7)
+        path = folder / f"gradients of {value}"
+        killed_gradients.write(str(path))
+        chunks = StoredFactors(path).chunks(7)
         next(chunks)
-        with (folder / "gradients").open("r+b") as file:
-            file.seek(size - 400)
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size - 400)
             file.write(np.full(100, value, np.float32).tobytes())
         try:
             list(chunks)

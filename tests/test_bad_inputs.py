@@ -72,7 +72,8 @@ def _faults(name: str, call: Call) -> Iterator[str]:
         given[argument] = value
         others = {key: x for key, x in given.items() if key != argument}
         before = {key: state(x) for key, x in others.items()}
-        shown = f"{name}({argument}={str(value)[:60]!r}, number {number})"
+        long = isinstance(value, int) and value.bit_length() > 4000
+        shown = f"{name}({argument}={'' if long else str(value)[:60]!r}, number {number})"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fishermask_fast.arrays import as_tensor
 from fishermask_fast.checks import (
+    as_device,
     caller_level,
     check_choice,
     check_integer,
@@ -322,11 +323,7 @@ def check_device(device: object, source: FactorSource) -> torch.device:
             return here
         _logger.info("selection runs on the CPU: copying gradients from %s", here)
         return torch.device("cpu")
-    try:
-        asked: torch.device = torch.device(device)  # type: ignore[call-overload]
-    except (RuntimeError, TypeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"device must be a torch.device or its name; got {device!r}") from error
+    asked = as_device(device)
     if asked.type == "cuda" and asked.index is None and torch.cuda.is_available():
         asked = torch.device("cuda", torch.cuda.current_device())
     if asked.type != "cpu" and not runs_on(asked):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fishermask_fast.checks import FLOATING, tensor_kind
+from fishermask_fast.checks import FLOATING, shown, tensor_kind
 from fishermask_fast.ops import FactorTensors
 
 _FINITE_CHUNK = 2**24
@@ -37,6 +37,39 @@ def check_head_index(index: object, size: int, device: torch.device) -> None:
         raise ValueError(f"head_index is on {index.device}; expected {device}")
     if index.numel() and (index[0] < 0 or index[-1] >= size or (index.diff() <= 0).any()):
         raise ValueError(f"head_index must be strictly increasing within 0..{size - 1}")
+
+
+def check_changed(part: Tensor | None, found: object) -> None:
+    """Raises unless what takes the place of a part has its shape.
+
+    Raises:
+        TypeError, ValueError: says what it is.
+    """
+    if part is None:
+        return
+    check_part("what change gives", found, part.ndim)
+    shape = tuple(found.shape)  # type: ignore[attr-defined]
+    if shape != tuple(part.shape):
+        raise ValueError(f"change must keep the shape {tuple(part.shape)}; it gave {shape}")
+
+
+def check_same_index(index: object, before: Tensor | None) -> None:
+    """Raises unless one head_index can take the place of another.
+
+    Raises:
+        TypeError, ValueError: says why not.
+    """
+    if before is None:
+        raise ValueError("head_index must be None, as these factors have none")
+    if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.is_nested:
+        raise TypeError(f"head_index must be a 1-d int64 tensor; got {shown(index)}")
+    if index.is_meta or before.is_meta:
+        return
+    # Without waiting for a GPU, on which it lies as it was put there.
+    if index.shape != before.shape or (
+        index.device == before.device == torch.device("cpu") and not torch.equal(index, before)
+    ):
+        raise ValueError("head_index must equal that of these factors")
 
 
 def check_distributions(p: Tensor) -> None:
@@ -92,3 +125,35 @@ def check_finite(factors: FactorTensors, start: int = 0) -> None:
             f"gradients must be finite; {int(bad.sum())} of {len(factors.middle)} samples hold NaN "
             f"or Inf, the first at index {start + int(bad.nonzero()[0])}"
         )
+
+
+def check_parts(parts: object, kind: type) -> None:
+    """Raise unless there are some, all of a kind.
+
+    Raises:
+        TypeError: no list or tuple, or something else in it.
+        ValueError: none.
+    """
+    name = kind.__name__
+    if not isinstance(parts, (list, tuple)):
+        raise TypeError(f"parts must be a list or tuple of {name}; got {type(parts).__name__}")
+    for part in parts:
+        if not isinstance(part, kind):
+            raise TypeError(f"parts must be {name}; one is {type(part).__name__}")
+    if not parts:
+        raise ValueError(f"parts must be at least one {name}; got none")
+
+
+def check_form(matrix: Tensor, k: int, device: torch.device) -> None:
+    """Raise unless V Q V^T is defined for Q = matrix and k columns on a device.
+
+    Raises:
+        TypeError: not float64.
+        ValueError: of another shape, or elsewhere.
+    """
+    if matrix.dtype != torch.float64:
+        raise TypeError(f"matrices must be float64; got {matrix.dtype}")
+    if tuple(matrix.shape) != (k, k):
+        raise ValueError(f"matrices must have shape {(k, k)}; got {tuple(matrix.shape)}")
+    if matrix.device != device:
+        raise ValueError(f"a matrix is on {matrix.device}; expected the factors' {device}")

@@ -143,6 +143,7 @@ def mapped_parts(given: object) -> list[Tensor] | None:
 def _mapped(path: Path) -> Tensor:
     tensor: Tensor
     if path.suffix == ".npy":
+        os.close(open_file(path, os.O_RDONLY))
         tensor = as_tensor(str(path), np.load(path, mmap_mode="r", allow_pickle=False))
     elif path.suffix == ".safetensors":
         tensor = _safetensors(path)

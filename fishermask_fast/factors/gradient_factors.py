@@ -14,9 +14,23 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array
-from fishermask_fast.checks import check_integer
+from fishermask_fast.checks import (
+    FLOATING,
+    as_device,
+    check_device,
+    check_flag,
+    check_integer,
+    shown,
+)
 from fishermask_fast.factors import grams, products
-from fishermask_fast.factors.checks import check_head_index, check_part
+from fishermask_fast.factors.checks import (
+    check_changed,
+    check_form,
+    check_head_index,
+    check_part,
+    check_parts,
+    check_same_index,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,6 +190,10 @@ class GradientFactors:
             change: from a part to what replaces it.
             head_index: an equal one that lies elsewhere; None for this one.
 
+        Raises:
+            TypeError: `change` is no function, or what it gives or head_index no such tensor.
+            ValueError: it changes a shape, or head_index is another.
+
         Example:
             >>> import torch
             >>> from fishermask_fast import GradientFactors
@@ -184,11 +202,17 @@ class GradientFactors:
             >>> factors.map(torch.Tensor.double).dtype
             torch.float64
         """
+        if not callable(change):
+            raise TypeError(f"change must be a function of a tensor; got {shown(change)}")
         parts = (self.middle, self.coupling, self.hidden)
-        return self._with(
-            *(None if part is None else change(part) for part in parts),
-            self.head_index if head_index is None else head_index,
-        )
+        changed = [None if part is None else change(part) for part in parts]
+        for part, found in zip(parts, changed, strict=True):
+            check_changed(part, found)
+        index = self.head_index
+        if head_index is not None:
+            check_same_index(head_index, index)
+            index = head_index
+        return self._with(*changed, index)
 
     def to(
         self,
@@ -198,6 +222,10 @@ class GradientFactors:
     ) -> GradientFactors:
         """The same factors on another device or in another floating dtype.
 
+        Raises:
+            TypeError: no device, no flag, or a dtype that is not floating-point.
+            ValueError: a device that is not there.
+
         Example:
             >>> import torch
             >>> from fishermask_fast import GradientFactors
@@ -206,6 +234,11 @@ class GradientFactors:
             >>> factors.to("cpu", torch.float16).dtype
             torch.float16
         """
+        if device is not None and as_device(device).type != "meta":
+            check_device(device)
+        if dtype is not None and dtype not in FLOATING:
+            raise TypeError(f"dtype must be a floating torch.dtype; got {shown(dtype)}")
+        check_flag("non_blocking", non_blocking)
         moved = self.map(lambda part: part.to(device, dtype, non_blocking))
         index = self.head_index
         if index is None or device is None:
@@ -218,6 +251,7 @@ class GradientFactors:
         """Concatenate over samples; every part must have the same columns.
 
         Raises:
+            TypeError: `parts` is no list or tuple of GradientFactors.
             ValueError: nothing to concatenate, or parts whose columns differ.
 
         Example:
@@ -228,13 +262,12 @@ class GradientFactors:
             >>> len(GradientFactors.cat([factors, factors]))
             40
         """
-        if not parts:
-            raise ValueError("cat needs at least one GradientFactors; got none")
+        check_parts(parts, GradientFactors)
         first = parts[0]
         for part in parts[1:]:
             if not same_columns(part, first):
                 raise ValueError(
-                    "cat needs parts with the same columns; got (r, k_mid, C, d) = "
+                    "parts must have the same columns; got (r, k_mid, C, d) = "
                     f"{first._layout()} and {part._layout()}"
                 )
 
@@ -284,11 +317,9 @@ class GradientFactors:
         size = max(len(self), 1)
         if chunk_size is not None:
             size = check_integer("chunk_size", chunk_size, 1)
-        return self._chunks(size)
-
-    def _chunks(self, size: int) -> Iterator[tuple[int, GradientFactors]]:
-        for start in range(0, len(self), size):
-            yield start, self if size >= len(self) else self[start : start + size]
+        if size >= len(self):
+            return iter([(0, self)] if len(self) else [])
+        return ((start, self[start : start + size]) for start in range(0, len(self), size))
 
     def fisher(
         self, chunk_size: int | None = None, weights: Tensor | Array | None = None
@@ -355,17 +386,8 @@ class GradientFactors:
             ValueError: a matrix is not (k, k), or on another device than the factors.
         """
         for matrix in matrices:
-            self._check_matrix(matrix)
+            check_form(matrix, self.n_columns, self.device)
         return products.quadratic_forms(self, matrices, chunk_size)
-
-    def _check_matrix(self, matrix: Tensor) -> None:
-        k = self.n_columns
-        if matrix.dtype != torch.float64:
-            raise TypeError(f"matrices must be float64; got {matrix.dtype}")
-        if tuple(matrix.shape) != (k, k):
-            raise ValueError(f"matrices must have shape {(k, k)}; got {tuple(matrix.shape)}")
-        if matrix.device != self.device:
-            raise ValueError(f"a matrix is on {matrix.device}; expected the factors' {self.device}")
 
     @torch.no_grad()
     def times(self, matrix: Tensor) -> Tensor:
@@ -375,19 +397,6 @@ class GradientFactors:
     def default_chunk_size(self) -> int:
         """Samples whose working memory in set-up stays near 32 MiB, on a GPU 512 MiB."""
         return products.chunk_size(self)
-
-
-def as_factors(gradients: Tensor | GradientFactors) -> GradientFactors:
-    """Gradients as factors: a dense (N, r, k) tensor is all `middle`.
-
-    Raises:
-        TypeError: not a floating-point tensor or GradientFactors.
-        ValueError: not of shape (N, r, k).
-    """
-    if isinstance(gradients, GradientFactors):
-        return gradients
-    check_part("gradients", gradients, 3)
-    return GradientFactors(gradients.detach())
 
 
 def same_columns(one: GradientFactors, other: GradientFactors) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ from fishermask_fast.arrays import Array
 from fishermask_fast.checks import check_integer, check_path
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.factors.grams import mean_gram
+from fishermask_fast.factors.sound import Sound, Written
 from fishermask_fast.factors.tensor_file import (
     drop_pages,
     empty_rows,
@@ -41,7 +42,9 @@ class StoredFactors:
     """The masked gradients of N samples in a safetensors file, which is never read as a whole.
 
     Parts are named and shaped as in `GradientFactors`: middle, and where a head is kept apart
-    coupling, hidden and head_index. The file must not change while this object lives.
+    coupling, hidden and head_index. The file must not change while this object lives: samples are
+    compared with the checksum that they were written with when they are first read, and again where
+    the file's time stamps have changed. Files of other writers have time stamps alone.
 
     Args:
         path: a file that `save_factors` or `masked_gradients(..., out=path)` wrote.
@@ -66,7 +69,7 @@ class StoredFactors:
         self.path = check_path("path", path)
         self._descriptor = open_file(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
-        self._opened_as = self._version()
+        self._sound = Sound(self._descriptor, str(self.path))
         try:
             self._layout = read_layout(self._descriptor)
             self._outline = outline(self._descriptor, self._layout)
@@ -76,8 +79,8 @@ class StoredFactors:
     def __len__(self) -> int:
         return len(self._outline)
 
-    def __reduce__(self) -> tuple[type[StoredFactors], tuple[Path]]:
-        return StoredFactors, (self.path,)
+    def __reduce__(self) -> tuple[Callable[[Path, str], StoredFactors], tuple[Path, str]]:
+        return _reopened, (self.path, self._layout.identity)
 
     def __repr__(self) -> str:
         shape = (len(self), self.n_rows, self.n_columns)
@@ -166,23 +169,10 @@ class StoredFactors:
             rows["middle"], rows.get("coupling"), rows.get("hidden"), self.head_index
         )
 
-    def _version(self) -> tuple[int, int]:
-        """Size and time stamp of the file."""
-        status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
-
-    def _check_unchanged(self) -> None:
-        """Raise where somebody has written to the file since it was opened.
-
-        What was read may then be a mixture that never stood there.
-        """
-        if self._version() != self._opened_as:
-            raise ValueError(f"{self.path} was changed while in use; expected a file that stays")
-
     def _range(self, start: int, stop: int) -> GradientFactors:
         rows = empty_rows(self._layout, stop - start)
         self._read(start, rows)
-        self._check_unchanged()
+        self._check(range(start, stop))
         return self._factors(rows)
 
     def _read(self, start: int, rows: dict[str, Tensor]) -> None:
@@ -196,8 +186,12 @@ class StoredFactors:
             read_samples(
                 self._descriptor, self._layout, index[places].tolist(), places.tolist(), rows
             )
-        self._check_unchanged()
+        self._check(index.tolist())
         return self._factors(rows)
+
+    def _check(self, samples: Iterable[int]) -> None:
+        with self._naming_the_file():
+            self._sound.check(self._layout, samples)
 
     @contextmanager
     def _naming_the_file(self) -> Iterator[None]:
@@ -266,7 +260,7 @@ class StoredFactors:
         n = min(len(buffer["middle"]), stop - start)
         rows = {name: part[:n] for name, part in buffer.items()}
         self._read(start, rows)
-        self._check_unchanged()
+        self._check(range(start, start + n))
         if self._layout.outgrows_memory:
             drop_pages(self._descriptor, self._layout, start, n)
         return self._factors(rows)
@@ -316,7 +310,22 @@ def save_factors(factors: GradientFactors, path: str | os.PathLike[str]) -> Stor
     header, layout = plan_file(factors, len(factors), {})
     with written_whole(path) as file:
         write_start(file.fileno(), header, layout, factors.head_index)
+        written = Written(file.fileno(), layout)
         size = max(1, _CHUNK_BYTES * len(factors) // layout.size)
         for start, chunk in factors.chunks(size):
             write_rows(file.fileno(), layout, start, chunk)
+            written.add(start, start + len(chunk))
+        written.seal()
     return StoredFactors(path)
+
+
+def _reopened(path: Path, identity: str) -> StoredFactors:
+    """The file that another process, or an earlier one, had open.
+
+    Raises:
+        ValueError: another file has come to be at the path.
+    """
+    stored = StoredFactors(path)
+    if stored._layout.identity != identity:
+        raise ValueError(f"{path} holds other gradients than when it was opened first")
+    return stored

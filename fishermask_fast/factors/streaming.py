@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fishermask_fast.arrays import Array
+from fishermask_fast.factors.checks import check_part
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.factors.grams import mean_gram
 
@@ -166,3 +167,16 @@ def _when_ready(
         return part
 
     return start, chunk.map(read)
+
+
+def as_factors(gradients: Tensor | GradientFactors) -> GradientFactors:
+    """Gradients as factors: a dense (N, r, k) tensor is all `middle`.
+
+    Raises:
+        TypeError: not a floating-point tensor or GradientFactors.
+        ValueError: not of shape (N, r, k).
+    """
+    if isinstance(gradients, GradientFactors):
+        return gradients
+    check_part("gradients", gradients, 3)
+    return GradientFactors(gradients.detach())

@@ -4,8 +4,8 @@
 
 The length takes 8 bytes and the header is padded to 8; numbers are little-endian. The samples of a
 part lie one after the other, so that a range of samples is one range of bytes in each part. Any
-reader of safetensors reads the file. A checksum in its metadata covers header and head_index; that
-nobody writes to the samples while they are read is seen by the file's time stamp.
+reader of safetensors reads the file. A checksum in its metadata covers header and head_index, and
+those of checksums.py cover the samples.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import json
 import math
 import os
 import struct
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fishermask_fast.factors.bytes_at import bytes_of, read_bytes, read_into, write_from
+from fishermask_fast.factors.checksums import parse_sums, samples_per_sum, unwritten
 from fishermask_fast.factors.gradient_factors import GradientFactors
 from fishermask_fast.files import checksum, parse_json
 from fishermask_fast.memory import available_memory
@@ -35,17 +36,15 @@ _DTYPES = {
 }
 FLOATS = ("F64", "F32", "BF16", "F16")
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_PARTS = ("head_index", "hidden", "coupling", "middle")
+_ROWS = ("hidden", "coupling", "middle")
+_PARTS = ("head_index", *_ROWS)
 _CHECKSUM = "checksum"
+_BLOCK = "samples_per_checksum"
+SUMS = "sample_checksums"
 _LARGEST = 2**62
 _MAX_HEADER = 100 * 10**6  # safetensors' own limit
 _ALIGNMENT = 64
-# macOS does without advice, Windows also without reading at a place: a lock then keeps seek and
-# read, or write, together.
-_CAN_ADVISE = hasattr(os, "posix_fadvise")
-_HAS_POSITIONS = hasattr(os, "preadv")
-_seeking = threading.Lock()
-_MOST_AT_ONCE = 2**26  # where read makes a copy
+_CAN_ADVISE = hasattr(os, "posix_fadvise")  # which macOS and Windows do without
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,37 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """The parts of a file by name, what its header says besides, and its size in bytes."""
+    """Where the parts of a file lie, and what its header says besides.
+
+    Attributes:
+        parts: by name.
+        metadata: texts.
+        size: of the file, in bytes.
+        block: samples that share a checksum; 0 where there are none, as in files of other writers.
+        sums: the checksum of each block; None until all samples are written.
+    """
 
     parts: dict[str, Part]
     metadata: dict[str, str]
     size: int
+    block: int = 0
+    sums: tuple[int, ...] | None = None
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return self.parts["middle"].shape[0]
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of samples that share a checksum."""
+        return -(-self.n // self.block) if self.block else 0
+
+    @property
+    def identity(self) -> str:
+        """The same for files of the same content; of those without checksums, of the same form."""
+        form = {name: [str(part.dtype), *part.shape] for name, part in self.parts.items()}
+        return checksum({"parts": form, "metadata": self.metadata, "sums": self.sums})
 
     @cached_property
     def outgrows_memory(self) -> bool:
@@ -112,7 +137,9 @@ def plan_file(factors: GradientFactors, n: int, metadata: dict[str, str]) -> tup
             "data_offsets": [part.offset, at],
         }
     index = b"" if factors.head_index is None else _index_bytes(factors.head_index)
-    stated = {**metadata, _CHECKSUM: _checksum(metadata, entries, index)}
+    block = samples_per_sum(n, sum(parts[name].row_bytes for name in _ROWS if name in parts))
+    stated = {**metadata, _BLOCK: str(block)}
+    stated |= {_CHECKSUM: _checksum(stated, entries, index), SUMS: unwritten(-(-n // block))}
     text = json.dumps({"__metadata__": stated, **entries}).encode()
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
@@ -120,7 +147,7 @@ def plan_file(factors: GradientFactors, n: int, metadata: dict[str, str]) -> tup
         name: Part(part.dtype, part.shape, len(header) + part.offset)
         for name, part in parts.items()
     }
-    return header, Layout(parts, metadata, len(header) + at)
+    return header, Layout(parts, metadata, len(header) + at, block)
 
 
 @dataclass(frozen=True)
@@ -179,8 +206,12 @@ def read_header(descriptor: int) -> Header:
     return Header(entries, metadata, stated, 8 + length, size)
 
 
-def read_layout(descriptor: int) -> Layout:
+def read_layout(descriptor: int, *, whole: bool = True) -> Layout:
     """The layout that a file's header states.
+
+    Args:
+        descriptor: of the file.
+        whole: whether all samples must have been written; else their checksums are left out.
 
     Raises:
         ValueError: what makes it no whole safetensors file of factors.
@@ -192,14 +223,18 @@ def read_layout(descriptor: int) -> Layout:
         raise ValueError(f"expected the part middle (N, r, k_mid); its parts: {found}")
     check_places(header)
     metadata = header.metadata
-    known = metadata.pop(_CHECKSUM, None)
-    if known is not None:  # which other writers of such files do not state
-        index = b""
-        if "head_index" in parts:
-            index = read_bytes(descriptor, parts["head_index"].n_bytes, parts["head_index"].offset)
-        if _checksum(metadata, header.entries, index) != known:
-            raise ValueError("damaged: its header does not have the checksum that it states")
-    return Layout(parts, metadata, header.size)
+    known, sums = metadata.pop(_CHECKSUM, None), metadata.pop(SUMS, None)
+    if known is None:  # which other writers of such files do not state
+        return Layout(parts, metadata, header.size)
+    index = b""
+    if "head_index" in parts:
+        index = read_bytes(descriptor, parts["head_index"].n_bytes, parts["head_index"].offset)
+    if _checksum(metadata, header.entries, index) != known:
+        raise ValueError("damaged: its header does not have the checksum that it states")
+    layout = Layout(parts, metadata, header.size, int(metadata.pop(_BLOCK, "0")))
+    if not layout.block or not whole:
+        return layout
+    return replace(layout, sums=parse_sums(sums or "", layout.n_blocks))
 
 
 def _checksum(metadata: dict[str, str], entries: dict[str, Any], index: bytes) -> str:
@@ -332,55 +367,3 @@ def advise(descriptor: int, part: Part, start: int, n: int, advice: int) -> None
 
 def _index_bytes(index: Tensor) -> bytes:
     return bytes(bytes_of(index.detach().cpu().contiguous()))
-
-
-def bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the CPU."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
-
-
-def read_bytes(descriptor: int, n: int, offset: int) -> bytes:
-    """At most n bytes from `offset` on, fewer where the file ends."""
-    memory = bytearray(n)
-    count = _read_once(descriptor, memoryview(memory), offset)
-    return bytes(memory[:count])
-
-
-def read_into(descriptor: int, memory: memoryview, offset: int) -> None:
-    """Fills memory with the bytes from `offset` on.
-
-    Raises:
-        EOFError: the file ends before.
-    """
-    while len(memory):
-        count = _read_once(descriptor, memory, offset)
-        if count == 0:
-            raise EOFError(f"it ended at byte {offset}, {len(memory)} too early")
-        memory, offset = memory[count:], offset + count
-
-
-def write_from(descriptor: int, memory: memoryview, offset: int) -> None:
-    """Writes all of memory to the bytes from `offset` on."""
-    while len(memory):
-        count = _write_once(descriptor, memory, offset)
-        memory, offset = memory[count:], offset + count
-
-
-def _read_once(descriptor: int, memory: memoryview, offset: int) -> int:
-    """Reads what one call can, at most 2 GiB; how many bytes came."""
-    if _HAS_POSITIONS:
-        return os.preadv(descriptor, [memory], offset)
-    with _seeking:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        found = os.read(descriptor, min(len(memory), _MOST_AT_ONCE))
-    memory[: len(found)] = found
-    return len(found)
-
-
-def _write_once(descriptor: int, memory: memoryview, offset: int) -> int:
-    """Writes what one call can; how many bytes went."""
-    if _HAS_POSITIONS:
-        return os.pwrite(descriptor, memory, offset)
-    with _seeking:
-        os.lseek(descriptor, offset, os.SEEK_SET)
-        return os.write(descriptor, memory[:_MOST_AT_ONCE])

@@ -26,6 +26,7 @@ from fishermask_fast.factors import (
     GradientFactors,
     Layout,
     StoredFactors,
+    Written,
     drop_pages,
     plan_file,
     read_bytes,
@@ -39,6 +40,7 @@ from fishermask_fast.files import (
     checksum,
     open_file,
     parse_json,
+    read_file,
     replace_file,
     sync_folder,
 )
@@ -101,6 +103,7 @@ class ResumableFile:
         self._path, self._n, self._fingerprint = path, n, fingerprint
         self._part, self._record = _part_of(path), _record_of(path)
         self._layout: Layout | None = None
+        self._written: Written | None = None
         self._recording: Future[None] | None = None
         self._opened_as = _claim(self._part)
         try:
@@ -148,6 +151,7 @@ class ResumableFile:
         with self._saying_what_a_full_disk_keeps():
             if self._layout is None:
                 self._layout = self._begin(factors)
+                self._written = Written(self._descriptor, self._layout)
             write_rows(self._descriptor, self._layout, self.n_done, factors)
             self._wait()
         # The next batch is computed while the disk takes this one.
@@ -167,10 +171,12 @@ class ResumableFile:
             raise ValueError(f"expected {self._n} samples; got {self.n_done}")
         with self._saying_what_a_full_disk_keeps():
             self._wait()
+            # Whether all of the file is there, and is what was to be written.
+            layout = read_layout(self._descriptor, whole=False)
+            if differences(layout.metadata, self._fingerprint):
+                raise ValueError(self._has_been_changed())
+            (self._written or Written(self._descriptor, layout)).seal()
             os.fsync(self._descriptor)
-        # Whether all of the file is there, and is what was to be written.
-        if differences(read_layout(self._descriptor).metadata, self._fingerprint):
-            raise ValueError(self._has_been_changed())
         if self._path.exists():
             raise ValueError(f"{self._path} has come to be while {self._part} was written")
         self._part.rename(self._path)
@@ -198,7 +204,7 @@ class ResumableFile:
         if os.fstat(self._descriptor).st_size == 0:
             return 0, None
         try:
-            n_done, batch_size, known = _checked(parse_json(self._record.read_bytes()))
+            n_done, batch_size, known = _checked(parse_json(read_file(self._record)))
         except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._part} cannot be gone on with, since {self._record.name} does not say what "
@@ -249,6 +255,8 @@ class ResumableFile:
 
     def _settle(self, layout: Layout, start: int, n: int) -> None:
         """Counts samples once they are on the disk."""
+        if self._written is not None:
+            self._written.add(start, start + n)
         _sync_data(self._descriptor)
         self._write_record(start + n)
         if layout.outgrows_memory:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from fishermask_fast.datasets import as_number, read_csv, read_rows
+from fishermask_fast.files import read_file
 from fishermask_fast.labeling.images import OwnImages
 from fishermask_fast.labeling.tables import OwnTable
 from fishermask_fast.options import SampleOptions, SelectOptions
@@ -42,8 +43,8 @@ def read_list(file: Path, columns: Sequence[str]) -> list[Listed]:
     """
     if file.suffix.lower() == ".txt":
         try:
-            lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-        except OSError as error:
+            lines = read_file(file).decode("utf-8-sig", "surrogateescape").splitlines()
+        except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {file}: {error}") from error
         filled = [(at, line) for at, line in enumerate(lines, 1) if line.strip()]
         return [Listed(f"{file}, line {at}", columns[-1], line) for at, line in filled]

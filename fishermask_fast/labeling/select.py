@@ -69,7 +69,7 @@ def select_samples(options: SelectOptions) -> None:
         ValueError: Something that the user can set right; nothing is written then.
     """
     import_module("matplotlib")
-    if not (options.dry_run or options.inspect):
+    if not options.inspect:
         _check_free(options.out)
     with _processes(options) as ranks:
         if options.embeddings is not None:

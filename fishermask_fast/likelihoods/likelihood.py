@@ -16,7 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fishermask_fast.checks import check_choice, is_integer
+from fishermask_fast.checks import check_choice, check_integer, is_integer, shown
 
 WEIGHTINGS = ("fisher", "none")
 
@@ -68,9 +68,8 @@ def check_options(weighting: str, rank: int | None) -> None:
     if rank is None:
         return
     if not is_integer(rank):
-        raise TypeError(f"rank must be an int or None; got {rank!r}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1; got {rank}")
+        raise TypeError(f"rank must be an int or None; got {shown(rank)}")
+    check_integer("rank", rank, 1)
     if weighting == "none":
         # All but two eigenvalues of (I - p 1^T)(I - 1 p^T) are 1: nothing to leave out.
         raise ValueError(

@@ -29,6 +29,7 @@ from fishermask_fast.files import (
     checksum,
     open_file,
     parse_json,
+    read_file,
     replace_file,
     sync_folder,
 )
@@ -132,7 +133,7 @@ class RunFolder:
         if not file.exists() and not file.is_symlink():
             self._check_states()  # of a record that was removed
             return
-        content = _read(file)
+        content = read_file(file)
         lines = read_lines(content, file, config)
         self._size = content.rfind(b"\n") + 1
         if self._size < len(content):
@@ -224,7 +225,7 @@ class RunFolder:
         check_no_link(path.parent)
         if not path.is_file():
             raise ValueError(f"{path} is gone, so the run cannot go on; start it anew")
-        state = path.read_bytes()
+        state = read_file(path)
         known = self._states.get((strategy, number))
         # Records of earlier versions state no checksum.
         if known is not None and hashlib.sha256(state).hexdigest() != known:
@@ -260,7 +261,7 @@ class RunFolder:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        content = parse_json(_read(path / CONFIG_FILE))
+        content = parse_json(read_file(path / CONFIG_FILE))
         check_config(content["config"])
         resumed = content.get("resumed_with", [])
         if not isinstance(resumed, list):
@@ -330,12 +331,7 @@ def read_rounds(path: str | Path) -> list[Round]:
     if not file.is_file():
         raise ValueError(f"{path} holds no {ROUNDS_FILE}")
     config = _read_config(Path(path))["config"] if (Path(path) / CONFIG_FILE).exists() else {}
-    return [line.entry for line in read_lines(_read(file), file, config)]
-
-
-def _read(file: Path) -> bytes:
-    with os.fdopen(open_file(file, os.O_RDONLY), "rb") as opened:
-        return opened.read()
+    return [line.entry for line in read_lines(read_file(file), file, config)]
 
 
 def fresh_folder(parent: str | Path, name: str) -> Path:

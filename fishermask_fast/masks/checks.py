@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fishermask_fast.checks import is_integer
+from fishermask_fast.checks import is_integer, shown
 
 _MOST = 2**62  # elements, of which torch counts no more
 
@@ -64,9 +64,9 @@ def _check_shape(name: str, shape: object) -> None:
 
 def check_share(fraction: float) -> None:
     if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
-        raise TypeError(f"fraction must be a number in (0, 1]; got {fraction!r}")
+        raise TypeError(f"fraction must be a number in (0, 1]; got {shown(fraction)}")
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1]; got {fraction}")
+        raise ValueError(f"fraction must be in (0, 1]; got {shown(fraction)}")
 
 
 def check_scores(scores: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ from fishermask_fast.masks.checks import Shapes
 from fishermask_fast.network import (
     Head,
     Inputs,
+    checked_inputs,
     find_head,
     head_names,
     head_parameters,
@@ -24,6 +25,8 @@ def head_of(
     Raises:
         ValueError: there is no such head, or where required none at all or a frozen one.
     """
+    if inputs is not None:
+        inputs = checked_inputs(model, inputs)
     if head is None:
         head = find_head(model, inputs)
     if head is None:

@@ -173,6 +173,8 @@ class FisherMask:
             check_same_shapes(shapes, shapes_of(model), "the model", "the scores")
             head_names = head_of(model, head, inputs, required=head is not None and head != ())
         else:
+            if inputs is not None:
+                raise ValueError("inputs are read with model=, which is None")
             head_names = head_in(shapes, head, required=needs_head)
         dtypes = {score.dtype for score in scores.values()}
         flat = {

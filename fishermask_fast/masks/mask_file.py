@@ -10,14 +10,13 @@ import json
 import os
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fishermask_fast.files import parse_json, written_whole
+from fishermask_fast.files import parse_json, read_file, written_whole
 from fishermask_fast.memory import available_memory
 
 _FORMAT = 1
@@ -59,7 +58,7 @@ def read_mask(path: str | os.PathLike[str]) -> MaskContent:
         OSError: the file cannot be read.
         ValueError, KeyError, TypeError: it holds no mask, is damaged, or of a newer format.
     """
-    raw = Path(path).read_bytes()
+    raw = read_file(path)
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             _check_size(archive)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from fishermask_fast.checks import shown
 from fishermask_fast.masks.checks import Shapes, check_share
 from fishermask_fast.network import Head, check_count, head_parameters, trainable, unwrap
 
@@ -114,7 +115,8 @@ def check_size(fraction: float | None, n_parameters: int | None) -> None:
     """
     if fraction is not None and n_parameters is not None:
         raise ValueError(
-            f"give fraction or n_parameters, not both; got {fraction!r} and {n_parameters!r}"
+            f"give fraction or n_parameters, not both; got {shown(fraction)} and "
+            f"{shown(n_parameters)}"
         )
     if fraction is not None:
         check_share(fraction)

@@ -38,7 +38,6 @@ from fishermask_fast.network.collating import (
 from fishermask_fast.network.evaluation import (
     CONVOLUTIONS,
     call,
-    check_device,
     check_finite,
     compute_dtype,
     device_of,
@@ -70,6 +69,7 @@ from fishermask_fast.network.graph import (
 )
 from fishermask_fast.network.head import (
     Head,
+    checked_inputs,
     find_head,
     head_candidates,
     head_names,
@@ -111,7 +111,7 @@ __all__ = [
     "Pool",
     "call",
     "check_count",
-    "check_device",
+    "checked_inputs",
     "check_finite",
     "check_indices",
     "check_samples",

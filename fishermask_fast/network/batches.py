@@ -8,7 +8,6 @@ in another order, would give all later rows to the wrong samples: it is refused 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from torch.utils.data import (
 )
 
 from fishermask_fast.arrays import as_tensor
-from fishermask_fast.checks import check_integer, is_integer
+from fishermask_fast.checks import as_integer, check_integer, is_integer, shown
 from fishermask_fast.network.collating import (
     Collated,
     Collating,
@@ -55,6 +54,7 @@ class Pool:
         loader: further DataLoader options (workers and the like).
         batch_size: the DataLoader's own, or None.
         indices: of the samples in the user's data; None for all of them.
+        collating: the function with what is known of it, which pools of the same data share.
     """
 
     source: Tensor | Dataset[Any]
@@ -62,6 +62,11 @@ class Pool:
     loader: dict[str, Any]
     batch_size: int | None
     indices: Sequence[int] | None = None
+    collating: Collating | None = None
+
+    def __post_init__(self) -> None:
+        if self.collating is None:
+            object.__setattr__(self, "collating", Collating(self.collate))
 
     @classmethod
     def of(cls, data: object, name: str = "data") -> Pool:
@@ -141,7 +146,7 @@ class Pool:
             self.source,
             batch_size=batch_size,
             sampler=range(start, len(self)),
-            collate_fn=Collating(self.collate),
+            collate_fn=self.collating,
             # The seed of the workers comes from here and not from the global random state.
             generator=torch.Generator().manual_seed(0),
             **self.loader,
@@ -163,7 +168,11 @@ class Pool:
         # As a DataLoader asks for a batch: samples may be padded to the longest beside them.
         together = getattr(self.source, "__getitems__", None)
         items = together(range(stop)) if together else [self.source[i] for i in range(stop)]
-        return self._checked(Collating(self.collate)(items), 0, stop)
+        return self._checked(self._collated(items), 0, stop)
+
+    def _collated(self, items: list[Any]) -> Collated:
+        assert self.collating is not None
+        return self.collating(items)
 
     def _checked(self, found: Collated, start: int, stop: int) -> Inputs:
         """What goes into the model of the batch that was asked for samples start .. stop - 1."""
@@ -199,7 +208,7 @@ class Pool:
         else:
             rows = Subset(self.source, list(indices))
         places = list(indices) if self.indices is None else [self.indices[i] for i in indices]
-        return Pool(rows, self.collate, self.loader, self.batch_size, places)
+        return Pool(rows, self.collate, self.loader, self.batch_size, places, self.collating)
 
 
 def take(inputs: Inputs, rows: Tensor) -> Inputs:
@@ -234,7 +243,7 @@ def check_count(name: str, value: object, optional: bool = True) -> None:
     if value is None and optional:
         return
     if not is_integer(value):
-        raise TypeError(f"{name} must be a positive int; got {value!r}")
+        raise TypeError(f"{name} must be a positive int; got {shown(value)}")
     check_integer(name, value, 1)
 
 
@@ -246,13 +255,8 @@ def check_seed(seed: object) -> int:
         ValueError: negative, or of more than 63 bits.
     """
     if not is_integer(seed):
-        raise TypeError(f"seed must be an int, 0 or more; got {seed!r}")
-    number = operator.index(seed)  # type: ignore[arg-type]
-    if number < 0:
-        raise ValueError(f"seed must be 0 or more; got {number}")
-    if number >= 2**63:
-        raise ValueError(f"seed must be below 2**63; got {number}")
-    return number
+        raise TypeError(f"seed must be an int, 0 or more; got {shown(seed)}")
+    return check_integer("seed", seed, 0)
 
 
 def check_indices(indices: Iterable[int], n: int) -> list[int]:
@@ -266,12 +270,13 @@ def check_indices(indices: Iterable[int], n: int) -> list[int]:
         given = list(as_tensor("indices", indices))
     except TypeError:
         raise TypeError(f"indices must be a sequence of ints; got {indices!r}") from None
-    odd = [i for i in given if not is_integer(i)]
+    found = [(i, as_integer(i)) for i in given]
+    odd = [i for i, number in found if number is None]
     if odd:
-        raise TypeError(f"indices must be ints; got {odd[0]!r}")
-    chosen = [int(i) for i in given]
+        raise TypeError(f"indices must be ints; got {shown(odd[0])}")
+    chosen = [number for _, number in found if number is not None]
     wrong = [i for i in chosen if not 0 <= i < n]
     if not chosen or wrong:
-        what = f"{len(wrong)} outside, such as {wrong[0]}" if wrong else "none"
+        what = f"{len(wrong)} outside, such as {shown(wrong[0])}" if wrong else "none"
         raise ValueError(f"indices must name samples 0 to {n - 1}; got {what}")
     return chosen

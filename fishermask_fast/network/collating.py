@@ -6,17 +6,20 @@ rows is compared, and a function that is not torch's own is asked again with the
 
     rows(collate(x_p(1) .. x_p(n))) = rows(collate(x_1 .. x_n))[p],    p a rotation, p a swap
 
-Where it answers otherwise each time, the same rows in another order are a shuffle.
+Where it answers otherwise each time, the same rows in another order are a shuffle. It is asked of
+a few batches alone: of the first ones, and of the first ones whose items differ in size, since what
+sorts by size leaves others as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
 from fishermask_fast.checks import tensor_kind
@@ -44,6 +47,7 @@ class Keywords(dict[str, Any]):
 
 # Times that a function is asked whether it draws its rows at random.
 _AGAIN = 3
+_TRIED = 2  # batches of equal items, and of unequal ones, of which a function is asked again
 _LABEL_KEYS = ("labels", "label", "target", "targets")
 
 
@@ -65,11 +69,19 @@ class Collated:
     in_order: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class Collating:
-    """A collate function, watched."""
+    """A collate function, watched.
+
+    Attributes:
+        collate: the function.
+        tried: of how many batches it was asked again, by whether their items differed in size.
+        shared: names of tensors that do not grow with a batch; None before they are known.
+    """
 
     collate: Callable[[list[Any]], Any]
+    tried: dict[bool, int] = field(default_factory=dict)
+    shared: frozenset[str] | None = None
 
     def __call__(self, items: list[Any]) -> Collated:
         given = list(items)  # as collate functions sort their argument in place
@@ -91,10 +103,21 @@ class Collating:
             return Collated(None, len(given), missing)
         if self.collate is default_collate:
             return Collated(batch, len(given))
-        shared = _shared(self.collate, given, batch)
+        if self.shared is None:
+            self.shared = _shared(self.collate, given, batch)
+        shared = self.shared or frozenset()
         batch = _marked(batch, shared)
-        in_order = _keeps_order(self.collate, given, batch, shared)
+        in_order = not self._is_new(given) or _keeps_order(self.collate, given, batch, shared)
         return Collated(batch, len(given), in_order=in_order)
+
+    def _is_new(self, items: list[Any]) -> bool:
+        """Whether the function's order has to be asked for these items; notes that it was."""
+        if len(items) < 2 or all(self.tried.get(kind, 0) >= _TRIED for kind in (False, True)):
+            return False
+        kind = len({_size(item) for item in items}) > 1
+        known = self.tried.get(kind, 0)
+        self.tried[kind] = known + 1
+        return known < _TRIED
 
     def _batch(self, items: list[Any]) -> Any:
         if self.collate is not default_collate:
@@ -120,10 +143,13 @@ def _input_of(item: Any) -> Any:
     return item
 
 
-def _shared(collate: Callable[[list[Any]], Any], items: list[Any], batch: object) -> frozenset[str]:
+def _shared(
+    collate: Callable[[list[Any]], Any], items: list[Any], batch: object
+) -> frozenset[str] | None:
     """Names of a batch's tensors that do not grow with the number of items.
 
-    Told by another batch of one item, or of the one twice; where that fails, by length alone.
+    Told by another batch of one item, or of the one twice; None where that fails, and length alone
+    has to tell.
     """
     try:
         inputs = model_inputs(batch)
@@ -132,7 +158,7 @@ def _shared(collate: Callable[[list[Any]], Any], items: list[Any], batch: object
         n = 1 if len(items) > 1 else 2
         others = model_inputs(collate([items[0]] * n))
     except Exception:
-        return frozenset()
+        return None
     assert isinstance(others, dict)
     tensors = {key for key, value in inputs.items() if isinstance(value, Tensor)}
     grown = {
@@ -148,6 +174,15 @@ def _marked(batch: Any, shared: frozenset[str]) -> Any:
     """The batch's part for the model with what is known of it."""
     inputs = model_inputs(batch)
     return Keywords(inputs, shared) if shared and not isinstance(inputs, Tensor) else batch
+
+
+def _size(item: object) -> tuple[object, ...]:
+    """Shapes and lengths of what an item holds."""
+    found: list[object] = []
+    for leaf in tree_leaves(_input_of(item)):
+        shape = getattr(leaf, "shape", None)
+        found.append(len(leaf) if shape is None and hasattr(leaf, "__len__") else shape)
+    return tuple(found)
 
 
 def _named(item: object) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fishermask_fast.arithmetic import full_float32
+from fishermask_fast.checks import check_device
 from fishermask_fast.network.attributes import KeptTensors
 from fishermask_fast.network.collating import Inputs, count_samples
 from fishermask_fast.network.threads import check_not_read_elsewhere, read_by_this_thread
@@ -185,22 +186,6 @@ def drop_kept_tensors(model: nn.Module) -> None:
 
 def _switches(module: nn.Module) -> bool:
     return type(module).train is not nn.Module.train
-
-
-def check_device(device: torch.device | str) -> torch.device:
-    """A device that can compute here.
-
-    Raises:
-        ValueError: no such device, or one that holds no numbers ("meta").
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device must be one of this machine's; got {device!r}: {error}") from None
-    if found.type == "meta":
-        raise ValueError('device must hold numbers, which "meta" does not')
-    return found
 
 
 def _check_batch_norm(name: str, module: nn.Module) -> None:

@@ -15,8 +15,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from fishermask_fast.network.batches import to_model
-from fishermask_fast.network.collating import Inputs, model_inputs
-from fishermask_fast.network.evaluation import call, device_of, evaluating, input_dtype, unwrap
+from fishermask_fast.network.collating import Inputs, check_samples, count_samples, model_inputs
+from fishermask_fast.network.evaluation import (
+    call,
+    device_of,
+    evaluating,
+    input_dtype,
+    outputs_of_samples,
+    unwrap,
+)
 from fishermask_fast.network.graph import VIEWS, asking, result_shapes, trial_samples
 
 Head = str | tuple[str, ...]
@@ -60,6 +67,30 @@ def find_head(model: nn.Module, inputs: object = None) -> Head | None:
             "(a batch), so that it is read from the logits' graph, or name it with head=..."
         )
     return found[0] if found else None
+
+
+def checked_inputs(model: nn.Module, inputs: object) -> Inputs:
+    """A batch that the model takes, of which the head can be read.
+
+    Raises:
+        TypeError, ValueError: it is none; says why.
+    """
+    try:
+        batch = model_inputs(inputs)
+        named = {"inputs": batch} if isinstance(batch, Tensor) else batch
+        for name, value in named.items():
+            if isinstance(value, Tensor):
+                alone = value is batch
+                check_samples(name if alone else f"inputs[{name!r}]", value, alone)
+        n = count_samples(batch)
+    except TypeError as error:
+        raise TypeError(f"inputs must be a batch for the model: {error}") from None
+    if n == 0:
+        raise ValueError("inputs are empty; expected at least one sample")
+    with evaluating(model) as net:
+        some = to_model(trial_samples(batch)[0], device_of(net), input_dtype(net, batch))
+        outputs_of_samples(net, some, "inputs")
+    return batch
 
 
 def last_layers(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cyclopts import App, Argument, ArgumentCollection, Token
 
+from fishermask_fast.files import read_file
 from fishermask_fast.options.commands import Variant
 from fishermask_fast.options.picking import STRATEGIES, QueryOptions
 from fishermask_fast.options.recorded import recorded_flags
@@ -82,10 +83,10 @@ class OptionsFile:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(read_file(path).decode("utf-8"))
     except RecursionError:
         raise ValueError(f"cannot read {path}: it is nested too deeply") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fishermask_fast.files import parse_json, replace_file
+from fishermask_fast.files import parse_json, read_file, replace_file
 from fishermask_fast.options.commands import Variant
 from fishermask_fast.options.recorded_config import check_config
 
@@ -75,7 +75,7 @@ def _all_seeds(folder: Path, found: list[int]) -> list[int]:
     if not file.is_file():
         return found
     try:
-        seeds = parse_json(file.read_bytes())
+        seeds = parse_json(read_file(file))
         if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
             raise ValueError("it must be a list of seeds")
     except (OSError, ValueError) as error:
@@ -85,7 +85,7 @@ def _all_seeds(folder: Path, found: list[int]) -> list[int]:
 
 def _config(file: Path) -> dict[str, Any]:
     try:
-        content = parse_json(file.read_bytes())["config"]
+        content = parse_json(read_file(file))["config"]
         check_config(content)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a run's configuration: {error}") from error

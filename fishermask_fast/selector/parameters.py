@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fishermask_fast.checks import check_flag, is_integer, warn_ignored
+from fishermask_fast.checks import check_device, check_flag, check_integer, warn_ignored
 from fishermask_fast.distributed import described, described_device, described_model, packages
 from fishermask_fast.likelihoods import Likelihood, LikelihoodLike, likelihood_with
 from fishermask_fast.masks import METHODS, FisherMask, MaskSize, check_size, size_of_mask
 from fishermask_fast.network import (
     Head,
     check_count,
-    check_device,
     check_seed,
     device_of,
     head_parameters,
@@ -134,12 +133,7 @@ class Parameters:
         check_flag("keep_head", self.keep_head)
         if self.device is not None:
             check_device(self.device)
-        if not is_integer(self.backward_steps):
-            raise TypeError(
-                f"backward_steps must be an int, 0 or more; got {self.backward_steps!r}"
-            )
-        if self.backward_steps < 0:
-            raise ValueError(f"backward_steps must be 0 or more; got {self.backward_steps}")
+        check_integer("backward_steps", self.backward_steps, 0)
         check_seed(self.seed)
         check_count("fisher_samples", self.fisher_samples, optional=False)
         check_count("batch_size", self.batch_size)

@@ -34,7 +34,7 @@ from fishermask_fast import (
     masked_gradients,
     save_factors,
 )
-from fishermask_fast.factors import tensor_file
+from fishermask_fast.factors import sound, tensor_file
 from fishermask_fast.gradients import resumable
 
 
@@ -159,6 +159,30 @@ def test_file_systems_that_cannot_reserve(
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
     monkeypatch.setattr(resumable.os, "posix_fallocate", refuse)
+    masked_gradients(model, Pool(), mask, batch_size=BATCH, out=path)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("written", [0, 5, 8, 11])
+def test_a_run_that_ends_while_it_writes_checksums(
+    written: int,
+    model: nn.Module,
+    mask: FisherMask,
+    path: Path,
+    whole: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = sound.write_from
+
+    def stop(descriptor: int, memory: memoryview, offset: int) -> None:
+        real(descriptor, memory[:written], offset)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sound, "write_from", stop)
+        with pytest.raises(KeyboardInterrupt):
+            masked_gradients(model, Pool(), mask, batch_size=BATCH, out=path)
+    assert not path.exists()
     masked_gradients(model, Pool(), mask, batch_size=BATCH, out=path)
     assert path.read_bytes() == whole
 

@@ -56,6 +56,23 @@ def test_inspect_says_what_the_model_is_and_writes_nothing(
     assert "--dry-run or --inspect, not both" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("there", ["folder", "file", "link to nothing"])
+def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(
+    there: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if there == "folder":
+        Path("new").mkdir()
+    elif there == "file":
+        Path("new").write_text("")
+    else:
+        Path("new").symlink_to("nothing")
+    assert select("--out", "new") == 2
+    said = capsys.readouterr()
+    assert "new exists already" in said.err or "new is a file" in said.err
+    assert select("--out", "new", "--dry-run") == 2
+    assert capsys.readouterr() == said
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_label_column_by_any_name(here: Path, encoding: str) -> None:
     assert select("--out", "one") == 0

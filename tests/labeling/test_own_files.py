@@ -175,7 +175,7 @@ def test_utf_16_is_named(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_table(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(ValueError, match="it is a folder, a pipe or a device"):
+    with pytest.raises(ValueError, match="must be a file; it is a pipe"):
         from_csv(tmp_path / "a.csv")
 
 

@@ -336,3 +336,45 @@ def test_logits_of_more_rows_than_samples() -> None:
     model = Twice(3, 2)
     with pytest.raises(ValueError, match=r"one row a sample; got \(4, 2\) for 2 samples"):
         masked_gradients(model, torch.randn(5, 3), some_of_each(model))
+
+
+def padded(items: list[Tensor]) -> Tensor:
+    return nn.utils.rnn.pad_sequence(items, batch_first=True)
+
+
+def keywords(items: list[Tensor]) -> dict[str, Tensor]:
+    return {"x": padded(items), "adjacency": torch.eye(3)}
+
+
+@pytest.mark.parametrize("varied", [False, True], ids=["equal items", "items of several lengths"])
+@pytest.mark.parametrize("collate", [padded, keywords])
+def test_a_collate_function_is_called_once_a_batch_and_a_few_times_more(
+    collate: Callable[[list[Tensor]], Any], varied: bool
+) -> None:
+    calls = 0
+
+    def counted(items: list[Tensor]) -> Any:
+        nonlocal calls
+        calls += 1
+        return collate(items)
+
+    n = 120
+    items = [torch.randn(4 + (i % 3 if varied else 0)) for i in range(n)]
+    pool = Pool.of(DataLoader(items, batch_size=4, collate_fn=counted))  # type: ignore[arg-type]
+    assert len(list(pool.batches(4))) == 30
+    assert 30 < calls <= 30 + 10
+    before = calls
+    list(pool.subset(range(60)).batches(4))  # nothing is asked that is known
+    assert calls == before + 15
+
+
+@pytest.mark.parametrize("first_unequal", [0, 3, 29])
+def test_sorting_by_length_is_found_in_the_first_batch_of_unequal_items(first_unequal: int) -> None:
+    def by_length(items: list[Tensor]) -> Tensor:
+        return padded(sorted(items, key=len, reverse=True))
+
+    items = [torch.randn(4) for _ in range(120)]
+    items[4 * first_unequal + 2] = torch.randn(6)
+    pool = Pool.of(DataLoader(items, batch_size=4, collate_fn=by_length))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"batch of samples {4 * first_unequal} .* order"):
+        list(pool.batches(4))
