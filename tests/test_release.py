@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def test_torch_is_asked_for_where_ops_are_built(
     choice: str | None, needs_torch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FISHERMASK_BUILD", raising=False)
+    monkeypatch.setattr(build_backend, "check_compiler", lambda: None)
     if choice is not None:
         monkeypatch.setenv("FISHERMASK_BUILD", choice)
     for hook in ("wheel", "editable"):
@@ -31,15 +33,54 @@ def test_torch_is_asked_for_where_ops_are_built(
     assert build_backend.get_requires_for_build_sdist() == []
 
 
-def run_setup(*arguments: str, build: str) -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize("hook", ["wheel", "editable"])
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("FISHERMASK_BUILD", "yes", "FISHERMASK_BUILD must be 1 or 0; got 'yes'"),
+        ("FISHERMASK_BUILD", "", "FISHERMASK_BUILD must be 1 or 0; got ''"),
+        ("FISHERMASK_CUDA", "yes", "FISHERMASK_CUDA must be auto, 0 or 1; got 'yes'"),
+        ("CXX", "no-such-compiler -m64", "'no-such-compiler' was not found"),
+        ("PATH", "", "'c++' was not found"),
+    ],
+)
+def test_what_cannot_be_compiled_is_told_in_a_line_before_torch_is_fetched(
+    hook: str, name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("FISHERMASK_BUILD", "FISHERMASK_CUDA", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        getattr(build_backend, f"get_requires_for_build_{hook}")()
+    (line,) = str(ended.value).splitlines()
+    assert told in line
+    assert "FISHERMASK_BUILD=0 pip install ." in line
+
+
+def test_without_compiled_ops_no_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FISHERMASK_BUILD", "0")
+    monkeypatch.setenv("PATH", "")
+    assert build_backend.get_requires_for_build_wheel() == []
+
+
+def run_setup(
+    *arguments: str, build: str, before: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
     program = (
         "import os, runpy, sys\n"
         "sys.modules['torch'] = None\n"  # as where there is none
+        f"{before}\n"
         f"os.environ['FISHERMASK_BUILD'] = {build!r}\n"
         f"sys.argv = ['setup.py', *{list(arguments)!r}]\n"
         "runpy.run_path('setup.py', run_name='__main__')\n"
     )
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_build_that_fails_names_the_way_out_last() -> None:
@@ -52,6 +93,24 @@ def test_an_unknown_choice_is_refused() -> None:
     ran = run_setup("--version", build="yes")
     assert ran.returncode != 0
     assert "FISHERMASK_BUILD must be 1 or 0; got 'yes'" in ran.stderr
+
+
+def test_a_missing_compiler_is_told_before_a_missing_torch() -> None:
+    ran = run_setup("--version", build="1", CXX="no-such-compiler")
+    assert ran.returncode != 0
+    assert "'no-such-compiler' was not found" in ran.stderr
+    assert "torch" not in ran.stderr
+
+
+@pytest.mark.parametrize("build", ["0", "1"])
+def test_an_old_setuptools_is_told_in_a_line(build: str) -> None:
+    """Without isolation pip asks no one; setuptools then rejects pyproject.toml by its licence."""
+    old = "import setuptools; setuptools.__version__ = '76.1.0'"
+    ran = run_setup("--version", build=build, before=old)
+    assert ran.returncode != 0
+    (line,) = ran.stderr.splitlines()
+    assert "building needs setuptools >= 77; got 76.1.0" in line
+    assert "FISHERMASK_BUILD" not in line
 
 
 def test_pure_python_needs_no_torch_to_build() -> None:
