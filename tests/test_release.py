@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import check_release
@@ -160,10 +161,20 @@ def test_no_page_or_picture_is_ignored_as_if_it_were_built() -> None:
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     """A tree of which everything agrees."""
-    (tmp_path / "fishermask_fast").mkdir()
-    (tmp_path / "fishermask_fast" / "version.py").write_text('__version__ = "1.2.3"\n')
-    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.3 - 2026-01-02\n\n## 1.2.2\n")
-    (tmp_path / "CITATION.cff").write_text('version: 1.2.3\ndate-released: "2026-01-02"\n')
+    for name, text in {
+        "fishermask_fast/version.py": '__version__ = "1.2.3"\n',
+        "CHANGELOG.md": "# Changelog\n\n## 1.2.3 - 2026-01-02\n\n## 1.2.2 - 2025-12-31\n",
+        "CITATION.cff": (
+            'title: "fishermask_fast: fast"\nlicense: MIT\nversion: 1.2.3\n'
+            'date-released: "2026-01-02"\nreferences:\n  - doi: 10.48550/arXiv.2411.05752\n'
+        ),
+        "pyproject.toml": 'license = "MIT"\nSource = "https://github.com/someone/some"\n',
+        "mkdocs.yml": "repo_url: https://github.com/someone/some\n",
+        "README.md": "By FisherMask (https://arxiv.org/abs/2411.05752).\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
     return tmp_path
 
 
@@ -178,16 +189,59 @@ def test_a_release_of_which_everything_agrees(release: Path) -> None:
         ("fishermask_fast/version.py", "1.2.3", "1.2.4", "1.2.4"),
         ("CHANGELOG.md", "## 1.2.3 - 2026-01-02", "## Unreleased", "Unreleased"),
         ("CHANGELOG.md", "2026-01-02", "2026-01-03", "2026-01-03"),
+        ("CHANGELOG.md", "2025-12-31", "2025-12-32", "2025-12-32, which is no date"),
+        ("CHANGELOG.md", "2025-12-31", "2026-01-03", "1.2.2 of 2026-01-03 stands below"),
         ("CITATION.cff", "version: 1.2.3", "version: 1.2.2", "1.2.2"),
         ("CITATION.cff", "2026-01-02", "2026-01-01", "2026-01-01"),
+        ("CITATION.cff", "2026-01-02", "2026-02-30", "2026-02-30, which is no date"),
+        ("CITATION.cff", "fishermask_fast:", "fishermask:", "title"),
+        ("CITATION.cff", "MIT", "BSD-3-Clause", "BSD-3-Clause"),
+        ("CITATION.cff", "arXiv.2411.05752", "arXiv.2411.05753", "10.48550/arXiv.2411.05752"),
+        ("pyproject.toml", "someone", "OWNER", "pyproject.toml still has OWNER"),
+        ("mkdocs.yml", "someone", "OWNER", "mkdocs.yml still has OWNER"),
+        ("README.md", "By FisherMask", "By [FisherMask](https://github.com/OWNER/x)", "README.md"),
     ],
 )
 def test_what_disagrees_is_told(release: Path, name: str, old: str, new: str, told: str) -> None:
     path = release / name
+    assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     found = check_release.disagreements(release, "v1.2.3")
     assert found and told in " ".join(found)
 
 
+@pytest.mark.parametrize("day", ["2026-02-30", "2026-13-01", "2026-00-10", "0000-01-01", "later"])
+def test_no_release_has_a_date_that_is_none(release: Path, day: str) -> None:
+    released_on(release, day)
+    assert f"{day}, which is no date" in " ".join(check_release.disagreements(release, None))
+
+
+def test_no_release_is_dated_after_today_everywhere_on_earth(release: Path) -> None:
+    latest = datetime.now(timezone(timedelta(hours=14))).date()
+    released_on(release, str(latest))
+    assert check_release.disagreements(release, "v1.2.3") == []
+    tomorrow = str(latest + timedelta(days=1))
+    released_on(release, tomorrow)
+    found = check_release.disagreements(release, None)
+    assert len(found) == 2 and all(f"{tomorrow}, which is yet to come" in each for each in found)
+
+
+def released_on(release: Path, day: str) -> None:
+    for name in ("CHANGELOG.md", "CITATION.cff"):
+        text = (release / name).read_text()
+        (release / name).write_text(re.sub(r"2026-\d\d-\d\d", day, text))
+
+
+def test_a_placeholder_owner_stops_a_tag_and_is_told_before(release: Path) -> None:
+    mkdocs = release / "mkdocs.yml"
+    mkdocs.write_text(mkdocs.read_text().replace("someone", "OWNER"))
+    assert check_release.disagreements(release, None) == []
+    assert check_release.placeholders(release) == ["mkdocs.yml"]
+
+
 def test_another_tag_is_told(release: Path) -> None:
     assert check_release.disagreements(release, "v1.2.2") == ["the tag must be v1.2.3; got v1.2.2"]
+
+
+def test_this_tree_agrees() -> None:
+    assert check_release.disagreements(ROOT, None) == []
