@@ -16,8 +16,8 @@ from setup import builds_ops, check_compiler, cuda_choice
 def _needed_to_compile() -> list[str]:
     if not builds_ops():
         return []
-    check_compiler()
     cuda_choice()
+    check_compiler()
     return ["ninja", "pybind11>=2.13", "torch>=2.11"]
 
 

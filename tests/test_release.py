@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -127,18 +130,33 @@ def test_the_description_for_an_index_has_no_links_into_a_folder() -> None:
     assert "/blob/main/docs/digits.png?raw=true" in ran.stdout
 
 
+def git(*arguments: str, given: str = "") -> str:
+    """What git says of this checkout; a skip where there is no git, or this is none."""
+    if shutil.which("git") is None:
+        pytest.skip("no git on PATH")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", *arguments], input=given, cwd=ROOT, capture_output=True, text=True
+        )
+
+    # An archive that was unpacked inside another checkout is none itself.
+    top = run("rev-parse", "--show-toplevel")
+    if top.returncode != 0 or Path(top.stdout.strip()).resolve() != ROOT.resolve():
+        pytest.skip("not a git checkout")
+    return run(*arguments).stdout
+
+
 def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
     ran = run_setup("-q", "sdist", "--dist-dir", str(tmp_path), build="1")
     assert ran.returncode == 0, ran.stderr
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         held = {name.partition("/")[2] for name in file.getnames()}
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if tracked.returncode != 0:
-        pytest.skip("not a git checkout")
+    tracked = git("ls-files")
     left_out = ("benchmarks/results/", ".ci/", ".gitignore")
     shown = ("benchmarks/results/experiments/README.md", "benchmarks/results/frozen/report.md")
-    needed = {name for name in tracked.stdout.split() if not name.startswith(left_out)}
+    needed = {name for name in tracked.split() if not name.startswith(left_out)}
     needed |= set(shown)
     assert sorted(needed - held) == []
     assert not [name for name in held if name.endswith((".so", ".pyc"))]
@@ -146,16 +164,8 @@ def test_the_source_archive_holds_what_its_tests_need(tmp_path: Path) -> None:
 
 def test_no_page_or_picture_is_ignored_as_if_it_were_built() -> None:
     files = [str(path) for path in (ROOT / "docs").rglob("*") if path.is_file()]
-    asked = subprocess.run(
-        ["git", "check-ignore", "--no-index", "--stdin"],
-        input="\n".join(file for file in files if "__pycache__" not in file),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if asked.returncode not in (0, 1):
-        pytest.skip("not a git checkout")
-    assert asked.stdout == ""
+    asked = "\n".join(file for file in files if "__pycache__" not in file)
+    assert git("check-ignore", "--no-index", "--stdin", given=asked) == ""
 
 
 @pytest.fixture
@@ -245,3 +255,68 @@ def test_another_tag_is_told(release: Path) -> None:
 
 def test_this_tree_agrees() -> None:
     assert check_release.disagreements(ROOT, None) == []
+
+
+def test_no_workflow_puts_what_others_name_into_a_shell_line() -> None:
+    """A tag, a branch or a title may hold shell: by the environment it is text."""
+    files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert files
+    for file in files:
+        lines = file.read_text().splitlines()
+        for number, line in enumerate(lines):
+            found = re.match(r"( *(?:- )?)run:", line)
+            if found is None:
+                continue
+            deeper = re.compile(" " * (len(found[1]) + 1))
+            below = list(itertools.takewhile(deeper.match, lines[number + 1 :]))
+            shell = "\n".join([line, *below])
+            assert "${{" not in shell, f"{file.name}:{number + 1}: {shell}"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs make in a folder that holds the Makefile and what a release is checked by."""
+    if shutil.which("make") is None:
+        pytest.skip("no make on PATH")
+    for name in ("Makefile", "constraints.txt", "CITATION.cff", "CHANGELOG.md", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("tests/check_release.py", "fishermask_fast/version.py", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", f"PYTHON={sys.executable}", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "tag", ["v0;touch${IFS}made", "v0'$(touch made)'", "v0`touch made`", '$(shell touch made)"']
+)
+def test_a_tag_is_never_run(
+    tag: str, make: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    ran = make("release-check", TAG=tag)
+    assert ran.returncode != 0
+    assert f"got {tag}" in ran.stdout
+    assert not (tmp_path / "made").exists()
+
+
+def test_make_takes_another_torch(
+    make: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    usual = (tmp_path / "constraints.txt").read_text()
+    made = "build/torch-2.11.0/constraints.txt"
+    ran = make(made, TORCH="2.11.0", TORCHVISION="0.26.0")
+    assert ran.returncode == 0, ran.stderr
+    changed = set((tmp_path / made).read_text().split()) - set(usual.split())
+    assert changed == {"torch==2.11.0", "torchvision==0.26.0"}
+    for torch, pins in (("2.11.0", made), ("", "constraints.txt")):
+        planned = make("--dry-run", f".venv/.torch{torch}", TORCH=torch).stdout
+        assert f"--constraint {pins} setuptools" in planned
