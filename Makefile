@@ -108,8 +108,9 @@ wheels:
 	build/cibuildwheel/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) cibuildwheel
 	build/cibuildwheel/bin/python -m cibuildwheel --output-dir dist $(ARGS)
 
-# The wheels of dist/, installed and used under several versions of torch.
-check-torch: wheel
+# The wheels, installed and used under several versions of torch; ARGS are of the use alone.
+check-torch:
+	$(PYTHON) tests/wheels.py
 	$(PYTHON) tests/check_torch.py $(ARGS)
 
 # _C under the address and undefined-behaviour sanitizers: the tests of the ops and many random views.

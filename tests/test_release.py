@@ -320,3 +320,12 @@ def test_make_takes_another_torch(
     for torch, pins in (("2.11.0", made), ("", "constraints.txt")):
         planned = make("--dry-run", f".venv/.torch{torch}", TORCH=torch).stdout
         assert f"--constraint {pins} setuptools" in planned
+
+
+def test_arguments_reach_the_one_command_that_takes_them(
+    make: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    planned = make("--dry-run", "check-torch", "ARGS=--use 2.11.0").stdout.splitlines()
+    assert [line.split("/")[-1] for line in planned if "--use 2.11.0" in line] == [
+        "check_torch.py --use 2.11.0"
+    ]
