@@ -329,3 +329,13 @@ def test_arguments_reach_the_one_command_that_takes_them(
     assert [line.split("/")[-1] for line in planned if "--use 2.11.0" in line] == [
         "check_torch.py --use 2.11.0"
     ]
+
+
+def test_the_classifiers_are_the_pythons_that_were_tried() -> None:
+    declared = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', read("pyproject.toml"))
+    tried = re.findall(r"^\| (3\.\d+)\.\d+ \|.* passed", read("docs/building.md"), re.MULTILINE)
+    assert declared and sorted(set(declared)) == sorted(set(tried))
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
