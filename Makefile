@@ -1,14 +1,18 @@
 # Every target makes the .venv it needs. Variables: PYTHON (>= 3.11), CONSTRAINTS (a pip constraints
-# file), ARGS (passed on to the command, as in: make run ARGS="--data fashion-mnist --download").
+# file), TORCH and TORCHVISION (versions in the place of those that it names), ARGS (passed on to the
+# command, as in: make run ARGS="--data fashion-mnist --download").
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
+TORCH ?=
+TORCHVISION ?=
 ARGS ?=
 
 VENV := .venv
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INSTALL := $(PIP) install --quiet --constraint $(CONSTRAINTS)
+PINS := $(if $(TORCH),build/torch-$(TORCH)/constraints.txt,$(CONSTRAINTS))
+INSTALL := $(PIP) install --quiet --constraint $(PINS)
 CPP := $(wildcard csrc/*.cpp csrc/common/*.h csrc/cpu/*.h csrc/cpu/*.inl csrc/cpu/*.cpp csrc/cuda/*.cu csrc/cuda/*.cuh csrc/cuda/*.cpp)
 TEST_CPP := tests/lanes_check.cpp $(wildcard tests/cuda_on_cpu/*.cpp tests/cuda_on_cpu/*.h)
 PYTHON_CODE := fishermask_fast tests setup.py build_backend.py $(wildcard benchmarks docs/hooks.py)
@@ -104,8 +108,9 @@ wheels:
 	build/cibuildwheel/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) cibuildwheel
 	build/cibuildwheel/bin/python -m cibuildwheel --output-dir dist $(ARGS)
 
-# The wheels of dist/, installed and used under several versions of torch.
-check-torch: wheel
+# The wheels, installed and used under several versions of torch; ARGS are of the use alone.
+check-torch:
+	$(PYTHON) tests/wheels.py
 	$(PYTHON) tests/check_torch.py $(ARGS)
 
 # _C under the address and undefined-behaviour sanitizers: the tests of the ops and many random views.
@@ -125,9 +130,10 @@ check-tools: $(VENV)/.dev build/label-studio/.installed
 	$(INSTALL) timm
 	$(BIN)/python -m pytest -m tools tests/tools tests/labeling $(ARGS)
 
-# Version, changelog, citation and ARGS=TAG speak of one release.
+# Version, changelog, citation and TAG, where one is given, speak of one release. The tag stays in
+# the environment: neither make nor the shell reads it.
 release-check:
-	$(PYTHON) tests/check_release.py $(ARGS)
+	@$(PYTHON) tests/check_release.py $${TAG:+"$$TAG"}
 
 clean:
 	rm -rf $(VENV) $(DOCS) build dist site *.egg-info fishermask_fast/*.so .pytest_cache .mypy_cache .ruff_cache
@@ -137,15 +143,22 @@ clean:
 ARCHITECTURES = $${TORCH_CUDA_ARCH_LIST:-$$($(BIN)/python -c \
     'import torch; print("" if torch.cuda.is_available() else "9.0")')}
 
+# Without TORCHVISION pip takes the one that fits TORCH.
+build/torch-$(TORCH)/constraints.txt: $(CONSTRAINTS)
+	mkdir -p $(@D)
+	sed -e 's/^torch==.*/torch==$(TORCH)/' \
+	    -e 's/^torchvision==.*/torchvision$(if $(TORCHVISION),==$(TORCHVISION))/' $< > $@
+
 # torch comes first, so that the package is compiled against the torch that it will run with.
-$(VENV)/.torch: $(CONSTRAINTS)
+$(VENV)/.torch$(TORCH): $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python >= 3.11 is needed; $(PYTHON) is {sys.version}")'
 	$(PYTHON) -m venv $(VENV) || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	    $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(INSTALL) setuptools ninja pybind11 torch
+	rm -f $(VENV)/.torch*
 	touch $@
 
-$(VENV)/.loop $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch pyproject.toml setup.py $(CPP)
+$(VENV)/.loop $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch$(TORCH) pyproject.toml setup.py $(CPP)
 	TORCH_CUDA_ARCH_LIST="$(ARCHITECTURES)" $(INSTALL) --no-build-isolation --editable '.[$*]'
 	touch $@
 

@@ -18,9 +18,11 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.errors import CCompilerError
 
+MINIMUM_SETUPTOOLS = 77
 MINIMUM_TORCH = (2, 11)
 MINIMUM_NVCC = (12, 0)
 # Built where no GPU is seen, as far as nvcc offers them; the last as PTX too, for what came after.
@@ -54,10 +56,22 @@ WAY_OUT = (
 
 
 class BuildError(SystemExit):
-    """Ends the build with a message for the person who started it."""
+    """Ends the build with a message for the person who started it, the way out at its end."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"fishermask-fast: {message}\n{WAY_OUT}")
+        separator = "\n" if "\n" in message else " "
+        super().__init__(f"fishermask-fast: {message.rstrip()}{separator}{WAY_OUT}")
+
+
+def check_setuptools() -> None:
+    """Stops where pyproject.toml cannot be read, which pip does not ask without isolation."""
+    version = setuptools.__version__
+    if int(version.split(".")[0]) < MINIMUM_SETUPTOOLS:
+        raise SystemExit(
+            f"fishermask-fast: building needs setuptools >= {MINIMUM_SETUPTOOLS}; got {version}. "
+            f"Upgrade it (pip install 'setuptools>={MINIMUM_SETUPTOOLS}'), or build without "
+            "--no-build-isolation."
+        )
 
 
 def builds_ops() -> bool:
@@ -274,7 +288,6 @@ def build_command(torch):
             self.build_temp = str(ROOT / "build" / f"ops-{tag}-torch{torch.__version__}")
 
         def run(self) -> None:
-            check_compiler()
             # One that an earlier build left would be packed, or loaded, with a _C it does not fit.
             for folder in (Path(self.build_lib), ROOT) if self.inplace else (Path(self.build_lib),):
                 for stale in folder.glob("fishermask_fast/_C_cuda*.so"):
@@ -301,6 +314,7 @@ def description() -> str:
 
 
 def main() -> None:
+    check_setuptools()
     about = {
         "long_description": description(),
         "long_description_content_type": "text/markdown",
@@ -308,6 +322,7 @@ def main() -> None:
     if not builds_ops():
         setup(**about)
         return
+    check_compiler()
     torch = import_torch()
     from torch.utils.cpp_extension import CppExtension
 

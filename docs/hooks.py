@@ -22,6 +22,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 EXPERIMENTS = RESULTS / "experiments"
 FROZEN = RESULTS / "frozen"
 MAP = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
+# Inline code without spaces that a phone has room for on one line.
+NAME = re.compile(r"(?<!</span>)<code>(?=[^\s<]{1,28}</code>)")
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -37,6 +39,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         if marker in markdown:
             markdown = markdown.replace(marker, made())
     return MAP.sub(lambda found: chain(found.group(1)), markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Marks short names in code, so that no line ends within one, as in the dashes of a flag."""
+    return NAME.sub('<code class="whole">', html)
 
 
 def results() -> str:

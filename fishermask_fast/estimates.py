@@ -33,6 +33,9 @@ from fishermask_fast.network import (
 # Triangles of r (r + 1) / 2 float64 that a candidate holds at most: A, B, copies of both, and the
 # whole forms at a set-up (measured: 7.8 to 10.2).
 _TRIANGLES = 10.5
+# Bytes of its scores, order and marks beside these (measured: 280 to 400); of a pool in a file
+# only the scores and marks that stay.
+_BESIDE, _BESIDE_FILE = 400, 17
 # A block's leaders have their factors copied: so many, or so large a share of all.
 _LEADERS, _LEADERS_SHARE = 512, 32
 # What a batch's activations may take where nobody sets its size, and numbers of work beside them.
@@ -155,6 +158,7 @@ def estimate(query: Needs, device: torch.device) -> Estimate:
     rows = q.n_pool * sample
     leaders = min(q.n_pool, max(_LEADERS, q.n_pool // _LEADERS_SHARE))
     triangles = int(_TRIANGLES * 8 * (q.n_rows * (q.n_rows + 1) // 2))
+    of_candidate = triangles // 2 + _BESIDE_FILE if q.stored else triangles + _BESIDE
     batch = _batch_bytes(q)
     labeled = q.n_labeled > 0
     in_memory = 0 if q.stored else rows
@@ -169,7 +173,7 @@ def estimate(query: Needs, device: torch.device) -> Estimate:
         },
         "selection": {
             _V: in_memory + leaders * sample,
-            _STATE: (q.n_pool // (2 if q.stored else 1) + leaders) * triangles,
+            _STATE: q.n_pool * of_candidate + leaders * triangles,
             _MATRICES: matrices_bytes(q.k, matrices_at_work(labeled, q.backward)),
         },
     }

@@ -175,3 +175,19 @@ def test_under_a_limit_it_finishes_or_refuses(k: int, word: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(word), done.stdout
+
+
+def test_the_pages_give_the_figures_that_are_counted_with() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    faq, performance, scale = (
+        (docs / f"{name}.md").read_text() for name in ("faq", "performance", "scale")
+    )
+    in_memory = f"{4 * estimates._TRIANGLES:g} r (r + 1) + {estimates._BESIDE}"
+    in_a_file = f"{2 * estimates._TRIANGLES:g} r (r + 1) + {estimates._BESIDE_FILE}"
+    least, labeled, most = (
+        estimates.matrices_at_work(*how) for how in ((False, False), (True, False), (True, True))
+    )
+    assert in_memory in faq and in_memory in performance
+    assert in_a_file in faq and in_a_file in scale
+    assert all(str(count) in faq for count in (least, labeled, most))
+    assert f"{least} to {most} k x k" in performance

@@ -157,3 +157,17 @@ def check_form(matrix: Tensor, k: int, device: torch.device) -> None:
         raise ValueError(f"matrices must have shape {(k, k)}; got {tuple(matrix.shape)}")
     if matrix.device != device:
         raise ValueError(f"a matrix is on {matrix.device}; expected the factors' {device}")
+
+
+def check_beside(name: str, part: Tensor, middle: Tensor) -> None:
+    """Raise where a part has another dtype, device or number of samples than middle.
+
+    Raises:
+        TypeError, ValueError: names both.
+    """
+    if part.dtype != middle.dtype:
+        raise TypeError(f"{name} is {part.dtype}; expected middle's {middle.dtype}")
+    if part.device != middle.device:
+        raise ValueError(f"{name} is on {part.device}; expected middle's {middle.device}")
+    if len(part) != len(middle):
+        raise ValueError(f"{name} holds {len(part)} samples; expected middle's {len(middle)}")

@@ -24,6 +24,7 @@ from fishermask_fast.checks import (
 )
 from fishermask_fast.factors import grams, products
 from fishermask_fast.factors.checks import (
+    check_beside,
     check_changed,
     check_form,
     check_head_index,
@@ -72,16 +73,7 @@ class GradientFactors:
             if part is None:
                 continue
             check_part(name, part, 2 if name == "hidden" else 3)
-            if part.dtype != self.middle.dtype:
-                raise TypeError(f"{name} is {part.dtype}; expected middle's {self.middle.dtype}")
-            if part.device != self.middle.device:
-                raise ValueError(
-                    f"{name} is on {part.device}; expected middle's {self.middle.device}"
-                )
-            if part.shape[0] != len(self):
-                raise ValueError(
-                    f"{name} holds {part.shape[0]} samples; expected middle's {len(self)}"
-                )
+            check_beside(name, part, self.middle)
         if self.coupling is None:
             if self.head_index is not None:
                 raise ValueError("head_index needs coupling and hidden")

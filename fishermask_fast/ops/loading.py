@@ -2,7 +2,8 @@
 
 Importing this module loads ``_C``, which registers every op for the CPU, and then ``_C_cuda``
 where it was built and can be loaded; without it everything works on the CPU. A package that was
-installed without compiled ops, as asked for by FISHERMASK_BUILD=0, registers their definitions.
+installed without compiled ops, by FISHERMASK_BUILD=0 or from the pure wheel, registers their
+definitions.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ def _load_cpu() -> torch.library.Library | None:
     """
     if importlib.util.find_spec("fishermask_fast._C") is None and _installed_pure():
         warnings.warn(
-            "fishermask_fast was installed without its compiled ops (FISHERMASK_BUILD=0): every op "
-            "runs its definition in plain torch, with the same picks, many times more slowly",
+            "fishermask_fast is installed without compiled ops: every op runs its definition in "
+            "plain torch, with the same picks, many times more slowly. FISHERMASK_BUILD=0 asks for "
+            "this, and pip takes such a wheel (py3-none-any) where no compiled one fits this "
+            "Python and system; with a compiler, installing from the sources builds the ops",
             RuntimeWarning,
             stacklevel=caller_level(),
         )

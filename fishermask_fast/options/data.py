@@ -17,10 +17,11 @@ class DataOptions:
     """Which samples, and how many of them.
 
     Attributes:
-        name: digits, mnist, fashion-mnist, cifar10, svhn, breast-cancer, iris, wine, 20newsgroups;
-            a folder that holds one folder of images per class (or train and test folders of such);
-            or a file (.csv, .jsonl, .parquet) with a column of labels, and a column text or others
-            of numbers and categories.
+        name: digits, mnist, fashion-mnist, cifar10, svhn, breast-cancer, iris, wine, 20newsgroups,
+            multilabel (several labels a sample), diabetes (a regression); a folder that holds one
+            folder of images per class (or train and test folders of such); or a file (.csv,
+            .jsonl, .parquet) with a column of labels, and a column text or others of numbers and
+            categories.
         root: Where downloaded sets are kept.
         download: Download a set that is missing.
         label_column: Of a file: the column of the labels.
