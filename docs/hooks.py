@@ -1,9 +1,9 @@
 """Fills pages from what is declared elsewhere, so that nothing is said twice.
 
 ``<!-- results -->`` becomes what benchmarks/results holds, ``<!-- experiments -->`` the report of
-its experiments, ``<!-- frozen -->`` that of the frozen track, ``<!-- changelog -->`` CHANGELOG.md,
-and ``<!-- command line -->`` the commands and
-options that fishermask_fast/options declares. The map of wings, a chain, becomes a list: the theme
+its experiments, ``<!-- frozen -->`` and ``<!-- scratch -->`` those of the registered proofs,
+``<!-- changelog -->`` CHANGELOG.md, and ``<!-- command line -->`` the commands and options that
+fishermask_fast/options declares. The map of wings, a chain, becomes a list: the theme
 would fetch what draws it from elsewhere.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 EXPERIMENTS = RESULTS / "experiments"
-FROZEN = RESULTS / "frozen"
+PROOFS = ("frozen", "scratch")
 MAP = re.compile(r"```mermaid\n(.*?)```", re.DOTALL)
 # Inline code without spaces that a phone has room for on one line.
 NAME = re.compile(r"(?<!</span>)<code>(?=[^\s<]{1,28}</code>)")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    plots = [*RESULTS.glob("*.png"), *EXPERIMENTS.glob("*/*.png"), *FROZEN.glob("*.png")]
+    plots = [*RESULTS.glob("*.png"), *EXPERIMENTS.glob("*/*.png")]
+    plots += [plot for name in PROOFS for plot in (RESULTS / name).glob("*.png")]
     for plot in sorted(plots):
         name = f"results/{plot.relative_to(RESULTS)}"
         files.append(File.generated(config, name, abs_src_path=str(plot)))
@@ -62,9 +64,10 @@ def experiments() -> str:
     return re.sub(r"(?<!!)\[([^]]*)\]\(\.\.[^)]*\)", r"`\1`", report)
 
 
-def frozen() -> str:
+def proof(name: str) -> str:
     """The tables that frozen/report.py made, with their pictures where they are."""
-    return re.sub(r"(!\[[^]]*\]\()", r"\1results/frozen/", (FROZEN / "report.md").read_text())
+    report = (RESULTS / name / "report.md").read_text()
+    return re.sub(r"(!\[[^]]*\]\()", rf"\1results/{name}/", report)
 
 
 def changelog() -> str:
@@ -93,7 +96,7 @@ def chain(flowchart: str) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "<!-- results -->": results,
     "<!-- experiments -->": experiments,
-    "<!-- frozen -->": frozen,
+    **{f"<!-- {name} -->": partial(proof, name) for name in PROOFS},
     "<!-- changelog -->": changelog,
     "<!-- command line -->": command_line,
 }

@@ -19,6 +19,9 @@ from fishermask_fast.factors.quadratic_forms import packed_square
 from fishermask_fast.ops import FactorTensors
 from fishermask_fast.triangles import add_to_lower, mirror_lower, unpacked
 
+# Of a head's blocks that are made together.
+_STRIP_NUMBERS = 2**23
+
 
 class Chunk(Protocol):
     """Factors of some samples, in memory."""
@@ -101,25 +104,54 @@ def add_gram(total: Tensor, chunk: FactorTensors) -> None:
     cross = chunk.hidden.T @ crossed.view(n, c * m)  # (d, C m)
     cross = cross.view(d, c, m).transpose(0, 1).reshape(c * d, m)
     inner = torch.bmm(chunk.coupling.transpose(1, 2), chunk.coupling)  # (n, C, C)
-    if chunk.head_index is None:
-        index = torch.arange(c * d, device=total.device)
-    else:
-        index = chunk.head_index
-        cross = cross[index]
-    total[m:, :m] += cross
+    index = chunk.head_index
+    total[m:, :m] += cross if index is None else cross[index]
     head = total[m:, m:]
     if c == 1:  # nothing repeats, and a plain product needs no triangles
         whole = (inner[:, 0] * chunk.hidden).T @ chunk.hidden
-        head += whole if chunk.head_index is None else whole[index][:, index]
+        head += whole if index is None else whole[index][:, index]
         return
     lower = torch.tril_indices(c, c, device=total.device)
     sums = inner[:, lower[0], lower[1]].T @ packed_square(chunk.hidden)  # (pairs, packed)
-    # Class by class: blocks of all pairs together are (C d)^2 numbers, however few are masked.
-    ends = torch.searchsorted(index, torch.arange(c + 1, device=total.device) * d).tolist()
-    for a in range(c):
-        rows = index[ends[a] : ends[a + 1]] - a * d
-        pairs = sums[a * (a + 1) // 2 : (a + 1) * (a + 2) // 2]
-        blocks = unpacked(pairs, d)[:, rows]  # (a + 1, rows, d)
-        strip = blocks.transpose(0, 1).reshape(len(rows), (a + 1) * d)
-        columns = index[: ends[a + 1]]
-        head[ends[a] : ends[a + 1], : ends[a + 1]] += strip[:, columns]
+    strips = _strips(c, d)
+    ends = _ends(index, c, d, len(strips) > 1)
+    for first, last in strips:
+        pairs = slice(first * (first + 1) // 2, last * (last + 1) // 2)
+        blocks = unpacked(sums[pairs], d)[None]
+        if last - first > 1:
+            rest = total.new_zeros(last - first, last, d, d)
+            rest[lower[0, pairs] - first, lower[1, pairs]] = blocks[0]
+            blocks = rest
+        if index is None:
+            strip = blocks.transpose(1, 2).reshape((last - first) * d, last * d)
+        else:
+            rows, columns = index[ends[first] : ends[last], None] - first * d, index[: ends[last]]
+            strip = blocks[rows // d, columns // d, rows % d, columns % d]
+        head[ends[first] : ends[last], : ends[last]] += strip
+
+
+def _strips(c: int, d: int) -> list[tuple[int, int]]:
+    """Classes whose blocks with all before them are made together, from first to last.
+
+    All blocks at once are (C d)^2 numbers, however few of the head's entries are masked.
+    """
+    found, first = [], 0
+    while first < c:
+        last = first + 1
+        while last < c and (last + 1 - first) * (last + 1) * d * d <= _STRIP_NUMBERS:
+            last += 1
+        found.append((first, last))
+        first = last
+    return found
+
+
+def _ends(index: Tensor | None, c: int, d: int, all_classes: bool) -> list[int]:
+    """Where the columns of each class begin and the last one's end; a look at `index` is for many.
+
+    With one strip only the first and the last count, which need none.
+    """
+    if index is None:
+        return [a * d for a in range(c + 1)]
+    if not all_classes:
+        return [0] + [len(index)] * c
+    return torch.searchsorted(index, torch.arange(c + 1, device=index.device) * d).tolist()

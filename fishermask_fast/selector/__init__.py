@@ -1,16 +1,15 @@
 """From a model and a pool to a batch: mask, masked gradients, Fisher matrices, selection.
 
-One query chooses k parameters by the Fisher diagonal, takes V_x on them for every sample, and picks
-the batch that most reduces tr(M^-1 F), where
+A query picks the batch that most reduces tr(M^-1 F) on the k parameters of its mask, where
 
     F   = (1/N)   sum over all samples, labeled and unlabeled, of V_x^T V_x
     F_L = (1/n_L) sum over the labeled samples of V_x^T V_x,   M = lambda I + F_L n_L / (n_L + K)
 
 Rooms in reading order: selector (the class), parameters (what it was given), aims (of M, F, gains),
-presets (of what is left open), wishes
-(for candidates), course (of a query), query (its steps), targets (weights), labels (counts),
-counting (memory, seconds), known (where gradients are there already). May import: estimates,
-selection, distributed, engine, gradients, masks, network, factors, likelihoods, checks, arrays.
+presets (of what is left open), wishes (for candidates), course (of a query), query (its steps),
+targets (weights), labels (counts), counting (memory, seconds), known (where gradients are there
+already). May import: estimates, selection, distributed, engine, gradients, masks, network, factors,
+likelihoods, checks, arrays.
 """
 
 from __future__ import annotations

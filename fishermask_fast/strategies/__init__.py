@@ -5,7 +5,7 @@ Rooms: interface (what they take and give), fisher (tr(M^-1 F): FisherMask, BAIT
 typical (TypiClust), filtered (FisherMask's candidates, UHerding's picks), registry (all by name),
 estimating (what a query will take). A new strategy is a function, a line in registry and its name
 in options/picking. May import: selector, estimates, distributed, masks, network,
-options, progress, checks.
+options, progress.
 """
 
 from __future__ import annotations

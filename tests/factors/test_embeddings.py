@@ -181,13 +181,13 @@ def test_never_as_large_as_all_gradients(generator: torch.Generator) -> None:
 
 
 def test_fisher_is_never_as_large_as_the_whole_head(generator: torch.Generator) -> None:
-    n, c, d, k = 12, 6, 60, 300
+    n, c, d, k = 12, 6, 600, 2800
     h = torch.randn(n, d, generator=generator)
     p = torch.randn(n, c, generator=generator).softmax(1)
     factors = factors_from_embeddings(h, p, mask=k)
     with Largest() as largest:
         found = factors.fisher()
-    assert largest.numbers <= max(c * d * d, k * k)  # (c d)^2 is more
+    assert largest.numbers <= 2**23  # (c d)^2 is half as many again
     v = factors.dense().double().flatten(0, 1)
     torch.testing.assert_close(found, v.T @ v / n)
 

@@ -89,7 +89,8 @@ def test_bad_parameters_are_refused_in_our_words(case: str) -> None:
     query(strategy())
     faults = []
     for name, value in bad_values(strategy):
-        shown = f"{case}({name}={str(value)[:60]!r})"
+        long = isinstance(value, int) and abs(value) > 10**4000  # which Python does not print
+        shown = f"{case}({name}={'' if long else str(value)[:60]!r})"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

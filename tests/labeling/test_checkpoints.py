@@ -147,7 +147,7 @@ class Whole(nn.Module):
         (damaged, "it is damaged"),
         (lambda p: torch.save(Whole(), p), "a pickled Whole, whose code is not run"),
         (lambda p: torch.save(Whole(), p, _use_new_zipfile_serialization=False), "it is damaged"),
-        (lambda p: os.mkfifo(p), "a folder, a pipe or a device"),
+        (lambda p: os.mkfifo(p), "must be a file; it is a pipe"),
     ],
 )
 def test_files_that_are_none_get_one_line(

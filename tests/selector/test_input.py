@@ -35,12 +35,12 @@ from fishermask_fast.selector import FisherMaskSelector
         ({"lamb": 0}, ValueError, "lamb must be a finite number above 0; got 0"),
         ({"lamb": float("nan")}, ValueError, "lamb must be a finite number above 0; got nan"),
         ({"lamb": "1"}, TypeError, "lamb must be a number above 0; got '1'"),
-        ({"backward_steps": -1}, ValueError, "backward_steps must be 0 or more; got -1"),
+        ({"backward_steps": -1}, ValueError, "backward_steps must be at least 0; got -1"),
         ({"backward_steps": 1.0}, TypeError, "backward_steps must be an int"),
         ({"fisher_samples": 0}, ValueError, "fisher_samples must be at least 1; got 0"),
         ({"rank": 0}, ValueError, "rank must be at least 1; got 0"),
         ({"batch_size": 2.5}, TypeError, "batch_size must be a positive int; got 2.5"),
-        ({"seed": -1}, ValueError, "seed must be 0 or more; got -1"),
+        ({"seed": -1}, ValueError, "seed must be at least 0; got -1"),
     ],
 )
 def test_bad_parameters_are_named(
