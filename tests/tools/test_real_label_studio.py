@@ -56,6 +56,11 @@ def words():
 """
 
 
+# Where they are before a test goes to another folder.
+STUDIO = Path(os.environ.get("LABEL_STUDIO", "")).absolute()
+PICTURES = Path(os.environ["PICTURES"]).absolute() if os.environ.get("PICTURES") else None
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("circle")
@@ -63,8 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
-    program = Path(os.environ["LABEL_STUDIO"]).absolute() / "bin/label-studio"
-    with serving(program, folder / "server", folder / "photos") as found:
+    with serving(STUDIO / "bin/label-studio", folder / "server", folder / "photos") as found:
         yield found
 
 
@@ -163,9 +167,9 @@ def labels_of(path: Path, key: str) -> dict[str, str]:
 
 def look(server: Server, pages: Any, images: Sequence[str], folder: Path) -> list[str]:
     """What is wrong with pages in a browser."""
-    pictures = Path(os.environ.get("PICTURES") or folder / "pictures").absolute()
+    pictures = PICTURES or folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    python = Path(os.environ["LABEL_STUDIO"]).absolute() / "bin/python"
+    python = STUDIO / "bin/python"
     done = subprocess.run(
         [python, HERE / "labeling_page.py", server.address, USER, PASSWORD, pictures],
         input=json.dumps({"pages": pages, "images": images}),
