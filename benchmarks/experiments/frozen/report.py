@@ -179,7 +179,7 @@ def penalty_picture(found: np.ndarray, names: list[str], n_settings: int, path: 
         axes.set_yticks(range(len(names) + 1), [*names, "mean of the column"], fontsize=8)
         axes.tick_params(length=0)
         axes.set_title(
-            f"how often the row beats the column, of {n_settings} settings\n"
+            f"how often the row beats the column, of {n_settings} setting{'s' * (n_settings > 1)}\n"
             "(a column's mean: the lower the better)",
             fontsize=9,
         )
