@@ -20,7 +20,6 @@ from fishermask_fast.checks import check_integer
 from fishermask_fast.engine import scores_along
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.selector import (
-    PUBLISHED,
     Aim,
     Labeled,
     Seen,
@@ -108,7 +107,7 @@ class FisherMaskHeuristic(AbstractHeuristic):  # type: ignore[misc]
         exclude: Any = None,
         cluster_ids: Any = None,
         max_per_cluster: int | None = None,
-        preset: str = PUBLISHED,
+        preset: str = "published",
     ) -> None:
         super().__init__(reverse=True)
         self.query_size = check_integer("query_size", query_size, 1)

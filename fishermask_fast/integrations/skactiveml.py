@@ -16,7 +16,7 @@ from fishermask_fast.checks import check_choice, check_integer, warn_ignored_of
 from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.integrations.skactiveml_queries import Array, FisherQuery
 from fishermask_fast.masks import FisherMask, check_size
-from fishermask_fast.selector import MASKS, PUBLISHED, FisherMaskSelector, unread_options
+from fishermask_fast.selector import MASKS, FisherMaskSelector, unread_options
 
 try:
     from skactiveml.utils import MISSING_LABEL, check_scalar
@@ -76,7 +76,7 @@ class BaitQuery(FisherQuery):
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
-        preset: str = PUBLISHED,
+        preset: str = "published",
     ) -> None:
         super().__init__(
             clf_embedding_flag_name, lamb, backward_steps, rank, bias, missing_label, random_state,
@@ -156,7 +156,7 @@ class FisherMaskQuery(FisherQuery):
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
-        preset: str = PUBLISHED,
+        preset: str = "published",
     ) -> None:
         self.fraction = fraction
         self.n_parameters = n_parameters

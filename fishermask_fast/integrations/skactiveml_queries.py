@@ -21,7 +21,6 @@ from fishermask_fast.gradients import masked_gradients
 from fishermask_fast.masks import FisherMask
 from fishermask_fast.network import predict
 from fishermask_fast.selector import (
-    PUBLISHED,
     Aim,
     Answer,
     Labeled,
@@ -78,7 +77,7 @@ class FisherQuery(SingleAnnotatorPoolQueryStrategy):  # type: ignore[misc]
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
-        preset: str = PUBLISHED,
+        preset: str = "published",
     ) -> None:
         self.clf_embedding_flag_name = clf_embedding_flag_name
         self.lamb = lamb

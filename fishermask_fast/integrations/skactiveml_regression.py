@@ -17,7 +17,7 @@ from fishermask_fast.factors import GradientFactors, factors_from_embeddings
 from fishermask_fast.integrations.skactiveml import BaitQuery, FisherMaskQuery
 from fishermask_fast.integrations.skactiveml_networks import ChosenOutput, check_network
 from fishermask_fast.integrations.skactiveml_queries import CHOOSE, Array, FisherQuery
-from fishermask_fast.selector import PUBLISHED, Seen, Wishes
+from fishermask_fast.selector import Seen, Wishes
 
 try:
     from skactiveml.base import SkactivemlRegressor, SkorchMixin
@@ -139,7 +139,7 @@ class BaitRegressorQuery(_RegressorQuery, BaitQuery):
         criterion: str = "trace",
         eval_weights: Any = None,
         max_per_cluster: int | None = None,
-        preset: str = PUBLISHED,
+        preset: str = "published",
     ) -> None:
         super().__init__(
             lamb=lamb,
@@ -206,7 +206,7 @@ class FisherMaskRegressorQuery(_RegressorQuery, FisherMaskQuery):
         criterion: str = "trace",
         eval_weights: Any = None,
         max_per_cluster: int | None = None,
-        preset: str = PUBLISHED,
+        preset: str = "published",
     ) -> None:
         super().__init__(
             fraction=fraction,

@@ -24,7 +24,6 @@ from fishermask_fast.masks import FisherMask, check_size
 from fishermask_fast.network import check_seed, predict
 from fishermask_fast.selector import (
     MASKS,
-    PUBLISHED,
     Aim,
     FisherMaskSelector,
     Labeled,
@@ -116,7 +115,7 @@ class FisherMaskStrategy(QueryStrategy):  # type: ignore[misc]
         eval_weights: Any = None,
         class_weight: str | None = None,
         max_per_cluster: int | None = None,
-        preset: str = PUBLISHED,
+        preset: str = "published",
     ) -> None:
         self.fraction = fraction
         self.n_parameters = n_parameters

@@ -23,7 +23,6 @@ from fishermask_fast.selection import Selection
 from fishermask_fast.selector.counting import counted, seconds_of
 from fishermask_fast.selector.course import Asked, has_tqdm, prepare, run
 from fishermask_fast.selector.parameters import Parameters
-from fishermask_fast.selector.presets import PUBLISHED
 from fishermask_fast.selector.query import Query
 from fishermask_fast.selector.wishes import Wishes
 
@@ -121,7 +120,7 @@ class FisherMaskSelector:
         head: Head | None = None,
         likelihood: LikelihoodLike = "categorical",
         weighting: str = "fisher",
-        preset: str = PUBLISHED,
+        preset: str = "published",
         lamb: float | str | None = None,
         prior_precision: float | str | None = None,
         criterion: str = "trace",
