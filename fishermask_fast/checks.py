@@ -58,7 +58,7 @@ def is_integer(value: object) -> bool:
     return as_integer(value) is not None
 
 
-def as_number(value: object) -> float | None:
+def as_real(value: object) -> float | None:
     """A real number of Python's, numpy's or torch's that is no bool; None for anything else.
 
     Integers that are too large for float64 are infinite.
@@ -106,7 +106,7 @@ def check_positive(name: str, value: object) -> float:
         TypeError: not a real number.
         ValueError: zero, negative, infinite or NaN.
     """
-    number = as_number(value)
+    number = as_real(value)
     if number is None:
         raise TypeError(f"{name} must be a number above 0; got {shown(value)}")
     if not (number > 0 and math.isfinite(number)):

@@ -26,6 +26,13 @@ class Odd:
         return "Odd()"
 
 
+def brief(value: object) -> str:
+    """The beginning of a value as text; Python does not print integers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 4000:
+        return "''"
+    return repr(str(value)[:60])
+
+
 def spoiled(tensor: Tensor, value: float) -> Tensor:
     tensor = tensor.clone()
     tensor.flatten()[-1] = value

@@ -16,6 +16,7 @@ import bad_inputs
 import pytest
 import torch
 from bad_inputs import Call
+from bad_values import brief
 from torch import Tensor, nn
 
 import fishermask_fast
@@ -72,8 +73,7 @@ def _faults(name: str, call: Call) -> Iterator[str]:
         given[argument] = value
         others = {key: x for key, x in given.items() if key != argument}
         before = {key: state(x) for key, x in others.items()}
-        long = isinstance(value, int) and value.bit_length() > 4000
-        shown = f"{name}({argument}={'' if long else str(value)[:60]!r}, number {number})"
+        shown = f"{name}({argument}={brief(value)}, number {number})"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fishermask_fast.files import open_file, parse_json
+from fishermask_fast.files import open_file, parse_json, read_file
 
 TABLE_ENDINGS = (".csv", ".jsonl", ".parquet")
 _LARGEST_CELL = 2**31 - 1
@@ -117,8 +117,7 @@ def _text(file: Path, errors: str) -> str:
         ValueError: It cannot be read, is of another encoding, or holds zero bytes.
     """
     try:
-        with os.fdopen(open_file(file, os.O_RDONLY), "rb") as stream:
-            content = stream.read()
+        content = read_file(file)
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error}") from error
     for name, mark in _OTHER_ENCODINGS:

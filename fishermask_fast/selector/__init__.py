@@ -18,7 +18,6 @@ from fishermask_fast.selector.aims import Aim
 from fishermask_fast.selector.known import Answer, Labeled, Seen, query_known
 from fishermask_fast.selector.labels import check_labels
 from fishermask_fast.selector.parameters import MASKS, unread_options
-from fishermask_fast.selector.presets import PRESETS, PUBLISHED, fill
 from fishermask_fast.selector.selector import FisherMaskSelector
 from fishermask_fast.selector.targets import (
     balanced_weights,
@@ -33,13 +32,10 @@ __all__ = [
     "FisherMaskSelector",
     "Labeled",
     "MASKS",
-    "PRESETS",
-    "PUBLISHED",
     "Seen",
     "Wishes",
     "balanced_weights",
     "check_labels",
-    "fill",
     "query_known",
     "scarce_class_weights",
     "split_options",

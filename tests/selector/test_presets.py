@@ -10,9 +10,9 @@ from pools import picks
 from torch import nn
 
 from fishermask_fast import FisherMaskSelector, masked_gradients
-from fishermask_fast.selector import fill
+from fishermask_fast.selector.presets import fill
 
-LOUD: dict[str, Any] = {"preset": "recommended"}
+RECOMMENDED: dict[str, Any] = {"preset": "recommended"}
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ LOUD: dict[str, Any] = {"preset": "recommended"}
         ({}, 1.0, None),
         ({"preset": "published"}, 1.0, None),
         ({"preset": "published", "lamb": 0.5}, 0.5, None),
-        (LOUD, "auto", "balanced"),
-        (LOUD | {"lamb": 1.0}, 1.0, "balanced"),
-        (LOUD | {"prior_precision": 2.0}, 1.0, "balanced"),
-        (LOUD | {"eval_weights": "uncovered"}, "auto", "uncovered"),
-        (LOUD | {"criterion": "logdet"}, "auto", None),
-        (LOUD | {"likelihood": "bernoulli"}, "auto", None),
-        (LOUD | {"likelihood": lambda z: z[:, None]}, "auto", None),
-        (LOUD | {"rows": "top_class"}, "auto", "balanced"),
+        (RECOMMENDED, "auto", "balanced"),
+        (RECOMMENDED | {"lamb": 1.0}, 1.0, "balanced"),
+        (RECOMMENDED | {"prior_precision": 2.0}, 1.0, "balanced"),
+        (RECOMMENDED | {"eval_weights": "uncovered"}, "auto", "uncovered"),
+        (RECOMMENDED | {"criterion": "logdet"}, "auto", None),
+        (RECOMMENDED | {"likelihood": "bernoulli"}, "auto", None),
+        (RECOMMENDED | {"likelihood": lambda z: z[:, None]}, "auto", None),
+        (RECOMMENDED | {"rows": "top_class"}, "auto", "balanced"),
     ],
 )  # fmt: skip
 def test_a_preset_fills_what_is_none(
@@ -53,7 +53,7 @@ def test_a_preset_holds_no_approximation() -> None:
 def test_a_query_goes_through_where_nothing_can_be_balanced(given: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model, pool = nn.Linear(5, 3), torch.randn(30, 5)
-    found = FisherMaskSelector(model, **LOUD, **given).query(pool, 4, progress=False)
+    found = FisherMaskSelector(model, **RECOMMENDED, **given).query(pool, 4, progress=False)
     weights = {} if given else {"eval_weights": "balanced"}
     plain = FisherMaskSelector(model, lamb="auto", **weights, **given)
     assert picks(found) == picks(plain.query(pool, 4, progress=False))
@@ -62,7 +62,7 @@ def test_a_query_goes_through_where_nothing_can_be_balanced(given: dict[str, Any
 def test_factors_as_eval_data_count_alike() -> None:
     torch.manual_seed(0)
     model, pool = nn.Linear(5, 3), torch.randn(30, 5)
-    selector = FisherMaskSelector(model, mask="head", **LOUD)
+    selector = FisherMaskSelector(model, mask="head", **RECOMMENDED)
     aimed = masked_gradients(model, torch.randn(8, 5), selector.make_mask(pool))
     found = selector.query(pool, 4, eval_data=aimed, progress=False)
     plain = FisherMaskSelector(model, mask="head", lamb="auto")
@@ -70,7 +70,7 @@ def test_factors_as_eval_data_count_alike() -> None:
 
 
 def test_a_selector_keeps_what_it_was_given() -> None:
-    selector = FisherMaskSelector(nn.Linear(5, 3), **LOUD)
+    selector = FisherMaskSelector(nn.Linear(5, 3), **RECOMMENDED)
     selector.query(torch.randn(30, 5), 4, progress=False)
     assert (selector.lamb, selector.eval_weights) == (None, None)
     assert repr(selector) == "FisherMaskSelector(model=Linear, preset='recommended')"
